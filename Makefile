@@ -1,0 +1,47 @@
+# Each verb sets up what it needs. VENV may point to an environment elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.mitune-installed
+SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint type bench bench-compare results docs clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
+
+# torch first and from the constraints: the extension is built against it, without build isolation.
+$(STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel ninja torch
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 3 seeds
+	$(BIN)/python -m mitune.evaluation.study --out runs/demo --prompts 40 --candidates 16 --images 4
+
+results: $(STAMP) ## the full protocol behind the README's table (R = 3)
+	$(BIN)/python -m mitune.evaluation.study --out runs/results --rounds 3
+
+test: $(STAMP)   ## all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)   ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)   ## mypy --strict on mitune and mitune_kernels
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## benchmarks, stored for bench-compare
+	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-autosave
+
+bench-compare: $(STAMP) ## benchmarks against the last stored run
+	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-compare --benchmark-compare-fail=median:15%
+
+docs: $(STAMP)   ## the reference of the public interface, as text
+	$(BIN)/python -m pydoc mitune
+
+clean:           ## build products; results under runs/ stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache kernels/mitune_kernels/*.so

@@ -1,0 +1,66 @@
+// The CPU kernels on plain memory. They know nothing of torch, which keeps them quick to compile
+// and easy to test.
+#pragma once
+
+#include <cstdint>
+
+// One function is compiled for several instruction sets and the best one is picked when the library
+// is loaded. Since the build forbids contraction and every sum has a written order, all of them
+// return the same bits.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define MITUNE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define MITUNE_CLONES
+#endif
+
+// For loops whose arrays are either distinct or the same one, element for element.
+#if defined(__GNUC__) && !defined(__clang__)
+#define MITUNE_INDEPENDENT _Pragma("GCC ivdep")
+#elif defined(__clang__)
+#define MITUNE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define MITUNE_INDEPENDENT
+#endif
+
+namespace mitune {
+
+// Elements that are worked on together: four float buffers of it fit the first-level cache. Also
+// the leaf of the sums' tree, so it is part of the result's definition (CHUNK in
+// reference_step.py).
+constexpr int64_t kChunk = 1024;
+
+// Philox key and the counter's upper three words; the lowest word is the block, four elements each.
+struct Stream {
+  uint32_t seed_lo, seed_hi, step, candidate, prompt;
+};
+
+// 4 * blocks random words, those of elements 4 * first_block onwards.
+void philox_words(const Stream& stream, uint32_t first_block, int64_t blocks, uint32_t* out);
+
+// 4 * blocks standard normals, those of elements 4 * first_block onwards.
+void normals(const Stream& stream, uint32_t first_block, int64_t blocks, float* out);
+
+// One row of the schedule's table.
+struct Coefficients {
+  float a, b, sigma, weight;
+};
+
+// ||delta||^2 and <uncond, delta>.
+struct Terms {
+  float squared, cross;
+};
+
+// z_next = a z + b (uncond + guidance delta) + sigma noise for n <= kChunk elements; noise may be
+// null. z_next may be z.
+Terms step_chunk(const float* uncond, const float* cond, const float* z, const float* noise,
+                 int64_t n, const Coefficients& row, float guidance, float* z_next);
+
+// Sum of a power of two of numbers, in the order of the tree; overwrites x.
+float fold(float* x, int64_t size);
+
+// out[i] = float(in[i * stride]).
+void load(const float* in, int64_t stride, int64_t n, float* out);
+void load_bfloat16(const uint16_t* in, int64_t stride, int64_t n, float* out);
+void load_half(const uint16_t* in, int64_t stride, int64_t n, float* out);
+
+}  // namespace mitune

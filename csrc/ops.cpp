@@ -1,0 +1,231 @@
+// The CPU implementations of the operations whose schemas kernels/mitune_kernels/ops.py owns,
+// through torch's stable ABI: one binary serves the torch it was built with and later ones. The
+// public Python functions validate; what is checked here again is what would otherwise read or
+// write outside a tensor.
+
+#include "kernels.h"
+#include "rows.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+namespace {
+
+using mitune::Coefficients;
+using mitune::kChunk;
+using mitune::Layout;
+using mitune::Source;
+using mitune::Stream;
+using mitune::Terms;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Work for one thread, in elements: below it, starting threads costs more than they save.
+constexpr int64_t kGrain = 16384;
+
+int64_t rows_per_task(int64_t count) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
+}
+
+void check(const Tensor& t, const char* name, ScalarType dtype, std::vector<int64_t> sizes) {
+  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype, name, ": expected a CPU tensor of ",
+                  torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
+                  name, ": expected another shape, contiguous");
+}
+
+Stream stream_of(const int64_t* key, int64_t step) {
+  return {static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]), static_cast<uint32_t>(step),
+          static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])};
+}
+
+// Calls draw(stream, first block, blocks, buffer) and emit(position in the output, n, buffer) until
+// every row has its `count` elements.
+template <class T, class Draw, class Emit>
+void draw_rows(const Tensor& key, const Tensor& step, int64_t count, const Draw& draw,
+               const Emit& emit) {
+  const int64_t rows = step.size(0);
+  check(step, "step", ScalarType::Long, {rows});
+  check(key, "key", ScalarType::Long, {rows, 4});
+  const int64_t* keys = key.const_data_ptr<int64_t>();
+  const int64_t* steps = step.const_data_ptr<int64_t>();
+  torch::stable::parallel_for(0, rows, rows_per_task(count), [&](int64_t begin, int64_t end) {
+    alignas(64) T buffer[kChunk];
+    for (int64_t row = begin; row < end; ++row) {
+      const Stream stream = stream_of(keys + 4 * row, steps[row]);
+      for (int64_t first = 0; first < count; first += kChunk) {
+        const int64_t n = std::min(kChunk, count - first);
+        draw(stream, static_cast<uint32_t>(first / 4), (n + 3) / 4, buffer);
+        emit(row * count + first, n, buffer);
+      }
+    }
+  });
+}
+
+Tensor philox(const Tensor& key, const Tensor& step, int64_t count) {
+  Tensor out = torch::stable::new_empty(step, {step.size(0), count});
+  int64_t* words = out.mutable_data_ptr<int64_t>();
+  draw_rows<uint32_t>(key, step, count, mitune::philox_words,
+                      [&](int64_t at, int64_t n, const uint32_t* buffer) {
+                        std::copy(buffer, buffer + n, words + at);
+                      });
+  return out;
+}
+
+Tensor normal(const Tensor& key, const Tensor& step, int64_t count) {
+  Tensor out = torch::stable::new_empty(step, {step.size(0), count}, ScalarType::Float);
+  float* values = out.mutable_data_ptr<float>();
+  draw_rows<float>(key, step, count, mitune::normals,
+                   [&](int64_t at, int64_t n, const float* buffer) {
+                     std::copy(buffer, buffer + n, values + at);
+                   });
+  return out;
+}
+
+// Everything about a step that does not change from row to row.
+struct Step {
+  Source uncond, cond, z;
+  Layout target;
+  const int64_t *index, *key;
+  const float *table, *score;
+  float guidance;
+  float *z_next, *score_next, *terms;
+  int64_t chunks;  // of a row, rounded up to a power of two for the sums' tree
+
+  // One thread's memory.
+  struct Scratch {
+    alignas(64) float uncond[kChunk], cond[kChunk], z[kChunk], noise[kChunk], z_next[kChunk];
+    std::vector<float> squared, cross;
+    explicit Scratch(int64_t chunks) : squared(chunks), cross(chunks) {}
+  };
+
+  void idle_row(int64_t row, Scratch& s) const {
+    for (int64_t first = 0; first < target.count; first += kChunk) {
+      const int64_t n = std::min(kChunk, target.count - first);
+      write(row, first, n, z.read(row, first, n, s.z));
+    }
+    terms[2 * row] = 0.0f;
+    terms[2 * row + 1] = 0.0f;
+    score_next[row] = score[row];
+  }
+
+  void active_row(int64_t row, Scratch& s) const {
+    const float* const at = table + 4 * index[row];
+    const Coefficients coefficients{at[0], at[1], at[2], at[3]};
+    const Stream stream = stream_of(key + 4 * row, index[row] + 1);
+    std::fill(s.squared.begin(), s.squared.end(), 0.0f);
+    std::fill(s.cross.begin(), s.cross.end(), 0.0f);
+    for (int64_t first = 0; first < target.count; first += kChunk) {
+      const int64_t n = std::min(kChunk, target.count - first);
+      const float* noise = nullptr;
+      if (coefficients.sigma != 0.0f) {
+        mitune::normals(stream, static_cast<uint32_t>(first / 4), (n + 3) / 4, s.noise);
+        noise = s.noise;
+      }
+      float* const out = target.is_run() ? z_next + row * target.row_stride + first : s.z_next;
+      const Terms sums =
+          mitune::step_chunk(uncond.read(row, first, n, s.uncond), cond.read(row, first, n, s.cond),
+                             z.read(row, first, n, s.z), noise, n, coefficients, guidance, out);
+      s.squared[first / kChunk] = sums.squared;
+      s.cross[first / kChunk] = sums.cross;
+      write(row, first, n, out);
+    }
+    const float squared = mitune::fold(s.squared.data(), chunks);
+    terms[2 * row] = squared;
+    terms[2 * row + 1] = mitune::fold(s.cross.data(), chunks);
+    score_next[row] = score[row] + coefficients.weight * squared;
+  }
+
+  // Puts n elements where they belong, unless they were computed in place.
+  void write(int64_t row, int64_t first, int64_t n, const float* values) const {
+    target.spans(row, first, n, [&](int64_t offset, int64_t at, int64_t length) {
+      float* const to = z_next + offset;
+      if (to == values + at) {
+        return;
+      }
+      for (int64_t i = 0; i < length; ++i) {
+        to[i * target.stride] = values[at + i];
+      }
+    });
+  }
+};
+
+void step_out(const Tensor& eps_uncond, const Tensor& eps_cond, const Tensor& z,
+              const Tensor& score, const Tensor& index, const Tensor& key, const Tensor& table,
+              double guidance, const Tensor& z_next, const Tensor& score_next,
+              const Tensor& terms) {
+  const int64_t rows = z.size(0), table_rows = table.size(0);
+  check(score, "score", ScalarType::Float, {rows});
+  check(index, "index", ScalarType::Long, {rows});
+  check(key, "key", ScalarType::Long, {rows, 4});
+  check(table, "table", ScalarType::Float, {table_rows, 4});
+  check(score_next, "score_next", ScalarType::Float, {rows});
+  check(terms, "terms", ScalarType::Float, {rows, 2});
+  STD_TORCH_CHECK(z.scalar_type() == ScalarType::Float && z_next.scalar_type() == ScalarType::Float,
+                  "z and z_next: expected float32");
+  STD_TORCH_CHECK(eps_uncond.sizes() == z.sizes() && eps_cond.sizes() == z.sizes() &&
+                      z_next.sizes() == z.sizes(),
+                  "eps_uncond, eps_cond, z, z_next: expected one shape");
+  STD_TORCH_CHECK(z_next.is_cpu(), "z_next: expected a CPU tensor");
+  const int64_t* const indices = index.const_data_ptr<int64_t>();
+  for (int64_t row = 0; row < rows; ++row) {
+    STD_TORCH_CHECK(indices[row] >= -1 && indices[row] < table_rows, "index: expected -1 to ",
+                    table_rows - 1, ", got ", indices[row]);
+  }
+
+  const Layout target(z_next);
+  int64_t chunks = 1;
+  while (chunks * kChunk < target.count) {
+    chunks *= 2;
+  }
+  const Step task{Source(eps_uncond),
+                  Source(eps_cond),
+                  Source(z),
+                  target,
+                  indices,
+                  key.const_data_ptr<int64_t>(),
+                  table.const_data_ptr<float>(),
+                  score.const_data_ptr<float>(),
+                  static_cast<float>(guidance),
+                  z_next.mutable_data_ptr<float>(),
+                  score_next.mutable_data_ptr<float>(),
+                  terms.mutable_data_ptr<float>(),
+                  chunks};
+  torch::stable::parallel_for(0, rows, rows_per_task(target.count),
+                              [&](int64_t begin, int64_t end) {
+                                Step::Scratch scratch(task.chunks);
+                                for (int64_t row = begin; row < end; ++row) {
+                                  if (task.index[row] < 0) {
+                                    task.idle_row(row, scratch);
+                                  } else {
+                                    task.active_row(row, scratch);
+                                  }
+                                }
+                              });
+}
+
+std::tuple<Tensor, Tensor, Tensor> step(const Tensor& eps_uncond, const Tensor& eps_cond,
+                                        const Tensor& z, const Tensor& score, const Tensor& index,
+                                        const Tensor& key, const Tensor& table, double guidance) {
+  Tensor z_next = torch::stable::empty_like(z);
+  Tensor score_next = torch::stable::empty_like(score);
+  Tensor terms = torch::stable::new_empty(score, {score.size(0), 2});
+  step_out(eps_uncond, eps_cond, z, score, index, key, table, guidance, z_next, score_next, terms);
+  return {z_next, score_next, terms};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mitune, CPU, m) {
+  m.impl("philox_cpp", TORCH_BOX(&philox));
+  m.impl("normal_cpp", TORCH_BOX(&normal));
+  m.impl("step_cpp", TORCH_BOX(&step));
+  m.impl("step_out_cpp", TORCH_BOX(&step_out));
+}

@@ -1,0 +1,56 @@
+"""What the public functions refuse, said the same way by all of them."""
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(
+    name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+) -> None:
+    """Refuse a tensor that is not exactly this, or whose gradient would be lost."""
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: got {tensor.dtype}, expected {dtype}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {list(shape)}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: got strides {tensor.stride()}, expected a contiguous tensor")
+    check_device(name, tensor, device)
+    check_no_gradient(name, tensor)
+
+
+def check_rows(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], like: Tensor) -> None:
+    """Refuse a row tensor unlike ``like``, or neither contiguous nor channels-last."""
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(str(dtype) for dtype in dtypes)
+        raise ValueError(f"{name}: got {tensor.dtype}, expected {expected}")
+    if tensor.shape != like.shape:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected z's {list(like.shape)}")
+    if not _is_dense(tensor):
+        raise ValueError(
+            f"{name}: got strides {tensor.stride()}, expected a contiguous or channels-last tensor"
+        )
+    check_device(name, tensor, like.device)
+    check_no_gradient(name, tensor)
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Refuse a tensor elsewhere than ``device``."""
+    if tensor.device != device:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {device}")
+
+
+def check_no_gradient(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor whose gradient would silently be lost."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: got a tensor that requires grad, expected one that does not: "
+            "this operation has no gradient; detach it or use torch.no_grad()"
+        )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    if tensor.dim() == 4:
+        return tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d)

@@ -1,0 +1,90 @@
+"""The registered torch operations: schemas, shapes for tracing, and the reference implementations.
+
+Python owns the schemas, so that an operation exists, and can be traced, with or without the
+compiled extension, which only adds its kernels. One operation per implementation: which one runs is
+decided before tracing, and two of them can be compared in one process.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mitune_kernels import reference_noise, reference_step
+
+_STEP = (
+    "Tensor eps_uncond, Tensor eps_cond, Tensor z, Tensor score, Tensor index, Tensor key, "
+    "Tensor table, float guidance"
+)
+_SCHEMAS = {
+    "philox": "(Tensor key, Tensor step, int count) -> Tensor",
+    "normal": "(Tensor key, Tensor step, int count) -> Tensor",
+    "step": f"({_STEP}) -> (Tensor, Tensor, Tensor)",
+    "step_out": f"({_STEP}, Tensor(a!) z_next, Tensor(b!) score_next, Tensor(c!) terms) -> ()",
+}
+IMPLEMENTATIONS = ("reference", "cpp")
+
+
+def _fake_philox(key: Tensor, step: Tensor, count: int) -> Tensor:
+    return step.new_empty((step.shape[0], count))
+
+
+def _fake_normal(key: Tensor, step: Tensor, count: int) -> Tensor:
+    return step.new_empty((step.shape[0], count), dtype=torch.float32)
+
+
+def _fake_step(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(z), torch.empty_like(score), score.new_empty((score.shape[0], 2))
+
+
+def _nothing(*_: object) -> None:
+    """The ``_out`` forms return nothing, so tracing has nothing to shape."""
+
+
+def _reference_step_out(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+    z_next: Tensor,
+    score_next: Tensor,
+    terms: Tensor,
+) -> None:
+    results = reference_step.step(eps_uncond, eps_cond, z, score, index, key, table, guidance)
+    for out, result in zip((z_next, score_next, terms), results, strict=True):
+        out.copy_(result)
+
+
+_FAKES: dict[str, Callable[..., object]] = {
+    "philox": _fake_philox,
+    "normal": _fake_normal,
+    "step": _fake_step,
+    "step_out": _nothing,
+}
+_REFERENCES: dict[str, Callable[..., object]] = {
+    "philox": lambda key, step, count: reference_noise.words(key, step, count).contiguous(),
+    "normal": lambda key, step, count: reference_noise.normals(key, step, count).contiguous(),
+    "step": reference_step.step,
+    "step_out": _reference_step_out,
+}
+
+_library = torch.library.Library("mitune", "DEF")
+for _op, _schema in _SCHEMAS.items():
+    for _implementation in IMPLEMENTATIONS:
+        _name = f"{_op}_{_implementation}"
+        _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"mitune::{_name}", _FAKES[_op], lib=_library)
+    _library.impl(f"{_op}_reference", _REFERENCES[_op], "CompositeExplicitAutograd")

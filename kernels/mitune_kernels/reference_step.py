@@ -1,0 +1,60 @@
+"""The solver step in plain torch: what every other implementation is held against."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mitune_kernels.reference_noise import normals
+
+CHUNK = 1024
+"""Elements of a row summed together; part of the definition, as float32 sums depend on order."""
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """Sum of each row, ``[B, d]`` to ``[B]``, in an order that neither batch, threads nor device
+    can change.
+
+    Each chunk of 1024 elements is folded in half until one number is left, then the chunks' numbers
+    likewise.
+    """
+    rows, count = x.shape
+    chunks = (count + CHUNK - 1) // CHUNK
+    return _fold(_fold(pad(x, (0, chunks * CHUNK - count)).reshape(rows, chunks, CHUNK)))
+
+
+def _fold(x: Tensor) -> Tensor:
+    """Sum over the last dimension by halving."""
+    size = 1 << (x.shape[-1] - 1).bit_length()
+    x = pad(x, (0, size - x.shape[-1]))
+    while size > 1:
+        size //= 2
+        x = x[..., :size] + x[..., size:]
+    return x[..., 0]
+
+
+def step(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`mitune_kernels.step`; computes in z's dtype, so float64 in gives float64 out."""
+    active = index >= 0
+    a, b, sigma, weight = table[index.clamp(min=0)].unbind(1)
+    a, b, sigma = a[:, None], b[:, None], sigma[:, None]
+    now = z.flatten(1)
+    uncond = eps_uncond.flatten(1).to(z.dtype)
+    delta = eps_cond.flatten(1).to(z.dtype) - uncond
+    terms = torch.stack((row_sum(delta * delta), row_sum(uncond * delta)), dim=1)
+
+    moved = a * now + b * (uncond + guidance * delta)
+    noisy = moved + sigma * normals(key, index + 1, now.shape[1])
+    moved = torch.where(sigma == 0, moved, noisy)
+    # Chosen, not multiplied by a mask: what an idle row predicts may be NaN.
+    z_next = torch.empty_like(z).copy_(torch.where(active[:, None], moved, now).reshape(z.shape))
+    score_next = torch.where(active, score + weight * terms[:, 0], score)
+    return z_next, score_next, torch.where(active[:, None], terms, 0.0)

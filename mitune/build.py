@@ -1,0 +1,156 @@
+"""Build a fine-tuning set: generate every prompt's pool, score it, keep the best (Wang et al., Algorithm 1, lines 3-9)."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from mitune.candidate import Candidate
+from mitune.denoiser import take
+from mitune.errors import UserError
+from mitune.estimate import pointwise_mi
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.generate import PromptEncoder, SamplerConfig, Work, generate, pool
+from mitune.provenance import environment
+from mitune.schedule import Schedule
+from mitune.sets import FineTuningSet, SetWriter
+
+ESTIMATORS = ("trajectory", "orthogonal", "standard")
+"""What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two re-noise each
+finished latent ``draws`` times (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
+
+
+def build_set(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    out: Path | str,
+    *,
+    candidates: int | None = None,
+    keep: int | None = None,
+    select: str = "mi",
+    estimator: str | None = None,
+    draws: int | None = None,
+    sampler: SamplerConfig | None = None,
+    seed: int = 0,
+    slots: int = 64,
+    adapter: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FineTuningSet:
+    """Build, or go on building, the set in folder ``out``.
+
+    None means the model's preset. Scores are in nats; every candidate's score and per-step terms are kept, latents only of
+    the selected ones.
+
+    Args:
+        model: from ``mitune.load``, with or without an adapter on it.
+        prompts: distinct texts.
+        out: the set's folder; the same call after an interruption goes on, and ends in the same set.
+        candidates: pool size M.
+        keep: how many of each pool are kept.
+        select: "mi", or for controls "random" and "worst".
+        estimator: one of ESTIMATORS.
+        draws: re-noising draws of the two estimators that re-noise.
+        sampler: how candidates are sampled.
+        seed: keys all noise.
+        slots: candidates in flight.
+        adapter: what identifies the adapter on the model, recorded in the settings; None for the base model.
+        progress: called with (candidates done, candidates in all).
+
+    Raises:
+        UserError: bad numbers or names; a folder with another set; a disk that cannot be written.
+    """
+    preset = model.preset
+    sampler = sampler or preset.sampler
+    candidates = preset.candidates if candidates is None else candidates
+    keep = preset.keep if keep is None else keep
+    estimator = estimator or preset.estimator
+    draws = preset.draws if draws is None else draws
+    if estimator not in ESTIMATORS:
+        raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")
+    settings = {
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "adapter": adapter,
+        "estimator": estimator,
+        "draws": draws if estimator != "trajectory" else None,
+        "seed": seed,
+        "precision": str(model.dtype).removeprefix("torch."),
+        "sampler": asdict(sampler),
+    }
+    total = len(prompts) * candidates
+    with SetWriter(
+        out,
+        settings,
+        prompts,
+        candidates,
+        keep,
+        select,
+        environment=environment(model.device),
+    ) as writer:
+        pending = set(writer.pending_prompts())
+        work = _remaining(prompts, candidates, pending, slots)
+        made: Iterable[Candidate] = generate(
+            model,
+            prompts,
+            candidates=candidates,
+            sampler=sampler,
+            seed=seed,
+            slots=slots,
+            work=work,
+        )
+        if estimator != "trajectory":
+            made = _rescore(model, prompts, made, estimator, draws, seed, sampler)
+        done = total - len(pending) * candidates
+        for candidate in made:
+            writer.add(candidate)
+            if candidate.prompt_index in pending:
+                done += 1
+                if progress:
+                    progress(done, total)
+    return FineTuningSet.open(out)
+
+
+def _remaining(prompts: Sequence[str], candidates: int, pending: set[int], slots: int) -> list[Work]:
+    """What is left to make, from the start of the wave of slots in which the first of it falls.
+
+    Without pruning candidate j of the run always sits in slot j mod slots. Starting at a multiple of ``slots`` puts
+    every candidate of a resumed run into the very batch that an uninterrupted run puts it into, so that even the
+    rounding of the matrix products is the same; at most slots - 1 candidates are made twice.
+    """
+    if not pending:
+        return []
+    stream = pool(prompts, candidates)
+    first = min(pending) * candidates
+    last = (max(pending) + 1) * candidates
+    return stream[first - first % slots : last]
+
+
+def _rescore(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    made: Iterable[Candidate],
+    estimator: str,
+    draws: int,
+    seed: int,
+    sampler: SamplerConfig,
+) -> Iterator[Candidate]:
+    """Replace the score of each candidate by the estimate of its re-noised latent, in the order they come."""
+    schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
+    encoder = PromptEncoder(model.encode_prompts, prompts)
+    null = model.encode_null()
+    for candidate in made:
+        cond = {name: row[None] for name, row in encoder.row(candidate.prompt_index).items()}
+        score = pointwise_mi(
+            model,
+            candidate.latent[None].to(model.device),
+            cond,
+            take(null, torch.zeros(1, dtype=torch.int64)),
+            schedule,
+            estimator=estimator,
+            draws=draws,
+            seed=seed,
+            t_min=sampler.t_min,
+            convention=sampler.convention,
+        )
+        yield replace(candidate, score=float(score[0]))

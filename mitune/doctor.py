@@ -1,0 +1,46 @@
+"""What this machine can do: devices, versions, and which implementations run or why they do not."""
+
+import importlib.util
+from typing import Any
+
+import mitune_kernels
+import torch
+
+from mitune.provenance import device_name, versions
+
+_OPTIONAL = {
+    "triton": "pip install triton (Linux; the CUDA builds of torch bring it)",
+    "xformers": "pip install xformers, built for the same CUDA as torch",
+    "tensorrt": "pip install tensorrt on a machine with an NVIDIA GPU",
+}
+
+
+def _gpus() -> list[str]:
+    return [device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+
+
+def _optional(module: str, mend: str) -> str | None:
+    """None if the module is installed, else why not. Nothing is imported: a broken build must not break the doctor."""
+    return None if importlib.util.find_spec(module) else f"not installed: {mend}"
+
+
+def examine() -> dict[str, Any]:
+    """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else the reason), ``optional``."""
+    return {
+        "versions": versions(),
+        "devices": [device_name(torch.device("cpu")), *_gpus()],
+        "step": mitune_kernels.implementations(),
+        "optional": {name: _optional(name, mend) for name, mend in _OPTIONAL.items()},
+    }
+
+
+def tell(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [f"{name:<14} {version or 'not installed'}" for name, version in report["versions"].items()]
+    lines += [f"device         {device}" for device in report["devices"]]
+    for group in ("step", "optional"):
+        for name, reason in report[group].items():
+            lines.append(f"{group}: {name:<10} {'available' if reason is None else reason}")
+    if not torch.cuda.is_available():
+        lines.append("no CUDA GPU: everything runs on the CPU")
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""Point-wise mutual information of given latents and conditionings, by re-noising, for any denoiser."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from mitune_kernels import normal, philox
+from torch import Tensor
+
+from mitune.errors import UserError
+from mitune.schedule import Schedule
+
+ESTIMATORS = ("orthogonal", "standard")
+"""Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024."""
+
+_STREAM = (0x4D495F65, 0x4D495F74)
+"""Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's hash: other streams."""
+
+Cond = TypeVar("Cond", Tensor, Mapping[str, Tensor])
+
+
+def pointwise_mi(
+    denoise: Callable[[Tensor, Tensor, Any], Tensor],
+    z0: Tensor,
+    cond: Tensor | Mapping[str, Tensor],
+    null: Tensor | Mapping[str, Tensor],
+    schedule: Any,
+    *,
+    estimator: str = "orthogonal",
+    draws: int = 64,
+    seed: int = 0,
+    batch: int = 64,
+    t_min: int | None = None,
+    convention: str = "paper",
+) -> Tensor:
+    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t = sqrt(abar) z0 + sqrt(1-abar) eps``.
+
+    * orthogonal (Eq. 2): ``mean kappa_t ||eps_c - eps_u||^2``: right on average over (z0, cond), not per pair;
+    * standard (Kong et al. 2024): ``mean kappa_t (||eps - eps_u||^2 - ||eps - eps_c||^2)``: its expectation over eps is the
+      point-wise ``log p(z0 | cond) / p(z0)``; single estimates can be negative.
+
+    Timesteps are stratified: draw d takes one from the d-th of ``draws`` equal parts of the range. Noise and timesteps are
+    keyed by (seed, row, draw), so the result does not depend on ``batch`` beyond the denoiser's own rounding.
+
+    Args:
+        denoise: ``(z [B, ...], t [B] int64, cond of B rows) -> [B, ...]``, the schedule's prediction type. It is called
+            once for both passes, the unconditional rows first.
+        z0: ``[N, ...]`` float32, of any rank.
+        cond: N rows: a tensor, or a record of them.
+        null: one row, or N rows, of the same kind.
+        schedule: a :class:`mitune.Schedule`, or a diffusers scheduler or its config.
+        estimator: one of ESTIMATORS.
+        draws: (t, eps) pairs for each row.
+        seed: 0 to 2^64 - 1.
+        batch: re-noised copies in one call; the denoiser sees twice as many rows.
+        t_min, convention: which steps count and how much, as ``Schedule.weights``.
+
+    Returns:
+        ``[N]`` float32 on ``z0``'s device, accumulated in float64.
+
+    Raises:
+        UserError: an unknown estimator or convention, or a number out of range.
+        ValueError: rows that do not match.
+    """
+    if estimator not in ESTIMATORS:
+        raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")
+    if draws < 1 or batch < 1:
+        raise UserError(f"draws is {draws}, batch is {batch}: expected at least 1 of each")
+    if not 0 <= seed < 2**64:
+        raise UserError(f"seed is {seed}: expected 0 to 2^64 - 1")
+    if not isinstance(schedule, Schedule):
+        # Only its noise levels and prediction type are used here, which every solver shares.
+        schedule = Schedule.from_diffusers(schedule, steps=1, kind="ddpm")
+    rows = len(z0)
+    _check_rows(cond, rows, "cond", (rows,))
+    _check_rows(null, rows, "null", (1, rows))
+    device, least = z0.device, schedule.least_t(convention, t_min)
+    abar = schedule.alphas_cumprod.to(device)
+    kappa = schedule.kappa(torch.arange(schedule.num_train_timesteps), convention).to(device)
+    total = torch.zeros(rows, dtype=torch.float64, device=device)
+    for items in torch.arange(rows * draws).split(batch):
+        row, draw = (items // draws).to(device), (items % draws).to(device)
+        t = _timesteps(seed, row, draw, draws, least, schedule.num_train_timesteps)
+        noise = normal(_keys(seed, row, _STREAM[0]), draw, z0.shape[1:])
+        level = abar[t].view(-1, *[1] * (z0.ndim - 1))
+        signal, spread = level.sqrt().float(), (1 - level).sqrt().float()
+        clean = z0[row].float()
+        noisy = signal * clean + spread * noise
+        first = row if _count(null) == rows else torch.zeros_like(row)
+        with torch.no_grad():
+            both = denoise(
+                torch.cat([noisy, noisy]), torch.cat([t, t]), _stack(_take(null, first), _take(cond, row))
+            )
+        uncond, conditional = both.float().chunk(2)
+        if estimator == "orthogonal":
+            gap = (conditional - uncond).square()
+        else:
+            v = schedule.prediction == "v_prediction"
+            target = signal * noise - spread * clean if v else noise
+            gap = (target - uncond).square() - (target - conditional).square()
+        total.index_add_(0, row, kappa[t] * gap.flatten(1).sum(dim=1).double())
+    return (total / draws).float()
+
+
+def _timesteps(seed: int, row: Tensor, draw: Tensor, draws: int, least: int, total: int) -> Tensor:
+    """Stratified timesteps in ``least ... total-1``: one uniform draw from the draw's part of the range, int64."""
+    word = philox(_keys(seed, row, _STREAM[1]), draw, 1)[:, 0]
+    place = (draw.double() + word.double() / 2**32) / draws
+    return (least + place * (total - least)).long()
+
+
+def _keys(seed: int, row: Tensor, stream: int) -> Tensor:
+    words = [row.new_full(row.shape, w) for w in (seed & 0xFFFFFFFF, seed >> 32)]
+    return torch.stack([*words, row, row.new_full(row.shape, stream)], dim=1)
+
+
+def _tensors(cond: Tensor | Mapping[str, Tensor]) -> Iterator[Tensor]:
+    yield from [cond] if isinstance(cond, Tensor) else cond.values()
+
+
+def _count(cond: Tensor | Mapping[str, Tensor]) -> int:
+    return len(next(_tensors(cond)))
+
+
+def _check_rows(cond: Tensor | Mapping[str, Tensor], rows: int, name: str, allowed: tuple[int, ...]) -> None:
+    counts = {len(tensor) for tensor in _tensors(cond)}
+    if len(counts) != 1 or not counts <= set(allowed):
+        expected = " or ".join(map(str, dict.fromkeys(allowed)))
+        raise ValueError(f"{name} must have {expected} rows for {rows} latents, got {sorted(counts)}")
+
+
+def _take(cond: Cond, rows: Tensor) -> Cond:
+    if isinstance(cond, Tensor):
+        return cond[rows.to(cond.device)]
+    return {name: tensor[rows.to(tensor.device)] for name, tensor in cond.items()}
+
+
+def _stack(first: Cond, second: Cond) -> Cond:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    return {name: torch.cat([first[name], second[name]]) for name in first}  # type: ignore[index, union-attr]

@@ -1,0 +1,203 @@
+"""Does the score know what the oracle sees? The gate of the embedded world, for every estimator.
+
+    python -m mitune.evaluation.agreement --help
+
+Each prompt's pool is generated once and scored by every estimator. Agreement is taken within prompts, as selection is:
+Spearman's rank correlation of score and oracle, averaged over prompts in which both vary, and the oracle's value of the
+top-1 choice against the pool's mean. Errors are also looked at apart:
+
+* neglect: an object is missing. Pool: every candidate; value: share of the requested colours that are on any object.
+* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours and nothing besides;
+  value: share of the requested objects.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from mitune import progress
+from mitune.evaluation.compare import Estimate, draw_candidates
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.load import load
+from mitune.provenance import environment
+from mitune.sampler import SamplerConfig
+from mitune.score import score
+from mitune.sets.files import make_folder, publish
+from mitune.shapes import oracle
+from mitune.shapes.prompts import prompts as shapes_prompts
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks of ``values`` ([N]) from 0, ties sharing their mean rank; float64."""
+    order = values.unique(sorted=True, return_inverse=True, return_counts=True)
+    _, inverse, counts = order
+    last = counts.cumsum(0).double() - 1
+    return (last - (counts.double() - 1) / 2)[inverse]
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two ``[N]`` tensors; NaN where one of them does not vary."""
+    x, y = ranks(a), ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    scale = float((x.square().sum() * y.square().sum()).sqrt())
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Of one estimator with the oracle, over the prompts in which the oracle's value varies.
+
+    Attributes:
+        estimator: its name.
+        errors: "all", "neglect" or "binding".
+        prompts: how many prompts count.
+        spearman: within prompts, mean ± s.e. over prompts.
+        mean: the oracle's value of the pool.
+        top1: the oracle's value of the highest score.
+        bottom1: of the lowest.
+        gain: top-1 less mean.
+    """
+
+    estimator: str
+    errors: str
+    prompts: int
+    spearman: Estimate
+    mean: Estimate
+    top1: Estimate
+    bottom1: Estimate
+    gain: Estimate
+
+
+def _over(values: list[float]) -> Estimate:
+    finite = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
+    if len(finite) < 2:
+        return Estimate(float(finite.mean()) if len(finite) else math.nan, math.nan)
+    return Estimate(float(finite.mean()), float(finite.std()) / math.sqrt(len(finite)))
+
+
+def agree(
+    estimator: str, errors: str, scores: Sequence[Tensor], values: Sequence[Tensor], least: int = 4
+) -> Agreement:
+    """Agreement over pools: ``scores[p]`` and ``values[p]`` are ``[n_p]``, pools of fewer than ``least`` are left out."""
+    pools = [
+        (s, v) for s, v in zip(scores, values, strict=True) if len(v) >= least and float(v.max()) > float(v.min())
+    ]
+    top = [float(v[s.argmax()]) for s, v in pools]
+    means = [float(v.mean()) for _, v in pools]
+    return Agreement(
+        estimator=estimator,
+        errors=errors,
+        prompts=len(pools),
+        spearman=_over([spearman(s, v) for s, v in pools]),
+        mean=_over(means),
+        top1=_over(top),
+        bottom1=_over([float(v[s.argmin()]) for s, v in pools]),
+        gain=_over([t - m for t, m in zip(top, means, strict=True)]),
+    )
+
+
+def gate(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    *,
+    candidates: int,
+    sampler: SamplerConfig,
+    seed: int,
+    draws: int,
+    say: Callable[[str], None] = print,
+) -> list[Agreement]:
+    """Generate the pools, score them by every estimator, and compare with the oracle."""
+    made = draw_candidates(model, prompts, images=candidates, sampler=sampler, seed=seed)
+    latents = torch.stack([c.latent for c in made])
+    texts = [c.prompt for c in made]
+    scores = {
+        "trajectory": torch.tensor([c.score for c in made]),
+        "orthogonal": score(model, texts, latents, estimator="orthogonal", draws=draws, seed=seed),
+        "standard": score(model, texts, latents, estimator="standard", draws=draws, seed=seed),
+    }
+    verdicts = oracle.score(texts, model.decode(latents))
+    graded = torch.tensor([v.graded for v in verdicts])
+    strict = torch.tensor([float(v.strict) for v in verdicts])
+    colours = torch.tensor([v.colours for v in verdicts])
+    bound = torch.tensor([v.bound for v in verdicts])
+    all_colours = colours == 1.0
+    say(
+        f"{len(prompts)} prompts x {candidates} candidates, guidance {sampler.guidance}: graded {float(graded.mean()):.3f}, "
+        f"strict {float(strict.mean()):.3f}, colours {float(colours.mean()):.3f}, "
+        f"strict where all colours are there {float(strict[all_colours].mean()):.3f}"
+    )
+    table = []
+    for name, values in scores.items():
+        pools = values.view(len(prompts), -1)
+        by_prompt = {
+            "all": (list(pools), list(graded.view_as(pools))),
+            "neglect": (list(pools), list(colours.view_as(pools))),
+            "binding": _masked(pools, bound.view_as(pools), all_colours.view_as(pools)),
+        }
+        for errors, (s, v) in by_prompt.items():
+            row = agree(name, errors, s, v)
+            table.append(row)
+            say(
+                f"{name:<11} {errors:<8} {row.prompts:3d} prompts  spearman {row.spearman}  mean {row.mean.mean:.3f}  "
+                f"top-1 {row.top1.mean:.3f}  bottom-1 {row.bottom1.mean:.3f}  gain {row.gain}"
+            )
+    return table
+
+
+def _masked(scores: Tensor, values: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    rows = range(len(scores))
+    return [scores[i][mask[i]] for i in rows], [values[i][mask[i]] for i in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The gate of the embedded world: agreement of every estimator with the oracle."""
+
+    model: str = "shapes"
+    """The embedded model or a folder of another training of it."""
+    prompts: int = 50
+    """How many of the world's training prompts."""
+    kind: Literal["pair", "spatial"] = "pair"
+    """Which list."""
+    candidates: int = 32
+    """Pool size."""
+    guidance: list[float] | None = None
+    """Guidance scales to try; None: the preset's."""
+    draws: int = 24
+    """Of the estimators that re-noise."""
+    seed: int = 7
+    """Keys all noise."""
+    out: Path | None = None
+    """Folder for gate.json."""
+
+
+def main(options: Options) -> None:
+    """Run the gate and print its table."""
+    progress.quiet_libraries()
+    model = load(options.model)
+    # Another training of the embedded model is judged by the same oracle.
+    model.name = "shapes"
+    record = []
+    for guidance in options.guidance or [model.preset.sampler.guidance]:
+        sampler = replace(model.preset.sampler, guidance=guidance)
+        texts = shapes_prompts("train", options.kind)[: options.prompts]
+        table = gate(
+            model, texts, candidates=options.candidates, sampler=sampler, seed=options.seed, draws=options.draws
+        )
+        record.append({"sampler": asdict(sampler), "table": [asdict(row) for row in table]})
+    if options.out:
+        make_folder(options.out)
+        body = {"options": {**asdict(options), "out": str(options.out)}, "results": record}
+        body["environment"] = environment(model.device)
+        publish(options.out / "gate.json", (json.dumps(body, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

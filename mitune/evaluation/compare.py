@@ -1,0 +1,185 @@
+"""Models compared on the same prompts and the same noise, with standard errors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mitune.candidate import Candidate
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.generate import SamplerConfig, generate
+from mitune.score import score
+from mitune.shapes import oracle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What one model drew: one latent for each (prompt, index), in the order of ``prompts`` repeated by index.
+
+    Attributes:
+        prompts: ``[N]`` the prompt of each picture.
+        latents: ``[N, C, H, W]`` float32 on the CPU.
+    """
+
+    prompts: list[str]
+    latents: Tensor
+
+
+def draw_candidates(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    *,
+    images: int,
+    sampler: SamplerConfig,
+    seed: int,
+    slots: int = 64,
+) -> list[Candidate]:
+    """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every model the same noise."""
+    made = generate(model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots)
+    return sorted(made, key=lambda c: (c.prompt_index, c.index))
+
+
+def draw(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    *,
+    images: int,
+    sampler: SamplerConfig,
+    seed: int,
+    slots: int = 64,
+) -> Images:
+    """As ``draw_candidates``, of which only prompts and latents are wanted."""
+    made = draw_candidates(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)
+    return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.standard_error:.3f}"
+
+
+def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Estimate:
+    """Mean of ``values`` ([N]) with a standard error that counts prompts and seeds as drawn from more of their kind.
+
+    Pictures of one prompt are not independent, nor are pictures of one training run. The squared error is the sum of
+    the squared errors of the mean over prompts and, with several seeds, of the mean over seeds: two-way clustering
+    (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on the large side. Non-finite values are
+    left out. NaN with a single prompt: one cannot tell.
+    """
+    kept = [i for i, value in enumerate(values.tolist()) if math.isfinite(value)]
+    if not kept:
+        return Estimate(math.nan, math.nan)
+    finite = values[kept]
+    variance = _variance_of_mean(finite, [prompts[i] for i in kept])
+    if len(set(seeds)) > 1:
+        variance += _variance_of_mean(finite, [seeds[i] for i in kept])
+    return Estimate(float(finite.mean()), math.sqrt(variance))
+
+
+def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
+    groups: dict[str | int, list[float]] = {}
+    for value, label in zip(values.tolist(), labels, strict=True):
+        groups.setdefault(label, []).append(value)
+    if len(groups) < 2:
+        return math.nan
+    means = torch.tensor([sum(g) / len(g) for g in groups.values()], dtype=torch.float64)
+    return float(means.var(unbiased=True)) / len(means)
+
+
+def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
+    """Per picture of the shapes world: ``graded`` in [0, 1] and ``strict`` in {0, 1}, each [N] float64."""
+    verdicts = oracle.score(images.prompts, pictures)
+    return {
+        "graded": torch.tensor([v.graded for v in verdicts], dtype=torch.float64),
+        "strict": torch.tensor([float(v.strict) for v in verdicts], dtype=torch.float64),
+    }
+
+
+def measure(judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0) -> dict[str, Tensor]:
+    """Metrics of pictures, each ``[N]`` float64.
+
+    ``mi_nats`` is the orthogonal point-wise MI (Eq. 2) under ``judge``, by re-noising with ``draws`` draws: one judge,
+    the base model, for the pictures of all models, since scores under different models do not compare. Pictures of
+    the shapes world also get the oracle's ``graded`` and ``strict``.
+    """
+    metrics = {"mi_nats": score(judge, images.prompts, images.latents, draws=draws, seed=seed).double()}
+    if judge.name == "shapes":
+        metrics |= oracle_metrics(images, judge.decode(images.latents))
+    return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Metrics of several models on the same prompts and noise.
+
+    Attributes:
+        prompts: ``[N]`` the prompt of each picture.
+        seeds: ``[N]`` the seed of the run that it belongs to.
+        values: name of a model -> metric -> ``[N]``.
+    """
+
+    prompts: list[str]
+    seeds: list[int]
+    values: dict[str, dict[str, Tensor]]
+
+    def mean(self, name: str, metric: str) -> Estimate:
+        """Mean ± s.e. of one model's metric."""
+        return estimate(self.values[name][metric], self.prompts, self.seeds)
+
+    def difference(self, name: str, other: str, metric: str) -> Estimate:
+        """Mean ± s.e. of ``name`` less ``other``, paired picture by picture."""
+        difference = self.values[name][metric] - self.values[other][metric]
+        return estimate(difference, self.prompts, self.seeds)
+
+    def rows(self) -> list[dict[str, object]]:
+        """The table as plain JSON: one row for each model and metric, with its difference to the first model."""
+        first = next(iter(self.values))
+        table: list[dict[str, object]] = []
+        for name, metrics in self.values.items():
+            for metric in metrics:
+                mean, gain = self.mean(name, metric), self.difference(name, first, metric)
+                row: dict[str, object] = {"model": name, "metric": metric}
+                row |= {"mean": mean.mean, "standard_error": mean.standard_error}
+                row |= {"gain": gain.mean, "gain_standard_error": gain.standard_error}
+                table.append(row)
+        return table
+
+    def __str__(self) -> str:
+        first = next(iter(self.values))
+        lines = [f"{'model':<16} {'metric':<10} {'mean ± s.e.':<18} gain over {first} ± s.e."]
+        for name, metrics in self.values.items():
+            for metric in metrics:
+                gain = "" if name == first else f"{self.difference(name, first, metric)}"
+                lines.append(f"{name:<16} {metric:<10} {self.mean(name, metric)!s:<18} {gain}")
+        return "\n".join(lines)
+
+
+def pooled(comparisons: Sequence[Comparison]) -> Comparison:
+    """Several seeds of the same comparison as one: the pictures of one prompt in all seeds form its group.
+
+    Raises:
+        UserError: comparisons of different models.
+    """
+    names = [list(c.values) for c in comparisons]
+    if any(n != names[0] for n in names):
+        raise UserError(f"comparisons of different models cannot be pooled: {names}")
+    return Comparison(
+        prompts=[p for c in comparisons for p in c.prompts],
+        seeds=[s for c in comparisons for s in c.seeds],
+        values={
+            name: {
+                metric: torch.cat([c.values[name][metric] for c in comparisons])
+                for metric in comparisons[0].values[name]
+            }
+            for name in names[0]
+        },
+    )

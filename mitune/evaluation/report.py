@@ -1,0 +1,108 @@
+"""Base against adapter: drawn, measured, told and written down."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mitune.errors import UserError
+from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.provenance import environment
+from mitune.report.picture import base_and_tuned
+from mitune.sampler import SamplerConfig
+from mitune.sets.files import make_folder, publish
+from mitune.tuning import adapter as adapters
+
+_MI_DRAWS = 16
+_PICTURED = 8
+
+
+def use_sampler(
+    model: StableDiffusion, *, steps: int | None = None, guidance: float | None = None
+) -> SamplerConfig:
+    """How ``model`` is used, as opposed to how its set is built: the preset's sampler at its ``use_guidance``."""
+    sampler = model.preset.sampler
+    return replace(
+        sampler,
+        steps=steps or sampler.steps,
+        guidance=model.preset.use_guidance if guidance is None else guidance,
+    )
+
+
+def compare_models(
+    model: StableDiffusion,
+    tuned: dict[str, Path],
+    prompts: Sequence[str],
+    *,
+    images: int,
+    seed: int,
+    sampler: SamplerConfig,
+    slots: int = 64,
+) -> tuple[Comparison, dict[str, Images]]:
+    """Draw base and each adapter on one seed's noise and measure all under the base model.
+
+    ``model`` must carry no adapter and is left so.
+    """
+    drawn = {"base": draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)}
+    for name, path in tuned.items():
+        adapters.load(model.unet, path, fingerprint=model.fingerprint)
+        try:
+            drawn[name] = draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)
+        finally:
+            adapters.detach(model.unet)
+    values = {name: measure(model, pictures, draws=_MI_DRAWS) for name, pictures in drawn.items()}
+    texts = drawn["base"].prompts
+    return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
+
+
+def compare_adapter(
+    model: StableDiffusion,
+    adapter: Path,
+    prompts: Sequence[str],
+    *,
+    out: Path | None,
+    images: int,
+    seeds: Sequence[int],
+    slots: int = 64,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> dict[str, Any]:
+    """What ``mitune eval`` does: the table on stdout, and with ``out`` also eval.json and eval.png there.
+
+    Raises:
+        UserError: an adapter that does not fit, or numbers below 1.
+    """
+    for name, number in (("images", images), ("seeds", len(seeds))):
+        if number < 1:
+            raise UserError(f"{name} is {number}: expected at least 1")
+    sampler = use_sampler(model, steps=steps, guidance=guidance)
+    parts, first = [], None
+    for seed in seeds:
+        comparison, drawn = compare_models(
+            model, {"tuned": adapter}, prompts, images=images, seed=seed, sampler=sampler, slots=slots
+        )
+        parts.append(comparison)
+        first = first or drawn
+    comparison = pooled(parts)
+    print(f"{len(prompts)} prompts x {images} pictures x {len(seeds)} seeds, guidance {sampler.guidance}")
+    print(comparison)
+    result: dict[str, Any] = {
+        "prompts": len(prompts),
+        "images": images,
+        "seeds": list(seeds),
+        "sampler": asdict(sampler),
+        "adapter": str(adapter),
+        "table": comparison.rows(),
+        "environment": environment(model.device),
+    }
+    if out is not None and first is not None:
+        make_folder(out)
+        publish(out / "eval.json", (json.dumps(result, indent=1) + "\n").encode())
+        shown = list(prompts[:_PICTURED])
+        count = len(shown) * images
+        base, tuned = (model.decode(first[name].latents[:count]) for name in ("base", "tuned"))
+        base_and_tuned(shown, base, tuned, out / "eval.png")
+        print(f"table: {out / 'eval.json'}   picture: {out / 'eval.png'}")
+    return result

@@ -1,0 +1,182 @@
+"""The main claim, with its control: tuned on the best by MI against the base model and against tuned on random ones.
+
+    python -m mitune.evaluation.study --help
+
+For each seed the whole of Algorithm 1 runs twice from nothing, once selecting by MI and once at random, everything else
+equal; then base and both results draw the same held-out prompts from the same noise, and the oracle, which neither saw,
+judges. ``make demo`` is a small such study and ``make results`` the full one. Every stage resumes.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from mitune import progress
+from mitune.align import align
+from mitune.evaluation.compare import Comparison, pooled
+from mitune.evaluation.report import compare_models, use_sampler
+from mitune.load import load
+from mitune.provenance import environment
+from mitune.report.picture import base_and_tuned, best_and_worst
+from mitune.sets.files import make_folder, publish
+from mitune.shapes.prompts import prompts as shapes_prompts
+from mitune.tuning import adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """MI against random selection and the base model on the embedded world, over seeds."""
+
+    out: Path
+    """Folder of the study; the same command goes on after an interruption."""
+    seeds: int = 3
+    """Independent repetitions: pools, adapters and test pictures all change."""
+    rounds: int = 1
+    """Rounds R of Algorithm 1."""
+    prompts: int = 60
+    """Training prompts, of the world's 60 pairs."""
+    candidates: int | None = None
+    """Pool size; None: the preset's."""
+    keep: int | None = None
+    """Kept of each pool; None: the preset's."""
+    estimator: str | None = None
+    """What ranks a pool; None: the preset's."""
+    guidance: float | None = None
+    """Guidance of the pool; None: the preset's."""
+    use_guidance: float | None = None
+    """Guidance at which all models are compared; None: the preset's."""
+    iterations: int | None = None
+    """Optimizer steps of each round; None: the preset's."""
+    lr: float | None = None
+    """Learning rate; None: the preset's."""
+    kind: Literal["pair", "spatial"] = "pair"
+    """Which of the world's prompt lists."""
+    test_prompts: int = 30
+    """Held-out prompts, of the world's 30 pairs."""
+    images: int = 8
+    """Test pictures of each prompt, model and seed."""
+    controls: tuple[str, ...] = ("random",)
+    """Selection rules beside mi."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def run(study: Study) -> dict[str, Any]:
+    """Run the study and return its table as plain JSON; also written to ``out/study.json``, with two pictures."""
+    start = time.perf_counter()
+    model = load("shapes")
+    preset = model.preset
+    sampler = preset.sampler
+    if study.guidance is not None:
+        sampler = replace(sampler, guidance=study.guidance)
+    given = {"iterations": study.iterations, "lr": study.lr}
+    tuning = replace(preset.tuning, **{k: v for k, v in given.items() if v is not None})
+    train = shapes_prompts("train", study.kind)[: study.prompts]
+    test = shapes_prompts("test", study.kind)[: study.test_prompts]
+    comparisons: list[Comparison] = []
+    for seed in range(study.seeds):
+        tuned: dict[str, Path] = {}
+        for select in ("mi", *study.controls):
+            with progress.bars(study.quiet) as bars:
+                done = align(
+                    model,
+                    train,
+                    study.out / f"seed-{seed}" / select,
+                    rounds=study.rounds,
+                    candidates=study.candidates,
+                    keep=study.keep,
+                    select=select,
+                    estimator=study.estimator,
+                    sampler=sampler,
+                    tuning=tuning,
+                    # Far apart, so that no round of one seed meets the noise of another.
+                    seed=seed * 1000,
+                    on_candidate=bars.candidate,
+                    on_step=bars.step,
+                )
+            adapter.detach(model.unet)
+            tuned |= {f"{select} R={r}": each.adapter for r, each in enumerate(done, 1)}
+            if seed == 0 and select == "mi":
+                best_and_worst(model, done[0].set, sampler, study.out / "ranking.png")
+        comparison, drawn = compare_models(
+            model,
+            tuned,
+            test,
+            images=study.images,
+            seed=1_000_000 + seed,
+            sampler=use_sampler(model, guidance=study.use_guidance),
+        )
+        comparisons.append(comparison)
+        if seed == 0:
+            shown = 8 * study.images
+            pictures = [model.decode(drawn[n].latents[:shown]) for n in ("base", f"mi R={study.rounds}")]
+            base_and_tuned(test[:8], pictures[0], pictures[1], study.out / "base_and_tuned.png")
+    return _tell(study, pooled(comparisons), model.device, time.perf_counter() - start)
+
+
+def _tell(study: Study, comparison: Comparison, device: torch.device, seconds: float) -> dict[str, Any]:
+    print(
+        f"\nheld-out prompts: {len(set(comparison.prompts))}, pictures of each: {study.images}, seeds: {study.seeds}; "
+        "s.e. over prompts and seeds"
+    )
+    print(comparison)
+    verdicts = _verdicts(comparison, study.rounds, study.controls)
+    for verdict in verdicts:
+        print(verdict["text"])
+    result: dict[str, Any] = {
+        "study": {**asdict(study), "out": str(study.out)},
+        "table": comparison.rows(),
+        "verdicts": verdicts,
+        "seconds": seconds,
+        "environment": environment(device),
+    }
+    make_folder(study.out)
+    publish(study.out / "study.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(f"{seconds:.0f} s; table: {study.out / 'study.json'}; pictures: {study.out}/*.png")
+    return result
+
+
+def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> list[dict[str, Any]]:
+    """The differences that the claim is about, in standard errors: against base, and against each control."""
+    mine = f"mi R={rounds}"
+    rows = []
+    for metric in ("graded", "strict"):
+        for other in ("base", *(f"{c} R={rounds}" for c in controls)):
+            gain = comparison.difference(mine, other, metric)
+            ratio = gain.mean / gain.standard_error
+            base = comparison.mean("base", metric).mean
+            closed = (comparison.mean(mine, metric).mean - base) / (1 - base)
+            rows.append(
+                {
+                    "metric": metric,
+                    "against": other,
+                    "gain": gain.mean,
+                    "standard_error": gain.standard_error,
+                    "standard_errors": ratio,
+                    "gap_closed": closed,
+                    "text": f"{metric}: {mine} less {other} = {gain} = {ratio:.1f} s.e.; "
+                    f"{closed:.0%} of the gap between base and perfect closed",
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Parse, run, and with --json print the result as the last line."""
+    study = tyro.cli(Study, description=__doc__)
+    progress.quiet_libraries()
+    result = run(study)
+    if study.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

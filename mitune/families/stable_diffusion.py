@@ -1,0 +1,197 @@
+"""Stable Diffusion 1.x and 2.x (epsilon and v-prediction) as a denoiser, from any diffusers pipeline folder or hub name."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.denoiser import Conditioning
+from mitune.errors import UserError
+from mitune.preset import PAPER, Preset
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StableDiffusion:
+    """A loaded pipeline, seen as a denoiser of latents.
+
+    Attributes:
+        pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``.
+        name: what it was loaded from.
+        device, dtype: where and in what precision the networks run; latents and scores are float32 all the same.
+        latent_shape: (C, H, W) of one latent.
+        prediction: "epsilon" or "v_prediction".
+        preset: the numbers this model is used with unless told otherwise.
+        fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any adapter.
+
+    Raises:
+        UserError: a pipeline that is not of this family, or an unknown prediction type.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        name: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        preset: Preset = PAPER,
+    ) -> None:
+        if type(pipeline).__name__ != "StableDiffusionPipeline":
+            raise UserError(
+                f"model {name} is a {type(pipeline).__name__}: expected a StableDiffusionPipeline (1.x or 2.x); "
+                "other families are not supported yet"
+            )
+        self.pipeline = pipeline
+        self.name = name
+        self.preset = preset
+        self.device = device
+        self.dtype = dtype
+        # Hashed before the dtype changes, so that one model has one fingerprint in every precision it is run in.
+        self.fingerprint = _fingerprint(pipeline.unet, pipeline.text_encoder)
+        # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the VAE is looked
+        # at, so neither is worth a rounding error.
+        pipeline.unet.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        for part in (pipeline.vae, pipeline.text_encoder):
+            part.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self.unet = pipeline.unet
+        self.vae = pipeline.vae
+        self.text_encoder = pipeline.text_encoder
+        self.tokenizer = pipeline.tokenizer
+        self.scheduler = pipeline.scheduler
+        self.prediction: str = self.scheduler.config.prediction_type
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"model {name} predicts {self.prediction!r}: expected a scheduler whose prediction_type is "
+                "'epsilon' or 'v_prediction'"
+            )
+        size = self.unet.config.sample_size
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        self.latent_shape: tuple[int, int, int] = (self.unet.config.in_channels, height, width)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the pictures that decode from ``latent_shape``."""
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * scale, self.latent_shape[2] * scale
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """Prediction of the UNet, ``[B, C, H, W]`` in the model's dtype; see :class:`mitune.denoiser.Denoiser`."""
+        prediction: Tensor = self.unet(
+            z.to(self.dtype),
+            t,
+            encoder_hidden_states=cond["encoder_hidden_states"],
+            return_dict=False,
+        )[0]
+        return prediction
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Text embeddings, one row for each prompt: ``{"encoder_hidden_states": [N, L, D]}`` in the model's dtype.
+
+        Longer prompts than the text encoder takes are cut as diffusers does; ``too_long`` says which those are.
+        """
+        ids = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        # Some SD-2 text encoders want the padding masked, and say so in their config, as diffusers honours it.
+        mask = None
+        if getattr(self.text_encoder.config, "use_attention_mask", False):
+            mask = ids.attention_mask.to(self.device)
+        hidden = self.text_encoder(ids.input_ids.to(self.device), attention_mask=mask)[0]
+        return {"encoder_hidden_states": hidden.to(self.dtype)}
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """The empty prompt's embedding, one row."""
+        return self.encode_prompts([""])
+
+    def too_long(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which the text encoder would see only the beginning."""
+        limit = self.tokenizer.model_max_length
+        return [p for p in prompts if len(self.tokenizer(p, truncation=False).input_ids) > limit]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures of latents.
+
+        Args:
+            latents: ``[N, C, H, W]`` float32, in the scale of the sampler (unit variance).
+
+        Returns:
+            ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
+        """
+        scaled = latents.to(self.device) / self.vae.config.scaling_factor
+        parts = [self.vae.decode(chunk, return_dict=False)[0] for chunk in scaled.split(64)]
+        pictures: Tensor = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
+        return (pictures / 2 + 0.5).clamp(0, 1).cpu()
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents of pictures: ``[N, 3, h, w]`` in [0, 1] -> ``[N, C, H, W]`` float32, the mode of the encoder."""
+        parts = [
+            self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode() for chunk in images.split(64)
+        ]
+        return torch.cat(parts) * float(self.vae.config.scaling_factor)
+
+
+def _fingerprint(*modules: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_stable_diffusion(
+    source: str | Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    preset: Preset = PAPER,
+) -> StableDiffusion:
+    """Load a StableDiffusionPipeline folder or hub name through diffusers itself (safetensors only).
+
+    Args:
+        source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
+            ``HF_HUB_OFFLINE`` are honoured).
+        device: where the networks run.
+        dtype: the UNet's precision.
+        variant: weight variant of the folder, such as "fp16".
+
+    Raises:
+        UserError: the folder holds no pipeline, or the name cannot be fetched.
+    """
+    # Imported where it is used: it brings every part of diffusers and transformers with it.
+    from diffusers import StableDiffusionPipeline
+
+    folder = Path(source)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise UserError(f"model folder {source} holds no model_index.json: expected a diffusers pipeline folder")
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            str(source),
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            variant=variant,
+            # A safety checker looks at decoded pictures; nothing here shows pictures to third parties.
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model {source} cannot be loaded as a StableDiffusionPipeline ({reason}): expected 'shapes', a diffusers "
+            "folder, or a name on the hub that this machine can reach"
+        ) from error
+    return StableDiffusion(pipeline, str(source), device=device, dtype=dtype, preset=preset)

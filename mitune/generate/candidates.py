@@ -1,0 +1,78 @@
+"""Candidates of prompts from a model: the public front of the engine."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mitune.candidate import Candidate
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.sampler import SamplerConfig
+from mitune.generate.engine import Engine, PromptEncoder, Work
+from mitune.schedule import Schedule
+
+
+def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
+    """All work of a run in its one order: prompt by prompt, each prompt's candidates by index."""
+    return [
+        Work(prompt=prompt, prompt_index=p, index=c)
+        for p, prompt in enumerate(prompts)
+        for c in range(candidates)
+    ]
+
+
+def generate(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    *,
+    candidates: int = 50,
+    sampler: SamplerConfig | None = None,
+    seed: int = 0,
+    slots: int = 64,
+    implementation: str = "auto",
+    work: Iterable[Work] | None = None,
+) -> Iterator[Candidate]:
+    """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
+
+    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots`` or on the other prompts, beyond
+    the rounding of a matrix product.
+
+    Args:
+        model: from ``mitune.load``.
+        prompts: texts; too long ones are cut as diffusers cuts them.
+        candidates: pool size M of each prompt.
+        sampler: steps, guidance, solver, weights of the score; the model's own preset by default.
+        seed: keys all noise, 0 <= seed < 2**63.
+        slots: candidates in flight, the fixed batch; changes speed and memory, not results.
+        implementation: of the fused step: "auto", "reference", "cpp".
+        work: a part of the run's pool to make instead of all of it.
+
+    Yields:
+        :class:`mitune.candidate.Candidate`, score in nats, in the order of completion.
+
+    Raises:
+        UserError: a number out of range, or an empty prompt list.
+    """
+    if not prompts:
+        raise UserError("the prompt list is empty: expected at least one prompt")
+    for name, value in (("candidates", candidates), ("slots", slots)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: expected at least 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
+    sampler = sampler or model.preset.sampler
+    schedule = Schedule.from_diffusers(
+        model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
+    )
+    engine = Engine(
+        model,
+        schedule,
+        schedule.weights(sampler.convention, sampler.t_min),
+        guidance=sampler.guidance,
+        seed=seed,
+        null=model.encode_null(),
+        latent_shape=model.latent_shape,
+        slots=slots,
+        device=model.device,
+        implementation=implementation,
+    )
+    stream = pool(prompts, candidates) if work is None else work
+    yield from engine.run(stream, PromptEncoder(model.encode_prompts, prompts))

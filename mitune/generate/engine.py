@@ -1,0 +1,180 @@
+"""The engine: a fixed number of slots, one batched pass over all of them each tick.
+
+Every slot holds one candidate at its own timestep under its own prompt. A slot whose candidate is done is refilled from
+the stream of work, so that the shape of the batch never changes. The solver, the guidance, the score and the noise are
+one operation on a table (``mitune_kernels.step``); there is no scheduler object, and the host only counts: since each
+candidate takes exactly N steps, it knows without asking the device when a slot is done.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import mitune_kernels
+import torch
+from torch import Tensor
+
+from mitune.candidate import Candidate
+from mitune.denoiser import Conditioning, Denoiser
+from mitune.noise import candidate_keys
+from mitune.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number ``prompt_index``."""
+
+    prompt: str
+    prompt_index: int
+    index: int
+
+
+class PromptEncoder:
+    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is needed.
+
+    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same texts together, and
+    so gets the same bits.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], Conditioning], prompts: Sequence[str], block: int = 32) -> None:
+        self._encode = encode
+        self._prompts = prompts
+        self._block = block
+        self._current = -1
+        self._rows: Conditioning = {}
+
+    def row(self, prompt_index: int) -> dict[str, Tensor]:
+        """The conditioning of one prompt, without the row dimension. Streams go forward, so one block is kept."""
+        block, offset = divmod(prompt_index, self._block)
+        if block != self._current:
+            start = block * self._block
+            self._rows = self._encode(self._prompts[start : start + self._block])
+            self._current = block
+        return {name: tensor[offset] for name, tensor in self._rows.items()}
+
+
+class Engine:
+    """Slots and their tick.
+
+    Args:
+        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first.
+        schedule: the solver's table; its prediction type is the denoiser's.
+        weights: ``[N]`` float64, of each step in the score.
+        guidance: classifier-free guidance scale.
+        seed: the run's seed, which keys all noise.
+        null: conditioning of the empty prompt, one row.
+        latent_shape: (C, H, W).
+        slots: S, candidates in flight.
+        device: where the denoiser runs.
+        implementation: of ``mitune_kernels.step``.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        schedule: Schedule,
+        weights: Tensor,
+        *,
+        guidance: float,
+        seed: int,
+        null: Conditioning,
+        latent_shape: Sequence[int],
+        slots: int,
+        device: torch.device,
+        implementation: str = "auto",
+    ) -> None:
+        self._denoise = denoise
+        self._steps = schedule.steps
+        self._init_scale = schedule.init_scale
+        self._guidance = guidance
+        self._seed = seed
+        self._implementation = implementation
+        self._table = schedule.table(weights, device)
+        self._timesteps = schedule.timesteps.to(device=device, dtype=torch.float32)
+        self._slots = slots
+        self._device = device
+        self._z = torch.zeros(slots, *latent_shape, device=device)
+        self._score = torch.zeros(slots, device=device)
+        # -1 marks an idle slot: its row is computed with the batch, and left untouched.
+        self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
+        self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
+        self._terms = torch.zeros(slots, self._steps, 2, device=device)
+        self._cond = {
+            name: tensor.expand(2 * slots, *tensor.shape[1:]).clone() for name, tensor in null.items()
+        }
+        self._work: list[Work | None] = [None] * slots
+        self._left = [0] * slots
+
+    def run(self, stream: Iterable[Work], prompts: PromptEncoder) -> Iterator[Candidate]:
+        """Make every candidate of ``stream``; yields each when it is done, in the order of completion."""
+        pending = iter(stream)
+        self._refill(pending, prompts)
+        while any(self._left):
+            self._tick()
+            done = [s for s in range(self._slots) if self._work[s] is not None and self._left[s] == 0]
+            if done:
+                yield from self._retire(done)
+                self._refill(pending, prompts)
+
+    def _refill(self, pending: Iterator[Work], prompts: PromptEncoder) -> None:
+        taken = []
+        for slot in range(self._slots):
+            if self._work[slot] is None and (work := next(pending, None)) is not None:
+                self._work[slot] = work
+                self._left[slot] = self._steps
+                taken.append((slot, work))
+        if not taken:
+            return
+        rows = torch.tensor([slot for slot, _ in taken], device=self._device)
+        key = candidate_keys([(self._seed, work.prompt, work.index) for _, work in taken])
+        key = key.to(self._device)
+        first = torch.zeros(len(taken), dtype=torch.int64, device=self._device)
+        noise = mitune_kernels.normal(key, first, self._z.shape[1:], impl=self._implementation)
+        self._z[rows] = self._init_scale * noise
+        self._key[rows] = key
+        self._score[rows] = 0.0
+        self._index[rows] = 0
+        for slot, work in taken:
+            for name, tensor in prompts.row(work.prompt_index).items():
+                self._cond[name][self._slots + slot] = tensor
+
+    @torch.no_grad()
+    def _tick(self) -> None:
+        index = self._index
+        active = index >= 0
+        t = self._timesteps[index.clamp(min=0)]
+        prediction = self._denoise(self._z.repeat(2, 1, 1, 1), t.repeat(2), self._cond)
+        uncond, cond = prediction.chunk(2)
+        self._z, self._score, terms = mitune_kernels.step(
+            uncond,
+            cond,
+            self._z,
+            self._score,
+            index,
+            self._key,
+            self._table,
+            self._guidance,
+            impl=self._implementation,
+        )
+        # Idle slots write to row 0 of a history that their next candidate overwrites.
+        self._terms[torch.arange(self._slots, device=self._device), index.clamp(min=0)] = terms
+        self._index = torch.where(active, index + 1, index)
+        self._left = [max(0, left - 1) for left in self._left]
+
+    def _retire(self, done: list[int]) -> Iterator[Candidate]:
+        rows = torch.tensor(done, device=self._device)
+        scores = self._score[rows].tolist()
+        latents, terms = self._z[rows].cpu(), self._terms[rows].cpu()
+        self._index[rows] = -1
+        for i, slot in enumerate(done):
+            work = self._work[slot]
+            self._work[slot] = None
+            if work is not None:
+                yield Candidate(
+                    prompt=work.prompt,
+                    prompt_index=work.prompt_index,
+                    index=work.index,
+                    seed=self._seed,
+                    score=scores[i],
+                    terms=terms[i],
+                    latent=latents[i],
+                )

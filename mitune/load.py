@@ -1,0 +1,64 @@
+"""From a name, a folder or a pipeline to a model that everything else takes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import DTYPES, StableDiffusion, load_stable_diffusion
+from mitune.shapes.model import load_shapes
+from mitune.tuning import adapter as adapters
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, or with None the first CUDA GPU and else the CPU.
+
+    Raises:
+        UserError: an unknown name, or a device that this machine does not have.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise UserError(f"device {name!r} is not known: choose cpu, cuda, or cuda:N")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device {name!r} is not on this machine: torch sees no CUDA GPU; use --device cpu")
+        if int(number or 0) >= torch.cuda.device_count():
+            raise UserError(f"device {name!r} is not on this machine: it has {torch.cuda.device_count()} GPUs")
+    return torch.device(name)
+
+
+def load(
+    model: Any = "shapes",
+    *,
+    adapter: Path | str | None = None,
+    device: str | None = None,
+    precision: str = "float32",
+    variant: str | None = None,
+) -> StableDiffusion:
+    """Load a model, with or without an adapter on it.
+
+    Args:
+        model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded StableDiffusionPipeline.
+        adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
+        device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
+        precision: of the UNet: "float32", "bfloat16" or "float16"; latents and scores stay float32.
+        variant: weight variant of a folder, such as "fp16".
+
+    Raises:
+        UserError: something of these does not exist, does not fit, or is not known.
+    """
+    if precision not in DTYPES:
+        raise UserError(f"precision {precision!r} is not known: choose one of {', '.join(DTYPES)}")
+    where, dtype = pick_device(device), DTYPES[precision]
+    if not isinstance(model, (str, Path)):
+        loaded = StableDiffusion(model, type(model).__name__, device=where, dtype=dtype)
+    elif str(model) == "shapes":
+        loaded = load_shapes(device=where, dtype=dtype)
+    else:
+        loaded = load_stable_diffusion(model, device=where, dtype=dtype, variant=variant)
+    if adapter is not None:
+        adapters.load(loaded.unet, Path(adapter), fingerprint=loaded.fingerprint)
+    return loaded

@@ -1,0 +1,129 @@
+"""Options that several verbs share. None as a default always means the model's own preset (the paper's numbers for
+Stable Diffusion)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.load import load
+from mitune.preset import Preset
+from mitune.sampler import SamplerConfig
+from mitune.tuning import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Which model, where, and how to talk."""
+
+    model: str = "shapes"
+    """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on the hub."""
+    variant: str | None = None
+    """Weight variant of a model folder, such as fp16."""
+    device: str | None = None
+    """cpu, cuda or cuda:N. None: a GPU where there is one."""
+    precision: str = "float32"
+    """Of the UNet: float32, bfloat16 or float16. Latents and scores stay float32."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def load(self, adapter: Path | None = None) -> StableDiffusion:
+        """The model, with ``adapter`` on it if any."""
+        return load(
+            self.model,
+            adapter=adapter,
+            device=self.device,
+            precision=self.precision,
+            variant=self.variant,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are sampled."""
+
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Classifier-free guidance of the candidates; the score never sees it."""
+    scheduler: str | None = None
+    """ddpm (the paper's ancestral sampler), ddim or euler."""
+    seed: int = 0
+    """Keys all noise: equal seeds, equal candidates."""
+    slots: int = 64
+    """Candidates in flight: changes speed and memory, not results."""
+
+    def sampler(self, preset: SamplerConfig) -> SamplerConfig:
+        """The preset with the options given."""
+        given = {"steps": self.steps, "guidance": self.guidance, "scheduler": self.scheduler}
+        return replace(preset, **{k: v for k, v in given.items() if v is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Sampling):
+    """Which candidates are made, and how they are ranked."""
+
+    prompts: Path | None = None
+    """Text file, one prompt a line (of tab-separated lines the first column). None: the shapes world's own list."""
+    limit: int | None = None
+    """Only the first so many prompts."""
+    candidates: int | None = None
+    """Pool size M of each prompt."""
+    keep: int | None = None
+    """How many of each pool are kept, the best first."""
+    select: str = "mi"
+    """mi; for controls also random and worst."""
+    estimator: str | None = None
+    """What ranks a pool. trajectory: Eq. 2 along the sampler's path, free; orthogonal, standard: by re-noising."""
+    draws: int | None = None
+    """Re-noising draws of the estimators that re-noise."""
+    convention: str | None = None
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code: no alpha_t, only t > 50)."""
+    t_min: int | None = None
+    """Only steps with t > t_min count for the score."""
+
+    def sampler(self, preset: SamplerConfig) -> SamplerConfig:
+        """The preset with the options given, the score's weights among them."""
+        given = {"convention": self.convention, "t_min": self.t_min}
+        return replace(super().sampler(preset), **{k: v for k, v in given.items() if v is not None})
+
+    def pool(self, preset: Preset) -> dict[str, Any]:
+        """What ``build_set`` and ``align`` take of these options."""
+        return {
+            "candidates": self.candidates,
+            "keep": self.keep,
+            "select": self.select,
+            "estimator": self.estimator,
+            "draws": self.draws,
+            "sampler": self.sampler(preset.sampler),
+            "seed": self.seed,
+            "slots": self.slots,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Hyper-parameters of the adapter."""
+
+    method: str | None = None
+    """dora or lora."""
+    rank: int | None = None
+    """Rank of the adapter; alpha follows it."""
+    lr: float | None = None
+    """Learning rate of AdamW."""
+    iterations: int | None = None
+    """Optimizer steps."""
+    batch: int | None = None
+    """Pairs in one optimizer step."""
+    micro_batch: int | None = None
+    """Pairs in one pass; changes memory, not the result."""
+
+    def config(self, preset: TuneConfig, seed: int) -> TuneConfig:
+        """The preset with the options given."""
+        given: dict[str, Any] = {"method": self.method, "rank": self.rank, "alpha": self.rank, "lr": self.lr}
+        given |= {"iterations": self.iterations, "batch": self.batch}
+        micro_batch = self.micro_batch or min(preset.micro_batch, self.batch or preset.batch)
+        given |= {"micro_batch": micro_batch, "seed": seed}
+        return replace(preset, **{k: v for k, v in given.items() if v is not None})

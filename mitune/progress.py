@@ -1,0 +1,70 @@
+"""Progress bars and warnings, on stderr."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' advice to developers, and their loading bars, off our users' screens."""
+    import diffusers
+    import transformers
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for library in (diffusers, transformers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
+def warn(message: str) -> None:
+    """One line to stderr that does not tear a progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+class Bars:
+    """One bar at a time: candidates of a round, then steps of its training, each with rate and time left."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: tqdm[None] | None = None
+        self._title = ""
+
+    def candidate(self, number: int, done: int, total: int) -> None:
+        """Candidate ``done`` of ``total`` of round ``number`` is there."""
+        self._show(f"round {number}: candidates", "candidate", done, total)
+
+    def step(self, number: int, step: int, total: int, loss: float) -> None:
+        """Training step ``step`` of ``total`` of round ``number`` is done."""
+        bar = self._show(f"round {number}: tuning", "step", step, total)
+        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def _show(self, title: str, unit: str, done: int, total: int) -> "tqdm[None]":
+        if self._bar is None or title != self._title:
+            self.close()
+            self._title = title
+            # What an earlier run finished is not this run's speed.
+            self._bar = tqdm(
+                total=total, initial=done - 1, desc=title, unit=unit, disable=self._quiet, file=sys.stderr
+            )
+            self._bar.n = done - 1
+        self._bar.update(done - self._bar.n)
+        return self._bar
+
+    def close(self) -> None:
+        """Leave the last bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Bars]:
+    """Bars that are closed at the end, also after an error."""
+    made = Bars(quiet)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,52 @@
+"""Where a result came from: versions, revision and device, as plain JSON for ``run.json``."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("mitune", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "triton")
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of each package that can change a result; None where it is absent."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def revision() -> str | None:
+    """Git revision of a source checkout of mitune, with "+changes" if it differs; None for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        # No git on the machine, or a checkout that git refuses to read: the revision is then simply not known.
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the device as people write it: the GPU's name, or the processor and its thread count."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What is written beside every result; it never decides whether a run may be resumed."""
+    return {"versions": versions(), "revision": revision(), "device": device_name(device)}

@@ -1,0 +1,139 @@
+"""One part of a set: a block of whole prompts as the bytes of a Parquet file, and back, checked."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mitune.candidate import Candidate
+from mitune.errors import UserError
+from mitune.sets.schema import COLUMNS, PARTS, SetRecord
+from mitune.sets.select import rank
+
+_NAME = re.compile(r"part-(\d{5,})\.parquet")
+_MEND = "remove it and run the same build again, which makes what is missing"
+
+
+def part_path(folder: Path, part: int) -> Path:
+    """Where a set in ``folder`` keeps a part."""
+    return folder / PARTS / f"part-{part:05d}.parquet"
+
+
+def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Candidate]) -> bytes:
+    """The Parquet file of a part: rows by (prompt, candidate), ranks and selection decided here.
+
+    The bytes depend on the candidates alone (and on the version of pyarrow), not on the order
+    they came in. Page checksums are on, so that damage inside the file is noticed and not trained
+    on.
+
+    Args:
+        record: the set's record.
+        part: number of the part.
+        candidates: all of the part's candidates, by (prompt_index, index).
+
+    Raises ValueError when the candidates of a prompt were made with different seeds, KeyError
+    when one is missing.
+    """
+    rows: list[Candidate] = []
+    ranks: list[int] = []
+    scores: list[float] = []
+    finite: list[bool] = []
+    for prompt_index in record.prompts_of(part):
+        pool = [candidates[prompt_index, index] for index in range(record.candidates)]
+        if len(seeds := {candidate.seed for candidate in pool}) > 1:
+            raise ValueError(f"got seeds {sorted(seeds)} for prompt {prompt_index}; expected one")
+        # Ranks come from the float32 that is stored: the table itself then explains the selection.
+        stored = torch.tensor([candidate.score for candidate in pool], dtype=torch.float32).tolist()
+        usable = [
+            score if candidate.finite else math.nan
+            for score, candidate in zip(stored, pool, strict=True)
+        ]
+        order = rank(usable, record.rule, pool[0].seed, record.prompts[prompt_index])
+        rows += pool
+        scores += stored
+        finite += [math.isfinite(score) for score in usable]
+        ranks += [order.index(index) for index in range(record.candidates)]
+    selected = [ok and place < record.keep for ok, place in zip(finite, ranks, strict=True)]
+    kept = list(zip(selected, rows, strict=True))
+    columns = {
+        "prompt": [row.prompt for row in rows],
+        "prompt_index": [row.prompt_index for row in rows],
+        "prompt_id": [row.prompt_id for row in rows],
+        "candidate": [row.index for row in rows],
+        "seed": [row.seed for row in rows],
+        "score": scores,
+        "terms": [row.terms[:, 0].numpy() for row in rows],
+        "cross_terms": [row.terms[:, 1].numpy() for row in rows],
+        "finite": finite,
+        "rank": ranks,
+        "selected": selected,
+        "latent": [row.latent.flatten().numpy() if keep else None for keep, row in kept],
+        "latent_shape": [list(row.latent.shape) if keep else None for keep, row in kept],
+    }
+    arrays = [pa.array(columns[column.name], column.type) for column in COLUMNS]
+    table = pa.Table.from_arrays(arrays, schema=COLUMNS.with_metadata(_stamp(record, part)))
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=["prompt"], write_page_checksum=True
+    )
+    return bytes(sink.getvalue())
+
+
+def read_part(
+    folder: Path, record: SetRecord, part: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read and check one part: whole, this format's columns, written for this record.
+
+    Returns the named columns (all when None), one row per candidate.
+
+    Raises UserError naming the file and the mend when it is truncated, damaged, or another set's.
+    """
+    path = part_path(folder, part)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            stamp, known = schema.metadata or {}, schema.equals(COLUMNS)
+            table = file.read(columns=columns)
+    except PermissionError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}); expected a readable file"
+        ) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is truncated or damaged ({reason}); expected a whole part: {_MEND}"
+        ) from error
+    if not known or not stamp.items() >= _stamp(record, part).items():
+        raise UserError(
+            f"{path} is a foreign file, not written as part {part} of this set: {_MEND}"
+        )
+    if rows != len(record.prompts_of(part)) * record.candidates:
+        raise UserError(f"{path} has {rows} rows, not those of its prompts: {_MEND}")
+    return table.replace_schema_metadata(None)
+
+
+def find_parts(folder: Path, record: SetRecord) -> list[int]:
+    """Numbers of the parts in the folder, ascending; their content is not looked at.
+
+    Raises UserError for any other Parquet file there, since every reader of ``parts/*.parquet``
+    would take its rows.
+    """
+    found = []
+    for path in sorted((folder / PARTS).glob("*.parquet")):
+        match = _NAME.fullmatch(path.name)
+        part = int(match[1]) if match else -1
+        if part not in range(record.parts) or part_path(folder, part) != path:
+            raise UserError(
+                f"{path} is a foreign file; expected only this set's parts, "
+                f"0 to {record.parts - 1}: remove it"
+            )
+        found.append(part)
+    return sorted(found)
+
+
+def _stamp(record: SetRecord, part: int) -> dict[bytes, bytes]:
+    return {b"mitune.set": record.fingerprint.encode(), b"mitune.part": str(part).encode()}

@@ -1,0 +1,149 @@
+"""Read a fine-tuning set: its settings, its table, and the (prompt, latent) pairs that tuning
+takes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from mitune.sets.parts import find_parts, read_part
+from mitune.sets.schema import COLUMNS, SetRecord
+
+_LIGHT = ["prompt_index", "score", "finite", "rank", "selected"]
+
+
+class FineTuningSet:
+    """A set on disk, complete or not; made by ``FineTuningSet.open``.
+
+    It shows the parts that were finished when it was opened; a writer may go on beside it. Only
+    the scores are held in memory.
+    """
+
+    def __init__(self, path: Path, record: SetRecord, parts: dict[int, pa.Table]) -> None:
+        """Private: ``parts`` are the checked parts' light columns, by number."""
+        self.path = path
+        self._record = record
+        self._parts = parts
+
+    @classmethod
+    def open(cls, path: Path | str) -> "FineTuningSet":
+        """Open the folder of a set and check run.json and every part in it, reading them whole
+        once.
+
+        Raises UserError naming the file and the mend: no set there, run.json damaged, a part
+        truncated, damaged, copied from another set, or a Parquet file that is no part.
+        """
+        folder = Path(path)
+        record = SetRecord.load(folder)
+        parts = {
+            part: read_part(folder, record, part).select(_LIGHT)
+            for part in find_parts(folder, record)
+        }
+        return cls(folder, record, parts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings the set was built with, as they were given."""
+        return self._record.settings
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, revision and device of the run that began the set."""
+        return self._record.environment
+
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts of the set, finished or not, in order."""
+        return list(self._record.prompts)
+
+    @property
+    def candidates(self) -> int:
+        """Size of each prompt's pool."""
+        return self._record.candidates
+
+    @property
+    def keep(self) -> int:
+        """How many candidates of each pool are kept."""
+        return self._record.keep
+
+    @property
+    def rule(self) -> str:
+        """The selection rule, one of ``mitune.sets.RULES``."""
+        return self._record.rule
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rows of every prompt are there; False for a set whose build was
+        interrupted.
+        """
+        return len(self._parts) == self._record.parts
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows by (prompt_index, candidate), every column or the named ones.
+
+        Raises UserError when a part was damaged or removed since the set was opened, KeyError for
+        an unknown column.
+        """
+        schema = pa.schema([COLUMNS.field(name) for name in columns or COLUMNS.names])
+        parts = [read_part(self.path, self._record, part, schema.names) for part in self._parts]
+        return pa.concat_tables(
+            [schema.empty_table(), *(part.select(schema.names) for part in parts)]
+        )
+
+    def selected(self) -> list[tuple[str, Tensor]]:
+        """The kept (prompt, latent) pairs, by prompt and then rank, best first; latents float32
+        on the CPU.
+
+        Raises UserError as ``table`` does.
+        """
+        pairs = []
+        for part in self._parts:  # one at a time: only the kept latents of one part are held twice
+            table = read_part(self.path, self._record, part)
+            kept = table.filter(table["selected"]).sort_by(
+                [("prompt_index", "ascending"), ("rank", "ascending")]
+            )
+            rows = zip(kept["prompt"], kept["latent"], kept["latent_shape"], strict=True)
+            for prompt, latent, shape in rows:
+                # A copy: Arrow's memory is read-only and a view would keep all of the part alive.
+                values = torch.from_numpy(latent.values.to_numpy().copy())
+                pairs.append((prompt.as_py(), values.reshape(shape.as_py())))
+        return pairs
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know of a set, as plain JSON; the score means are in nats, over
+        finite ones.
+
+        ``finished_prompts`` of ``prompts`` are there, with ``candidates`` rows in all, of which
+        ``kept`` are selected and ``non_finite`` lost for a score or latent that is not finite;
+        ``short_prompts`` have fewer than ``keep`` selected. ``score_mean_all`` and
+        ``score_mean_kept`` are None when nothing counts.
+        """
+        rows = pa.concat_tables([_light_schema().empty_table(), *self._parts.values()])
+        finite, kept = rows.filter(rows["finite"]), rows.filter(rows["selected"])
+        kept_per_prompt = kept.group_by("prompt_index").aggregate([("rank", "count")])["rank_count"]
+        finished = rows.num_rows // self.candidates
+        full = pc.sum(pc.equal(kept_per_prompt, self.keep)).as_py() or 0
+        return {
+            "path": str(self.path),
+            "complete": self.complete,
+            "prompts": len(self._record.prompts),
+            "finished_prompts": finished,
+            "candidates_per_prompt": self.candidates,
+            "candidates": rows.num_rows,
+            "rule": self.rule,
+            "keep": self.keep,
+            "kept": kept.num_rows,
+            "short_prompts": finished - full,
+            "non_finite": rows.num_rows - finite.num_rows,
+            "score_mean_all": pc.mean(finite["score"]).as_py(),
+            "score_mean_kept": pc.mean(kept["score"]).as_py(),
+        }
+
+
+def _light_schema() -> pa.Schema:
+    return pa.schema([COLUMNS.field(name) for name in _LIGHT])

@@ -1,0 +1,223 @@
+"""What a set's folder holds: the columns of its parts, and run.json, which says what the set is.
+
+run.json                   settings, prompts and environment, written before anything else
+README.md                  dataset card
+parts/part-00000.parquet   one row per candidate; each part is a block of whole prompts
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mitune.errors import UserError
+from mitune.sets.select import check_keep, check_rule
+
+FORMAT = "mitune-set"
+VERSION = 1
+RUN = "run.json"
+CARD = "README.md"
+PARTS = "parts"
+
+COLUMNS = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt_index", pa.int32(), nullable=False),
+        pa.field("prompt_id", pa.uint32(), nullable=False),
+        pa.field("candidate", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("terms", pa.list_(pa.float32()), nullable=False),
+        pa.field("cross_terms", pa.list_(pa.float32()), nullable=False),
+        pa.field("finite", pa.bool_(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("selected", pa.bool_(), nullable=False),
+        pa.field("latent", pa.list_(pa.float32())),
+        pa.field("latent_shape", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetRecord:
+    """What run.json says: everything that decides the rows of a set, and the environment that
+    first wrote it.
+
+    Attributes:
+        settings: resolved settings of the generation, plain JSON (no tuples, no NaN, keys are
+            strings).
+        prompts: the prompts in order, distinct: a prompt is the key of its noise and of its rows.
+        candidates: size of each prompt's pool.
+        keep: how many of each pool are kept, 1 <= keep <= candidates.
+        rule: selection rule, one of ``mitune.sets.RULES``.
+        prompts_per_part: prompts in a part; the last part may hold fewer.
+        environment: versions, revision, device; recorded once and never compared.
+
+    Raises UserError for prompts, keep or rule that the user must mend, ValueError for settings
+    that are not JSON.
+    """
+
+    settings: dict[str, Any]
+    prompts: tuple[str, ...]
+    candidates: int
+    keep: int
+    rule: str
+    prompts_per_part: int
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+        check_keep(self.keep, self.candidates)
+        if self.prompts_per_part < 1:
+            raise ValueError(f"got prompts_per_part {self.prompts_per_part}; expected >= 1")
+        if not self.prompts:
+            raise UserError(
+                "no prompts; expected at least one: give a list or a file with one prompt a line"
+            )
+        first: dict[str, int] = {}
+        for position, prompt in enumerate(self.prompts):
+            if prompt in first:
+                raise UserError(
+                    f"prompt {prompt!r} is given twice (positions {first[prompt]} and {position}, "
+                    "from 0); expected distinct prompts: remove one of the two"
+                )
+            first[prompt] = position
+        for name, value in (("settings", self.settings), ("environment", self.environment)):
+            for key in value:
+                if not _is_json({key: value[key]}):
+                    raise ValueError(
+                        f"{name}[{key!r}] is {value[key]!r}; expected JSON that reads back equal"
+                    )
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of the complete set."""
+        return -(-len(self.prompts) // self.prompts_per_part)
+
+    def prompts_of(self, part: int) -> range:
+        """Indices of the prompts whose rows stand in a part."""
+        start = part * self.prompts_per_part
+        return range(start, min(start + self.prompts_per_part, len(self.prompts)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but the environment; every part carries it, so a stray part is
+        told apart.
+        """
+        text = json.dumps(self._identity(), sort_keys=True, allow_nan=False, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def dumps(self) -> bytes:
+        """The bytes of run.json."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "environment": self.environment,
+            **self._identity(),
+        }
+        return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def load(cls, folder: Path) -> "SetRecord":
+        """Read ``folder/run.json``. Raises UserError naming the file when it is absent, damaged
+        or something else's.
+        """
+        path = folder / RUN
+        try:
+            content = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"{folder} is no fine-tuning set (it has no {RUN}); "
+                "expected a folder that `mitune build` made"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot read {path} ({error.strerror}); expected a readable file"
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged (not JSON); expected the file that `mitune build` wrote: "
+                "restore it, or build the set anew in another folder"
+            ) from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise UserError(
+                f"{path} describes no fine-tuning set; expected a folder that `mitune build` made"
+            )
+        if content.get("version") != VERSION:
+            raise UserError(
+                f"{path} has format version {content.get('version')!r}; expected {VERSION}: "
+                "read it with the mitune that wrote it, or build the set anew"
+            )
+        try:
+            return cls(
+                settings=content["settings"],
+                prompts=tuple(content["prompts"]),
+                environment=content["environment"],
+                **content["selection"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} was changed by hand ({error}); "
+                "expected the file that `mitune build` wrote: restore it"
+            ) from error
+
+    def difference(self, other: "SetRecord") -> str:
+        """What differs between this record ("there") and another ("here"), in one line; empty
+        when nothing does.
+        """
+        there = _flat({**self.settings, **self._selection()})
+        here = _flat({**other.settings, **other._selection()})
+        found = [
+            f"{key} is {_show(there, key)} there and {_show(here, key)} here"
+            for key in sorted(there.keys() | here.keys())
+            if key not in there or key not in here or there[key] != here[key]
+        ]
+        if len(self.prompts) != len(other.prompts):
+            found.append(f"{len(self.prompts)} prompts there and {len(other.prompts)} here")
+        for index, (a, b) in enumerate(zip(self.prompts, other.prompts, strict=False)):
+            if a != b:
+                found.append(f"prompt {index} is {_shorten(a)} there and {_shorten(b)} here")
+                break
+        return ", ".join(found)
+
+    def _selection(self) -> dict[str, Any]:
+        names = ("candidates", "keep", "rule", "prompts_per_part")
+        return {name: getattr(self, name) for name in names}
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "selection": self._selection(),
+            "prompts": list(self.prompts),
+        }
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = entry
+    return flat
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return _shorten(flat[key]) if key in flat else "absent"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,40 @@
+"""The shipped embedded model: where it lies, and the numbers it is used with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import StableDiffusion, load_stable_diffusion
+from mitune.preset import PAPER, Preset
+from mitune.sampler import SamplerConfig
+
+FOLDER = Path(__file__).parent / "pretrained"
+
+PRESET: Preset = replace(
+    PAPER,
+    candidates=24,
+    sampler=SamplerConfig(steps=25, guidance=1.0),
+    use_guidance=1.0,
+    tuning=replace(
+        PAPER.tuning, rank=8, alpha=8, lr=1e-3, t_range=(0, 1000), batch=64, micro_batch=64, iterations=150
+    ),
+)
+"""Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
+
+
+def load_shapes(*, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
+    """The embedded model, through the same loader as any Stable Diffusion folder.
+
+    Raises:
+        UserError: the weights are not installed.
+    """
+    if not FOLDER.is_dir():
+        raise UserError(
+            f"the embedded model is not at {FOLDER}: reinstall mitune, or make it with "
+            "'python -m mitune.shapes.pretrain'"
+        )
+    model = load_stable_diffusion(FOLDER, device=device, dtype=dtype, preset=PRESET)
+    model.name = "shapes"
+    return model

@@ -1,0 +1,81 @@
+"""Make the embedded model from nothing: ``python -m mitune.shapes.pretrain --out FOLDER``.
+
+Three stages, each done once and skipped when its result is there; the third also resumes inside. About 45 minutes on
+two CPU cores. The result is a diffusers StableDiffusionPipeline folder, which ``mitune --model FOLDER`` takes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mitune.provenance import environment
+from mitune.sets.files import make_folder, publish
+from mitune.shapes import networks
+from mitune.shapes.pretrain.text import train_text_encoder
+from mitune.shapes.pretrain.unet import UnetRecipe, train_unet
+from mitune.shapes.pretrain.vae import train_vae
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Make the embedded model from nothing."""
+
+    out: Path
+    """Folder: work/ holds the stages' state, pipeline/ the result."""
+    vae_steps: int = 1800
+    """Stage 1, the autoencoder."""
+    text_steps: int = 600
+    """Stage 2, the text encoder."""
+    recipe: UnetRecipe = UnetRecipe()
+    """Stage 3, the denoiser."""
+
+
+def pretrain(options: Pretrain) -> Path:
+    """Run what is missing of the three stages and assemble the pipeline.
+
+    Returns:
+        the folder of the pipeline, weights in fp16.
+    """
+    work = options.out / "work"
+    make_folder(work)
+    _stage(work, "vae", lambda: train_vae(work / "vae", steps=options.vae_steps))
+    _stage(work, "text", lambda: train_text_encoder(work, steps=options.text_steps))
+    _stage(work, "unet", lambda: train_unet(work, options.recipe))
+    return assemble(work, options.out / "pipeline")
+
+
+def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
+    report = work / f"{name}.json"
+    if report.exists():
+        print(f"{name}: done before")
+        return
+    result = train() | {"environment": environment(torch.device("cpu"))}
+    publish(report, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def assemble(work: Path, folder: Path) -> Path:
+    """One diffusers pipeline folder, fp16 safetensors, from the stages' results below ``work``."""
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        scheduler=networks.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    print(pretrain(tyro.cli(Pretrain, description=__doc__)))

@@ -1,0 +1,6 @@
+"""Fine-tuning an adapter on the kept (prompt, latent) pairs (MI-Tune, Algorithm 1, last line)."""
+
+from mitune.tuning.config import TuneConfig
+from mitune.tuning.loop import tune
+
+__all__ = ["TuneConfig", "tune"]

@@ -1,0 +1,156 @@
+"""The batches of a run: a pure function of (seed, step, position), whatever is resumed or split.
+
+The whole set lies on the device. Which pair a position gets comes from shuffled epochs laid end to
+end, its timestep and noise from Philox words keyed by (seed, step, position).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from mitune_kernels import normal, philox
+from torch import Tensor
+
+from mitune.denoiser import Conditioning, concat, take
+from mitune.errors import UserError
+from mitune.noise import prompt_id
+from mitune.tuning.config import TuneConfig
+
+_ENCODE = 64
+# The prompt's word of the key keeps the streams apart, from each other and from the candidates'.
+_SHUFFLE, _TIMES, _NOISE = (
+    prompt_id(f"mitune.tuning/{use}") for use in ("shuffle", "times", "noise")
+)
+
+
+class Tunable(Protocol):
+    """What training needs of a model; ``mitune.load`` gives one."""
+
+    name: str
+    unet: Any
+    scheduler: Any
+    device: torch.device
+    dtype: torch.dtype
+    latent_shape: tuple[int, int, int]
+    prediction: str
+    fingerprint: str
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """As ``mitune.denoiser.Denoiser``."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """One row of conditioning for each prompt."""
+        ...
+
+    def encode_null(self) -> Mapping[str, Tensor]:
+        """The empty prompt's row."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """B samples of one pass, on the model's device: clean latents and noise ``[B, C, H, W]``
+    float32, t ``[B]`` int64, B rows of conditioning.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    t: Tensor
+    cond: Conditioning
+
+
+class Batches:
+    """The (prompt, latent) pairs on the device, and the samples of every step.
+
+    Args:
+        model: encodes each distinct prompt once.
+        pairs: (prompt, latent ``[C, H, W]`` float32).
+        config: seed, batch, micro_batch, t_range and caption_dropout are used.
+
+    Raises:
+        UserError: no pairs; a latent of another shape, or not finite; a t_range beyond the model's.
+    """
+
+    def __init__(
+        self, model: Tunable, pairs: Sequence[tuple[str, Tensor]], config: TuneConfig
+    ) -> None:
+        if not pairs:
+            raise UserError("the set has no selected pair: expected at least one; finish its build")
+        for number, (prompt, latent) in enumerate(pairs):
+            if tuple(latent.shape) != tuple(model.latent_shape):
+                raise UserError(
+                    f"pair {number} ({prompt!r}) of the set has a latent of shape "
+                    f"{list(latent.shape)}: expected {list(model.latent_shape)}; use a set built "
+                    "with this model"
+                )
+            if not latent.isfinite().all():
+                raise UserError(
+                    f"pair {number} ({prompt!r}) of the set has a latent that is not finite: "
+                    "expected numbers; build the set anew"
+                )
+        trained = int(model.scheduler.config.num_train_timesteps)
+        if config.t_range[1] > trained:
+            raise UserError(
+                f"t_range is {config.t_range}: expected an end of at most {trained}, the model's "
+                "timesteps"
+            )
+        self._config = config
+        self._device = model.device
+        self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
+        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+        parts: list[Conditioning] = [
+            model.encode_prompts(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
+        ]
+        if config.caption_dropout > 0:
+            parts.append(model.encode_null())
+        self._cond = {name: tensor.to(model.device) for name, tensor in concat(parts).items()}
+        row = {prompt: number for number, prompt in enumerate(prompts)}
+        self._row = torch.tensor([row[prompt] for prompt, _ in pairs])
+        self._null = len(prompts)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def pairs(self, step: int) -> Tensor:
+        """Which pair each position of ``step`` (from 0) trains on, ``[batch]`` int64 on the CPU."""
+        place = step * self._config.batch + torch.arange(self._config.batch)
+        epoch, within = place // len(self), place % len(self)
+        epochs, row = epoch.unique(return_inverse=True)
+        words = philox(self._key(_SHUFFLE, torch.zeros_like(epochs)), epochs, len(self))
+        order = words.argsort(dim=1, stable=True)
+        return order[row, within]
+
+    def times(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of each position of ``step``: its timestep in t_range, ``[batch]`` int64, and whether its
+        caption is dropped, ``[batch]`` bool; on the CPU.
+        """
+        batch = self._config.batch
+        words = philox(self._key(_TIMES, torch.arange(batch)), torch.full((batch,), step), 2)
+        low, end = self._config.t_range
+        t = low + 1 + (words[:, 0] * (end - low) >> 32)
+        return t, words[:, 1] < self._config.caption_dropout * 2**32
+
+    def step(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of ``step`` (from 0): together its batch, each position once."""
+        pairs = self.pairs(step)
+        t, dropped = self.times(step)
+        rows = torch.where(dropped, self._null, self._row[pairs])
+        for positions in torch.arange(self._config.batch).split(self._config.micro_batch):
+            keys = self._key(_NOISE, positions).to(self._device)
+            steps = torch.full((len(positions),), step, device=self._device)
+            yield MicroBatch(
+                latents=self._latents[pairs[positions].to(self._device)],
+                noise=normal(keys, steps, self._latents.shape[1:]),
+                t=t[positions].to(self._device),
+                cond=take(self._cond, rows[positions]),
+            )
+
+    def _key(self, stream: int, position: Tensor) -> Tensor:
+        """Noise keys ``[B, 4]``: seed, position ([B] int64) as candidate, stream as prompt."""
+        seed = self._config.seed
+        low, high, last = (
+            torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)
+        )
+        return torch.stack([low, high, position, last], dim=1)

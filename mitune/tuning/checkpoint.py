@@ -1,0 +1,174 @@
+"""The state of a training run, and checkpoints of it that are whole or absent.
+
+``checkpoints/step-000050/`` holds the adapter (a file that diffusers reads), the optimizer's
+moments and the step. There is no random state in it: all randomness is keyed by (seed, step,
+position).
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from mitune.errors import UserError
+from mitune.sets.files import publish
+from mitune.tuning import adapter
+
+KEEP = 2
+"""How many checkpoints stay."""
+
+_NAME = re.compile(r"step-(\d{6,})")
+_STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Everything that changes while training.
+
+    Attributes:
+        unet: carries the adapter.
+        parameters: the adapter's tensors by name.
+        optimizer: over ``parameters``, in their order.
+        step: optimizer steps done.
+    """
+
+    unet: Any
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest first; none when it is absent."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step)
+
+
+def save(state: TrainState, folder: Path, metadata: Mapping[str, Any], run: str) -> Path:
+    """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``KEEP``.
+
+    It is built under a temporary name and renamed once its files have reached the disk, so that a
+    kill leaves either a whole checkpoint or none. A checkpoint of this step that is there already
+    stays.
+
+    Args:
+        state: between two optimizer steps.
+        folder: of the checkpoints; created if absent.
+        metadata: for the adapter's header, as ``adapter.save``.
+        run: what identifies the run; ``restore`` asks for the same.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    place = folder / f"step-{state.step:06d}"
+    if place.is_dir():
+        return place
+    temporary = folder / f".{place.name}.tmp"
+    _remove(temporary)
+    adapter.save(state.unet, temporary, metadata)
+    moments = {
+        f"{name}/{kind}": value.detach().cpu().contiguous()
+        for name, parameter in state.parameters.items()
+        for kind, value in state.optimizer.state.get(parameter, {}).items()
+    }
+    publish(temporary / _OPTIMIZER, to_safetensors(moments))
+    publish(temporary / _STATE, json.dumps({"step": state.step, "run": run}).encode())
+    _rename(temporary, place)
+    for old in find(folder)[:-KEEP]:
+        # Renamed first: a kill amid the removal must not leave half a checkpoint under its name.
+        gone = old.with_name(f".{old.name}.tmp")
+        _remove(gone)
+        _rename(old, gone)
+        _remove(gone)
+    return place
+
+
+def restore(state: TrainState, place: Path, run: str) -> None:
+    """Bring ``state``, freshly made with the run's settings, to a checkpoint, to the bit.
+
+    Args:
+        state: changed in place.
+        place: a checkpoint's folder.
+        run: what ``save`` was given.
+
+    Raises:
+        UserError: a checkpoint that is damaged or of another run.
+    """
+    try:
+        content = json.loads((place / _STATE).read_bytes())
+        step, its_run = int(content["step"]), content["run"]
+        moments = load_file(place / _OPTIMIZER)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {place} is damaged ({error}): expected the files that `mitune tune` "
+            "wrote; remove that folder to go on from the one before"
+        ) from error
+    if its_run != run or step != _step(place):
+        raise UserError(
+            f"checkpoint {place} is of another run: expected one of this run's; remove that folder"
+        )
+    saved: dict[str, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, kind = key.rsplit("/", 1)
+        saved.setdefault(name, {})[kind] = value
+    if saved.keys() != state.parameters.keys():
+        raise UserError(
+            f"checkpoint {place} holds the optimizer of other tensors: expected the adapter's; "
+            "remove that folder to go on from the one before"
+        )
+    adapter.restore(state.unet, place)
+    state.optimizer.load_state_dict(
+        {
+            "state": {number: saved[name] for number, name in enumerate(state.parameters)},
+            "param_groups": state.optimizer.state_dict()["param_groups"],
+        }
+    )
+    state.step = step
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed ``save`` left in ``folder``; only under the run's lock."""
+    for leftover in folder.glob(".step-*.tmp"):
+        _remove(leftover)
+
+
+def _step(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
+
+
+def _remove(folder: Path) -> None:
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _rename(path: Path, name: Path) -> None:
+    try:
+        os.rename(path, name)
+        # The new name itself must reach the disk, to survive a power cut.
+        descriptor = os.open(name.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(name, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path} ({error.strerror}): expected a writable folder with free space; mend "
+        "that and run the same command again, finished checkpoints are kept"
+    )

@@ -1,0 +1,78 @@
+"""What is trained and how: plain values, validated once."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mitune.errors import UserError
+
+METHODS = ("dora", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Settings of one fine-tuning; the defaults are the paper's for SD (MI-Tune, Table 5).
+
+    Raises UserError naming the first setting that is out of range.
+    """
+
+    method: Literal["dora", "lora"] = "dora"
+    """dora trains a low-rank direction and a magnitude per output, lora the direction alone."""
+    rank: int = 32
+    """Rank of the update B A."""
+    alpha: float = 32
+    """The update is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the UNet's linear and convolution layers that are adapted."""
+    lr: float = 1e-4
+    """Learning rate of AdamW, constant."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay, on every trained tensor."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    clip: float = 1.0
+    """Largest norm of the gradient over all trained tensors together; inf never clips."""
+    t_range: tuple[int, int] = (500, 1000)
+    """Timesteps are uniform over t_range[0] <= t < t_range[1]; the authors' code has (0, 1000)."""
+    batch: int = 400
+    """Samples of one optimizer step; may exceed the set, whose pairs then repeat."""
+    micro_batch: int = 8
+    """Samples of one pass; changes speed and memory, not the result beyond rounding."""
+    iterations: int = 300
+    """Optimizer steps."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; changes nothing in the result."""
+    seed: int = 0
+    """Keys the initial adapter, the order of the pairs, the noise and the timesteps."""
+    caption_dropout: float = 0.0
+    """Share of samples trained on the empty prompt."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(
+                f"method {self.method!r} is not known: choose one of {', '.join(METHODS)}"
+            )
+        for name in ("rank", "batch", "micro_batch", "iterations", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("alpha", "lr", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}: expected a positive number")
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}: expected a positive number, inf for no clipping")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay is {self.weight_decay}: expected 0 or a positive number")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {self.betas}: expected two numbers, 0 <= beta < 1")
+        if len(self.t_range) != 2 or not 0 <= self.t_range[0] < self.t_range[1]:
+            raise UserError(
+                f"t_range is {self.t_range}: expected first and end timestep, such as (500, 1000)"
+            )
+        if not self.targets or not all(self.targets):
+            raise UserError("targets is empty: expected names of layers, such as to_q")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")

@@ -1,0 +1,162 @@
+"""What a training folder says of itself: run.json, and metrics.jsonl with one line a step."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mitune.errors import UserError
+from mitune.sets.files import is_ours, publish
+from mitune.tuning.adapter_file import resolve
+from mitune.tuning.batches import Tunable
+from mitune.tuning.config import TuneConfig
+
+FORMAT = "mitune-tuning"
+VERSION = 1
+RUN, METRICS = "run.json", "metrics.jsonl"
+
+# They change speed and memory, so a run may go on with other ones.
+_FREE = ("micro_batch", "checkpoint_every")
+
+
+def settings(
+    model: Tunable,
+    pairs: Sequence[tuple[str, Tensor]],
+    built_with: Mapping[str, Any],
+    config: TuneConfig,
+    start: Path | None,
+) -> dict[str, Any]:
+    """Everything that decides the adapter, as plain JSON.
+
+    Args:
+        model: its fingerprint and precision count.
+        pairs: the (prompt, latent) pairs; their SHA-256 counts.
+        built_with: the set's settings, so that a difference can be named.
+        config: without what changes only speed and memory.
+        start: the adapter training starts from, by the SHA-256 of its file, or None.
+
+    Raises:
+        UserError: ``start`` is not there.
+    """
+    digest = hashlib.sha256()
+    for prompt, latent in pairs:
+        digest.update(json.dumps(prompt).encode())
+        digest.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
+    chosen = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    found = {
+        "config": chosen,
+        "model": {"fingerprint": model.fingerprint, "precision": str(model.dtype)},
+        "set": {"pairs": len(pairs), "sha256": digest.hexdigest(), "settings": dict(built_with)},
+        "adapter": start and hashlib.sha256(resolve(start).read_bytes()).hexdigest(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def identity(wanted: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings: what tells one run's checkpoints from another's."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+
+def check(out: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether ``out`` is a run with these settings, else a new folder; nothing is written.
+
+    Raises:
+        UserError: another run's folder (each difference is named), or something else's.
+    """
+    path = out / RUN
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        others = [p.name for p in out.iterdir() if not is_ours(p.name)] if out.is_dir() else []
+        if others or (out.exists() and not out.is_dir()):
+            raise UserError(
+                f"{out} holds {others[0] if others else 'a file'} but no training run: expected a "
+                "new or empty folder, or an earlier run's; choose another"
+            ) from None
+        return False
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): expected a readable file"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged (not JSON): expected the file that `mitune tune` wrote; restore "
+            "it, or train in another folder"
+        ) from error
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != FORMAT
+        or content.get("version") != VERSION
+        or not isinstance(content.get("settings"), dict)
+    ):
+        raise UserError(
+            f"{path} describes no training run of this version: expected a new folder, or one that "
+            "`mitune tune` made; choose another"
+        )
+    there, here = _flat(content["settings"]), _flat(wanted)
+    differing = [
+        f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if key not in there or key not in here or there[key] != here[key]
+    ]
+    if differing:
+        raise UserError(
+            f"{out} was trained with other settings ({'; '.join(differing)}): expected the same; "
+            "give those, or choose another folder"
+        )
+    return True
+
+
+def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Write run.json. Raises UserError when the folder cannot be written."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": dict(wanted),
+        "environment": dict(environment),
+    }
+    publish(out / RUN, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def cut_metrics(out: Path, step: int) -> None:
+    """Keep the lines of steps up to ``step``.
+
+    A killed run wrote lines, and perhaps half of one, after its last checkpoint; those steps are
+    done again.
+    """
+    path = out / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    publish(path, "".join(kept).encode())
+
+
+def append_metrics(out: Path, line: Mapping[str, float]) -> None:
+    """Add one line. Raises UserError when the folder cannot be written or the disk is full."""
+    try:
+        with (out / METRICS).open("a") as file:
+            file.write(json.dumps(dict(line)) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out / METRICS} ({error.strerror}): expected a writable folder with "
+            "free space; mend that and run the same command again"
+        ) from error
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = entry
+    return flat

@@ -1,0 +1,90 @@
+"""What the kernels are held against: the definitions, on unbounded integers and in float64."""
+
+import numpy as np
+import torch
+from mitune_kernels import implementations
+from numpy.typing import NDArray
+from torch import Tensor
+
+IMPLS = [name for name, missing in implementations().items() if missing is None]
+WORD = 0xFFFFFFFF
+
+
+def philox_by_integers(counter: list[int], key: list[int]) -> list[int]:
+    """Philox-4x32-10 on Python's unbounded integers, written from the paper's description."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * c[0], 1 << 32)
+        high1, low1 = divmod(0xCD9E8D57 * c[2], 1 << 32)
+        c = [high1 ^ c[1] ^ k[0], low1, high0 ^ c[3] ^ k[1], low0]
+        k = [(k[0] + 0x9E3779B9) % (1 << 32), (k[1] + 0xBB67AE85) % (1 << 32)]
+    return c
+
+
+def random_keys(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.randint(0, 1 << 32, (rows, 4), generator=generator)
+    step = torch.randint(0, 1 << 32, (rows,), generator=generator)
+    return key, step
+
+
+def box_muller_in_float64(words: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The normals' definition on float32 uniforms, with numpy's float64 functions."""
+    u = words.astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
+    u = u.astype(np.float64).reshape(*words.shape[:-1], -1, 2)
+    radius, angle = np.sqrt(-2 * np.log(u[..., 0])), 2 * np.pi * u[..., 1]
+    return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=-1).reshape(words.shape)
+
+
+def step_in_float64(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """The step's formulas row by row in float64, and how far float32 arithmetic may be from them.
+
+    The budget is the usual forward bound: a value that k rounded operations lead to is within
+    k 2^-24 times the sum of its parts' magnitudes; a tree sum of n parts adds log2 n to k. One
+    normal is within 1e-6 of Box-Muller.
+    """
+    unit = 2.0**-24
+    values, budgets = [], []
+    for row in range(z.shape[0]):
+        u, c, x = (t[row].double().flatten() for t in (eps_uncond, eps_cond, z))
+        shape, count = z.shape[1:], x.numel()
+        if index[row] < 0:
+            values.append((x.reshape(shape), score[row].double(), torch.zeros(2).double()))
+            budgets.append((torch.zeros(shape), torch.tensor(0.0), torch.zeros(2)))
+            continue
+        a, b, sigma, weight = (float(v) for v in table[index[row]])
+        words = []
+        seed_lo, seed_hi, candidate, prompt = key[row].tolist()
+        for block in range((count + 3) // 4):
+            counter = [block, int(index[row]) + 1, candidate, prompt]
+            words += philox_by_integers(counter, [seed_lo, seed_hi])
+        noise = torch.from_numpy(box_muller_in_float64(np.array(words)))[:count]
+        delta = c - u
+        squared, cross = (delta * delta).sum(), (u * delta).sum()
+        moved = a * x + b * (u + guidance * delta) + sigma * noise
+        depth = 4 + max(1, count - 1).bit_length()
+        parts = abs(a) * x.abs() + abs(b) * (u.abs() + abs(guidance) * delta.abs())
+        parts += abs(sigma) * noise.abs()
+        d_squared, d_cross = depth * unit * squared, depth * unit * (u * delta).abs().sum()
+        values.append(
+            (moved.reshape(shape), score[row] + weight * squared, torch.stack((squared, cross)))
+        )
+        budgets.append(
+            (
+                (6 * unit * parts + 1e-6 * abs(sigma)).reshape(shape),
+                abs(weight) * d_squared + 2 * unit * (score[row].abs() + abs(weight) * squared),
+                torch.stack((d_squared, d_cross)),
+            )
+        )
+    exact = tuple(torch.stack(parts) for parts in zip(*values, strict=True))
+    budget = tuple(torch.stack(parts) for parts in zip(*budgets, strict=True))
+    return exact, budget  # type: ignore[return-value]

@@ -1,0 +1,101 @@
+"""The extension's build and its absence: what is said, and what goes on working."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mitune_kernels
+import pytest
+import torch
+from mitune_kernels import implementations, normal
+
+REPOSITORY = Path(__file__).parents[2]
+PROBE = """
+import torch, mitune_kernels
+key, step = torch.ones(2, 4, dtype=torch.int64), torch.arange(2)
+print(mitune_kernels.implementations()["cpp"])
+print(mitune_kernels.normal(key, step, (3,)).tolist())
+try:
+    mitune_kernels.normal(key, step, (3,), impl="cpp")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_the_extension_is_built() -> None:
+    """Otherwise every test of the compiled kernels is left out without a word."""
+    if os.environ.get("MITUNE_BUILD_CPP") == "0":
+        pytest.skip("MITUNE_BUILD_CPP=0")
+    assert implementations() == {"reference": None, "cpp": None}
+
+
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [(None, "the C++ extension is not built"), (b"no library", "the C++ extension does not load")],
+)
+def test_works_without_the_extension_and_says_why(
+    library: bytes | None, reason: str, tmp_path: Path
+) -> None:
+    package = tmp_path / "mitune_kernels"
+    source = Path(mitune_kernels.__file__).parent
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if library is not None:
+        (package / "_cpp.abi3.so").write_bytes(library)
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    missing, values, refusal = run.stdout.splitlines()
+    assert missing.startswith(reason)
+    assert "MITUNE_BUILD_CPP=1 pip install" in missing
+    assert refusal == f"impl 'cpp' is not available: {missing}"
+    key, step = torch.ones(2, 4, dtype=torch.int64), torch.arange(2)
+    assert values == str(normal(key, step, (3,)).tolist())
+
+
+def build(out: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={out}", f"--build-temp={out}"]
+    return subprocess.run(
+        command, env={**os.environ, **settings}, cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("MITUNE_BUILD_CUDA", "1", "MITUNE_BUILD_CUDA=1: this version has no CUDA sources yet"),
+        ("MITUNE_BUILD_CPP", "yes", "MITUNE_BUILD_CPP='yes': expected auto, 0 or 1"),
+    ],
+)
+def test_a_build_that_cannot_be_had_fails_in_one_line(
+    name: str, value: str, line: str, tmp_path: Path
+) -> None:
+    run = build(tmp_path, **{name: value})
+    assert run.returncode != 0
+    assert run.stderr.startswith(line)
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("setting", "fails"), [("auto", False), ("1", True)])
+def test_a_missing_compiler_is_said_and_fatal_only_on_demand(
+    setting: str, fails: bool, tmp_path: Path
+) -> None:
+    run = build(tmp_path, MITUNE_BUILD_CPP=setting, CC="/bin/false", CXX="/bin/false")
+    assert (run.returncode != 0) == fails
+    assert "/bin/false" in run.stdout + run.stderr
+    assert "CUDA kernels left out: this version has no CUDA sources yet" in run.stdout
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_metadata_is_read_without_torch() -> None:
+    script = "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['setup.py', '--version'];"
+    script += "runpy.run_path('setup.py')"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "0.1.0"

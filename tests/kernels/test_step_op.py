@@ -1,0 +1,237 @@
+"""The solver step: its formulas, layouts, idle rows, sameness of bits, and how torch sees it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from kernel_oracles import IMPLS, random_keys, step_in_float64
+from mitune_kernels import step, step_out
+from torch import Tensor
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float]
+SHAPES = [(4, 8, 8), (1, 1), (7,), (3, 19, 29), (4, 16, 17), (2, 3, 5, 7)]
+cpp_built = pytest.mark.skipif("cpp" not in IMPLS, reason="the C++ extension is not built")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """New memory holds NaN, so that an element nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def inputs(
+    rows: int = 5,
+    shape: tuple[int, ...] = (4, 8, 8),
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> Inputs:
+    """Random rows at steps 0, 1, ... of a random table whose row 1 adds no noise; row 2 is idle."""
+    generator = torch.Generator().manual_seed(rows + 31 * len(shape))
+    uncond, cond, z = torch.randn(3, rows, *shape, generator=generator)
+    uncond, cond = uncond.to(dtype), cond.to(dtype)
+    if channels_last:
+        uncond, cond = (t.contiguous(memory_format=torch.channels_last) for t in (uncond, cond))
+    table = torch.randn(6, 4, generator=generator)
+    table[1, 2] = 0.0
+    index = torch.arange(rows) % 6
+    index[2::6] = -1
+    score = torch.randn(rows, generator=generator)
+    key, _ = random_keys(rows)
+    return uncond, cond, z, score, index, key, table, 7.5
+
+
+def same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_follows_the_formulas(impl: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    arguments = inputs(7, shape, dtype)
+    expected, budget = step_in_float64(*arguments)
+    for got, exact, allowed in zip(step(*arguments, impl=impl), expected, budget, strict=True):
+        assert got.dtype == torch.float32
+        assert ((got.double() - exact).abs() <= allowed).all()
+
+
+@cpp_built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cpp_and_reference_give_the_same_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    arguments = inputs(7, shape, dtype)
+    assert same(step(*arguments, impl="cpp"), step(*arguments, impl="reference"))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 19, 29), (1, 5, 6), (5, 1, 1)])
+def test_layout_changes_no_bit(impl: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    plain = step(*inputs(7, shape, dtype), impl=impl)
+    uncond, cond, z, *rest = inputs(7, shape, dtype, channels_last=True)
+    assert same(step(uncond, cond, z, *rest, impl=impl), plain)
+    z = z.contiguous(memory_format=torch.channels_last)
+    result = step(uncond, cond, z, *rest, impl=impl)
+    assert same(result, plain)
+    assert result[0].stride() == z.stride()
+    halves = torch.cat((uncond, cond)).chunk(2)
+    assert same(step(*halves, z, *rest, impl=impl), plain)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_an_idle_row_is_left_alone_whatever_it_predicts(impl: str) -> None:
+    uncond, cond, z, score, index, key, table, guidance = inputs()
+    uncond[2], cond[2] = float("nan"), float("inf")
+    z_next, score_next, terms = step(uncond, cond, z, score, index, key, table, guidance, impl=impl)
+    assert torch.equal(z_next[2], z[2])
+    assert torch.equal(score_next[2], score[2])
+    assert terms[2].tolist() == [0.0, 0.0]
+    assert z_next.isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_what_is_not_finite_shows_in_its_own_score_only(impl: str) -> None:
+    uncond, cond, *rest = inputs()
+    cond[3, 0, 0, 0] = float("inf")
+    score_next = step(uncond, cond, *rest, impl=impl)[1]
+    assert score_next.isfinite().tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 19, 29)])
+def test_a_row_has_the_same_bits_in_any_batch(impl: str, shape: tuple[int, ...]) -> None:
+    *rows, table, guidance = inputs(13, shape)
+    together = step(*rows, table, guidance, impl=impl)
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(0))
+    shuffled = step(*(t[order] for t in rows), table, guidance, impl=impl)
+    assert same(shuffled, tuple(t[order] for t in together))
+    for row in range(13):
+        alone = step(*(t[row : row + 1] for t in rows), table, guidance, impl=impl)
+        assert same(alone, tuple(t[row : row + 1] for t in together))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_threads_change_no_bit(impl: str) -> None:
+    arguments = inputs(40, (4, 32, 32))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = step(*arguments, impl=impl)
+        torch.set_num_threads(3)
+        assert same(step(*arguments, impl=impl), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_no_rows_are_valid(impl: str) -> None:
+    arguments = inputs()
+    empty = (*(t[:0] for t in arguments[:6]), *arguments[6:])
+    assert [t.shape for t in step(*empty, impl=impl)] == [(0, 4, 8, 8), (0,), (0, 2)]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_out_form_fills_the_given_buffers(impl: str, channels_last: bool) -> None:
+    arguments = inputs()
+    expected = step(*arguments, impl=impl)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    z_next = torch.empty_like(arguments[2], memory_format=form)
+    buffers = z_next, torch.empty_like(arguments[3]), torch.empty(5, 2)
+    step_out(*arguments, *buffers, impl=impl)
+    assert same(buffers, expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_out_form_may_write_over_z_and_score(impl: str, channels_last: bool) -> None:
+    arguments = inputs(7, (3, 19, 29))
+    expected = step(*arguments, impl=impl)
+    uncond, cond, z, score, *rest = arguments
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    z, terms = z.contiguous(memory_format=form), torch.empty(7, 2)
+    step_out(uncond, cond, z, score, *rest, z, score, terms, impl=impl)
+    assert same((z, score, terms), expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("rows", "shape", "dtype", "channels_last"),
+    [
+        (3, (4, 8, 8), torch.float32, False),
+        (3, (3, 5, 7), torch.bfloat16, True),
+        (0, (4, 8, 8), torch.float16, False),
+    ],
+)
+def test_registration(
+    impl: str, rows: int, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
+) -> None:
+    torch.use_deterministic_algorithms(False)
+    arguments = inputs(rows, shape, dtype, channels_last)
+    torch.library.opcheck(getattr(torch.ops.mitune, f"step_{impl}").default, arguments)
+    buffers = torch.zeros(rows, *shape), torch.zeros(rows), torch.zeros(rows, 2)
+    out = getattr(torch.ops.mitune, f"step_out_{impl}").default
+    torch.library.opcheck(out, (*arguments, *buffers))
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_compiles_without_a_graph_break_or_a_recompilation(impl: str) -> None:
+    def tick(uncond: Tensor, cond: Tensor, z: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        z_next, score_next, terms = step(uncond * 1.0, cond, z, *rest, 7.5, impl=impl)
+        return z_next + 0.0, score_next, terms
+
+    compiled = torch.compile(tick, fullgraph=True, backend="aot_eager", dynamic=True)
+    first, second = inputs(5)[:-1], inputs(9)[:-1]
+    assert same(compiled(*first), tick(*first))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert same(compiled(*second), tick(*second))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    names = ("eps_uncond", "eps_cond", "z", "score", "index", "key", "table", "guidance")
+    good = dict(zip(names, inputs(), strict=True))
+    uncond, z, key, table = (good[name] for name in ("eps_uncond", "z", "key", "table"))
+    nan_table = table.clone()
+    nan_table[3, 3] = float("nan")
+    for name, value, message in (
+        ("eps_uncond", uncond.double(), "eps_uncond: got torch.float64, expected torch.float32 or"),
+        ("eps_uncond", uncond[:4], r"eps_uncond: got shape \[4, 4, 8, 8\], expected z's \[5, 4"),
+        ("eps_cond", uncond.half(), "eps_cond: got torch.float16, expected torch.float32"),
+        (
+            "eps_cond",
+            uncond.transpose(2, 3),
+            "eps_cond: got strides .* contiguous or channels-last",
+        ),
+        ("eps_cond", uncond.to("meta"), "eps_cond: got a tensor on meta, expected cpu"),
+        ("eps_cond", uncond.clone().requires_grad_(), "eps_cond: got a tensor that requires grad"),
+        ("z", z.half(), "z: got torch.float16, expected torch.float32"),
+        ("z", z[:, 0, 0, 0], r"z: got shape \[5\], expected \[rows, \.\.\.\]"),
+        ("score", torch.zeros(4), r"score: got shape \[4\], expected \[5\]"),
+        ("index", torch.zeros(5), "index: got torch.float32, expected torch.int64"),
+        ("index", torch.tensor([0, 1, 6, 0, 0]), "index: got 6, expected -1 to 5"),
+        ("index", torch.tensor([0, 1, -2, 0, 0]), "index: got -2, expected -1 to 5"),
+        ("key", key[:, :2].contiguous(), r"key: got shape \[5, 2\], expected \[5, 4\]"),
+        ("table", table[:0], r"table: got shape \[0, 4\], expected \[N, 4\] with N > 0"),
+        ("table", nan_table, "table: got a value that is not finite"),
+        ("guidance", float("inf"), "guidance: got inf, expected a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            step(**{**good, name: value})
+    with pytest.raises(ValueError, match=r"z_next: got torch\.float64"):
+        step_out(**good, z_next=z.double(), score_next=torch.zeros(5), terms=torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"terms: got shape \[5\], expected \[5, 2\]"):
+        step_out(**good, z_next=z, score_next=torch.zeros(5), terms=torch.zeros(5))
+
+
+@cpp_built
+def test_the_compiled_operation_guards_memory_on_its_own() -> None:
+    """Compiled code and direct calls go past the public function's checks."""
+    uncond, cond, z, score, index, key, table, guidance = inputs()
+    index[0] = 6
+    with pytest.raises(RuntimeError, match="index: expected -1 to 5, got 6"):
+        torch.ops.mitune.step_cpp(uncond, cond, z, score, index, key, table, guidance)
+    with pytest.raises(RuntimeError, match="expected one shape"):
+        torch.ops.mitune.step_cpp(uncond[:2], cond, z, score, index, key, table, guidance)

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from tiny_model import TinyModel, TinySet, config, scramble
+from torch import Tensor
+from torch.func import functional_call
+
+from mitune.tuning import adapter
+from mitune.tuning.batches import Batches, MicroBatch
+from mitune.tuning.loss import denoising_loss, noising_table
+
+
+def samples(model: TinyModel, batch: int = 6) -> MicroBatch:
+    made = Batches(model, TinySet().selected(), config(batch=batch, t_range=(0, 1000)))
+    return next(iter(made.step(0)))
+
+
+def direct_loss(model: TinyModel, unet: torch.nn.Module, data: MicroBatch) -> Tensor:
+    """Mean squared error in float64 on diffusers' own noising and velocity."""
+    latents, noise = data.latents.double(), data.noise.double()
+    scheduler = model.scheduler
+    noisy = scheduler.add_noise(latents, noise, data.t)
+    target = (
+        noise if model.prediction == "epsilon" else scheduler.get_velocity(latents, noise, data.t)
+    )
+    text = data.cond["encoder_hidden_states"].double()
+    predicted = unet(noisy, data.t, text, return_dict=False)[0]
+    return (predicted - target).square().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_the_mean_squared_error_of_the_schedulers_target(prediction: str) -> None:
+    model = TinyModel(prediction)
+    data = samples(model)
+    table = noising_table(model.scheduler.alphas_cumprod)
+    found = denoising_loss(model, data, table, prediction)
+    model.unet.double()
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(direct_loss(model, model.unet, data).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("method", ["dora", "lora"])
+def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction: str) -> None:
+    """Without peft: the plain UNet run with W' = m V / norm(V), V = W + s B A, the norm detached."""
+    settings = config(method=method, rank=4, alpha=10.0)
+    model = TinyModel(prediction)
+    adapter.attach(model.unet, settings)
+    scramble(model.unet)
+    data = samples(model)
+    table = noising_table(model.scheduler.alphas_cumprod)
+    denoising_loss(model, data, table, prediction).mean().backward()
+    tensors = adapter.parameters(model.unet)
+
+    plain = TinyModel(prediction).unet.double()
+    leaves = {k: p.detach().double().requires_grad_() for k, p in tensors.items()}
+    weights = {}
+    for name in {key.rsplit(".lora_", 1)[0] for key in leaves}:
+        base = plain.get_submodule(name).weight
+        v = base + 10.0 / 4 * leaves[f"{name}.lora_B.weight"] @ leaves[f"{name}.lora_A.weight"]
+        if method == "dora":
+            m = leaves[f"{name}.lora_magnitude_vector.weight"]
+            v = v * (m / v.detach().norm(dim=1))[:, None]
+        weights[f"{name}.weight"] = v
+
+    def merged(*arguments: Tensor, **options: bool) -> tuple[Tensor]:
+        found: tuple[Tensor] = functional_call(plain, weights, arguments, options)
+        return found
+
+    direct_loss(model, merged, data).mean().backward()  # type: ignore[arg-type]
+    for key, leaf in leaves.items():
+        found, expected = tensors[key].grad, leaf.grad
+        assert found is not None
+        assert expected is not None
+        assert expected.norm() > 0
+        error = (found.double() - expected).norm() / expected.norm()
+        assert error < 1e-4, key
+
+
+def test_a_half_precision_model_is_compared_in_float32() -> None:
+    model = TinyModel()
+    data = samples(model)
+    table = noising_table(model.scheduler.alphas_cumprod)
+    exact = denoising_loss(model, data, table, "epsilon")
+    model.unet.bfloat16()
+    model.dtype = torch.bfloat16
+    half = MicroBatch(
+        latents=data.latents,
+        noise=data.noise,
+        t=data.t,
+        cond={name: tensor.bfloat16() for name, tensor in data.cond.items()},
+    )
+    found = denoising_loss(model, half, table, "epsilon")
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(exact.tolist(), rel=0.02)

@@ -1,0 +1,53 @@
+import math
+from typing import Any
+
+import pytest
+
+from mitune.errors import UserError
+from mitune.tuning import TuneConfig
+
+
+def test_the_defaults_are_the_papers_table_5() -> None:
+    config = TuneConfig()
+    assert (config.method, config.rank, config.alpha) == ("dora", 32, 32)
+    assert config.targets == ("to_q", "to_k", "to_v", "to_out.0")
+    assert (config.lr, config.betas, config.eps) == (1e-4, (0.9, 0.999), 1e-8)
+    assert (config.weight_decay, config.clip) == (1e-2, 1.0)
+    assert (config.batch, config.iterations, config.t_range) == (400, 300, (500, 1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "full"),
+        ("rank", 0),
+        ("batch", 0),
+        ("micro_batch", -1),
+        ("iterations", 0),
+        ("checkpoint_every", 0),
+        ("alpha", 0.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("eps", 0.0),
+        ("clip", 0.0),
+        ("clip", math.nan),
+        ("weight_decay", -1.0),
+        ("betas", (0.9, 1.0)),
+        ("betas", (0.9,)),
+        ("t_range", (500, 500)),
+        ("t_range", (-1, 500)),
+        ("targets", ()),
+        ("targets", ("to_q", "")),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("caption_dropout", 1.5),
+    ],
+)
+def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=name) as caught:
+        TuneConfig(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_ends_of_the_ranges_are_in() -> None:
+    TuneConfig(clip=math.inf, weight_decay=0.0, t_range=(0, 1), seed=2**63 - 1, caption_dropout=1.0)

@@ -1,0 +1,121 @@
+"""A model with random weights, small enough to train in a test, and a set for it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from mitune.tuning import TuneConfig
+
+WIDTH, LENGTH = 8, 3
+
+
+class TinyModel:
+    """What ``Tunable`` asks for: 4x8x8 latents, text rows drawn from the prompt's letters."""
+
+    name = "tiny"
+    device = torch.device("cpu")
+    latent_shape = (4, 8, 8)
+
+    def __init__(self, prediction: str = "epsilon", weights: int = 0) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(weights)
+            self.unet: Any = UNet2DConditionModel(
+                sample_size=8,
+                block_out_channels=(8, 16),
+                layers_per_block=1,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                norm_num_groups=4,
+                cross_attention_dim=WIDTH,
+                attention_head_dim=2,
+            )
+        self.unet.eval().requires_grad_(False)
+        self.dtype = torch.float32
+        self.scheduler: Any = DDPMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type=prediction,
+            steps_offset=1,
+            clip_sample=False,
+        )
+        self.prediction = prediction
+        self.fingerprint = f"{weights:064x}"
+        self.encoded: list[str] = []
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], /) -> Tensor:
+        text = cond["encoder_hidden_states"]
+        prediction: Tensor = self.unet(z.to(self.dtype), t, text, return_dict=False)[0]
+        return prediction
+
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        self.encoded += prompts
+        rows = []
+        for prompt in prompts:
+            generator = torch.Generator().manual_seed(sum(map(ord, prompt)))
+            rows.append(torch.randn(LENGTH, WIDTH, generator=generator))
+        return {"encoder_hidden_states": torch.stack(rows).to(self.dtype)}
+
+    def encode_null(self) -> dict[str, Tensor]:
+        return {"encoder_hidden_states": torch.zeros(1, LENGTH, WIDTH, dtype=self.dtype)}
+
+    def predict(self) -> Tensor:
+        """The prediction at one fixed point, [2, 4, 8, 8]."""
+        generator = torch.Generator().manual_seed(5)
+        z = torch.randn(2, *self.latent_shape, generator=generator)
+        with torch.no_grad():
+            return self(z, torch.tensor([200, 800]), self.encode_prompts(["a", "b"]))
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """Plain diffusers around a UNet with this model's weights."""
+        unet = type(self.unet).from_config(self.unet.config).eval()
+        unet.load_state_dict(self.unet.state_dict())
+        return StableDiffusionPipeline(
+            vae=None,
+            text_encoder=None,
+            tokenizer=None,
+            unet=unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+class TinySet:
+    """Some pairs, two of the same prompt."""
+
+    def __init__(self, pairs: int = 5, seed: int = 0) -> None:
+        self.settings = {"steps": 50, "seed": seed}
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn(pairs, 4, 8, 8, generator=generator)
+        self.pairs = [(f"prompt {max(i, 1)}", latent) for i, latent in enumerate(latents)]
+
+    def selected(self) -> list[tuple[str, Tensor]]:
+        return self.pairs
+
+
+def config(**changes: Any) -> TuneConfig:
+    """A run of 6 steps of 8 samples that moves every tensor."""
+    small: dict[str, Any] = {"rank": 4, "alpha": 4, "lr": 1e-3, "batch": 8, "iterations": 6}
+    return TuneConfig(**(small | {"checkpoint_every": 3} | changes))
+
+
+def scramble(unet: Any) -> None:
+    """Give the adapter values as after long training: B away from 0, m from the norms."""
+    generator = torch.Generator().manual_seed(9)
+    for name, parameter in unet.named_parameters():
+        if ".lora_" in name:
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.data += 0.3 * noise
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder`` by its relative name."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
