@@ -129,7 +129,7 @@ class Batches:
         batch = self._config.batch
         words = philox(self._key(_TIMES, torch.arange(batch)), torch.full((batch,), step), 2)
         low, end = self._config.t_range
-        t = low + 1 + (words[:, 0] * (end - low) >> 32)
+        t = low + (words[:, 0] * (end - low) >> 32)
         return t, words[:, 1] < self._config.caption_dropout * 2**32
 
     def step(self, step: int) -> Iterator[MicroBatch]:

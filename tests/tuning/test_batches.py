@@ -14,9 +14,8 @@ def batches(pairs: int = 5, model: TinyModel | None = None, **changes: object) -
 
 
 def whole(parts: list[MicroBatch]) -> dict[str, Tensor]:
-    found = {
-        name: torch.cat([getattr(p, name) for p in parts]) for name in ("latents", "noise", "t")
-    }
+    names = ("latents", "noise", "t")
+    found = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     return found | {"text": torch.cat([p.cond["encoder_hidden_states"] for p in parts])}
 
 

@@ -41,7 +41,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_schedulers_target(prediction:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("method", ["dora", "lora"])
 def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction: str) -> None:
-    """Without peft: the plain UNet run with W' = m V / norm(V), V = W + s B A, the norm detached."""
+    """Without peft: the plain UNet with W' = m V / norm(V), V = W + s B A, the norm detached."""
     settings = config(method=method, rank=4, alpha=10.0)
     model = TinyModel(prediction)
     adapter.attach(model.unet, settings)

@@ -229,6 +229,22 @@ def test_the_first_step_is_adamw_on_the_clipped_gradient(
     assert lines(tmp_path / "tight")[0]["grad_norm"] == pytest.approx(logged, rel=1e-6)
 
 
+def test_one_step_is_the_equation_of_adamw(tmp_path: Path) -> None:
+    """Loshchilov and Hutter, Algorithm 2, at step 1, where both corrected moments are the gradient's."""
+    lr, decay, eps = 1e-2, 0.5, 1e-3
+    run(tmp_path, lr=lr, weight_decay=decay, eps=eps, iterations=1, checkpoint_every=1)
+    moments = load_file(tmp_path / "checkpoints/step-000001/optimizer.safetensors")
+    start = TinyModel()
+    adapter.attach(start.unet, config())
+    end = TinyModel()
+    adapter.load(end.unet, tmp_path)
+    after = adapter.parameters(end.unet)
+    for name, before in adapter.parameters(start.unet).items():
+        gradient = moments[f"{name}/exp_avg"].double() / (1 - 0.9)
+        expected = before.double() * (1 - lr * decay) - lr * gradient / (gradient.abs() + eps)
+        assert (after[name] - expected).abs().max() < 1e-6, name
+
+
 def test_a_tiny_clip_changes_the_result(tmp_path: Path, straight: Path) -> None:
     # Adam forgets a common scale of its gradients, but not one that eps rivals.
     run(tmp_path, clip=1e-7)

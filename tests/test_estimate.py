@@ -1,0 +1,116 @@
+"""Estimates by re-noising against the closed form of the Gaussian world."""
+
+import gaussian
+import pytest
+import torch
+
+from mitune.errors import UserError
+from mitune.estimate import pointwise_mi
+
+
+def estimate(count: int, **changes):
+    p, z0 = gaussian.pairs(count)
+    given = {"schedule": gaussian.scheduler(), "batch": 8192, "cond": p, "null": gaussian.NULL}
+    denoise = changes.pop("denoise", gaussian.Denoiser())
+    return pointwise_mi(denoise, z0, **(given | changes))
+
+
+def test_orthogonal_is_the_mutual_information():
+    mean = float(estimate(2000, estimator="orthogonal", draws=64).mean())
+    assert mean == pytest.approx(gaussian.TRUE_MI, rel=0.02)
+
+
+def test_standard_is_the_pointwise_log_ratio():
+    p, z0 = gaussian.pairs(200)
+    values = estimate(200, estimator="standard", draws=1000).double()
+    truth = gaussian.log_ratio(p, z0)
+    assert float(torch.corrcoef(torch.stack([values, truth]))[0, 1]) > 0.95
+    # 200 pairs x 1000 draws leave the mean with a standard error of about 0.1 nat.
+    assert float((values - truth).mean()) == pytest.approx(0, abs=0.5)
+
+
+def test_orthogonal_does_not_rank_gaussian_pairs():
+    """It is a constant plus noise here, as the method says: whoever ranks pairs by it must know that."""
+    p, z0 = gaussian.pairs(200)
+    values = estimate(200, estimator="orthogonal", draws=256).double()
+    assert abs(float(torch.corrcoef(torch.stack([values, gaussian.log_ratio(p, z0)]))[0, 1])) < 0.3
+
+
+def test_leaving_out_low_timesteps_loses_their_share():
+    full = float(estimate(500, draws=128).mean())
+    above = float(estimate(500, draws=128, t_min=50).mean())
+    # The estimate is the mean over the counted 949 timesteps; method: counted as zero, the rest gives 16.4.
+    assert above * 949 / 1000 == pytest.approx(16.4, rel=0.03)
+    assert full > above * 949 / 1000
+
+
+def test_reference_convention_leaves_alpha_out():
+    paper = float(estimate(500, draws=128).mean())
+    reference = float(estimate(500, draws=128, convention="reference", t_min=-1).mean())
+    # alpha_t is 0.988 to 0.99915: the ratio of the means lies between.
+    assert 0.988 < reference / paper < 0.99915
+
+
+@pytest.mark.parametrize("estimator", ["orthogonal", "standard"])
+def test_v_prediction_scores_the_same(estimator):
+    epsilon = estimate(50, estimator=estimator, draws=32)
+    v = estimate(
+        50,
+        estimator=estimator,
+        draws=32,
+        denoise=gaussian.Denoiser("v_prediction"),
+        schedule=gaussian.scheduler(prediction_type="v_prediction"),
+    )
+    torch.testing.assert_close(v, epsilon, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_the_batch_does_not_matter(batch):
+    torch.testing.assert_close(
+        estimate(9, draws=8, batch=batch), estimate(9, draws=8), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_seeds_and_repetition():
+    assert torch.equal(estimate(9, draws=8), estimate(9, draws=8))
+    assert not torch.equal(estimate(9, draws=8), estimate(9, draws=8, seed=1))
+
+
+def test_records_any_rank_and_null_per_row():
+    p, z0 = gaussian.pairs(6)
+    flat = estimate(6, draws=4)
+    as_images = pointwise_mi(
+        gaussian.Denoiser(),
+        z0.view(6, 4, 2, 2),
+        {"p": p},
+        {"p": gaussian.NULL.expand(6, -1)},
+        gaussian.scheduler().config,
+        draws=4,
+    )
+    torch.testing.assert_close(as_images, flat, rtol=1e-5, atol=1e-5)
+
+
+def test_timesteps_are_stratified():
+    seen = []
+
+    def spy(z, t, cond):
+        seen.append(t.chunk(2)[0])
+        return gaussian.Denoiser()(z, t, cond)
+
+    estimate(20, draws=10, denoise=spy)
+    t = torch.cat(seen).view(20, 10)
+    assert torch.equal(t // 100, torch.arange(10).expand(20, 10))
+    assert len(t[:, 0].unique()) > 5
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match="orthogonal, standard"):
+        estimate(2, estimator="path")
+    with pytest.raises(UserError, match="draws is 0"):
+        estimate(2, draws=0)
+    with pytest.raises(UserError, match="paper, reference"):
+        estimate(2, convention="authors")
+    with pytest.raises(ValueError, match="cond must have 2 rows"):
+        estimate(2, cond=torch.zeros(3, gaussian.D))
+    with pytest.raises(ValueError, match="null must have 1 or 2 rows"):
+        estimate(2, null=torch.zeros(3, gaussian.D))
