@@ -1,6 +1,8 @@
-"""MI-Tune: align a text-to-image model with itself by the point-wise mutual information of prompt and image.
+"""MI-Tune: align a text-to-image model with itself by the point-wise mutual information of prompt
+and image.
 
-The public names are loaded when first used: ``import mitune.noise`` must not cost the import of diffusers.
+The public names are loaded when first used: ``import mitune.noise`` must not cost the import of
+diffusers.
 """
 
 from importlib import import_module

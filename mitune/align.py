@@ -40,18 +40,20 @@ def align(
 ) -> list[Round]:
     """Align ``model`` with itself on ``prompts`` (Wang et al., Algorithm 1), R rounds.
 
-    Round r builds its set with the adapter of round r-1 on the model and goes on training that adapter. Each round lies in
-    ``out/round-r`` (``set/``, ``adapter/``) and resumes; what is finished is not done again. The model is left with the
-    last round's adapter on it.
+    Round r builds its set with the adapter of round r-1 on the model and goes on training that
+    adapter. Each round lies in ``out/round-r`` (``set/``, ``adapter/``) and resumes; what is
+    finished is not done again. The model is left with the last round's adapter on it.
 
     Args:
         model: without an adapter; it is changed in place.
         prompts: distinct texts.
         out: folder of the run.
         rounds: R.
-        candidates, keep, select, estimator, draws, sampler, slots: as ``mitune.build_set``; None is the model's preset.
+        candidates, keep, select, estimator, draws, sampler, slots: as ``mitune.build_set``; None is
+            the model's preset.
         tuning: as ``mitune.tune``; its seed is replaced by this run's.
-        seed: of the run; round r uses seed + r - 1 for its candidates, so that no round repeats another's noise.
+        seed: of the run; round r uses seed + r - 1 for its candidates, so that no round repeats
+            another's noise.
         on_candidate: called with (round, candidates done, candidates in all).
         on_step: called with (round, step, steps, loss).
 
@@ -85,11 +87,19 @@ def align(
             progress=_bind(on_candidate, number),
         )
         if not built.selected():
-            raise UserError(f"{built.path} kept no candidate: every score is non-finite; see its parts")
-        # The graph is trained from the plain base: an adapter still attached would be frozen into it.
+            raise UserError(
+                f"{built.path} kept no candidate: every score is non-finite; see its parts"
+            )
+        # The graph is trained from the plain base: an adapter still attached would be frozen into
+        # it.
         adapter.detach(model.unet)
         path = tune(
-            model, built, place / "adapter", config, adapter=previous, progress=_bind(on_step, number)
+            model,
+            built,
+            place / "adapter",
+            config,
+            adapter=previous,
+            progress=_bind(on_step, number),
         )
         adapter.detach(model.unet)
         adapter.load(model.unet, path, fingerprint=model.fingerprint)

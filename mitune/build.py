@@ -1,4 +1,5 @@
-"""Build a fine-tuning set: generate every prompt's pool, score it, keep the best (Wang et al., Algorithm 1, lines 3-9)."""
+"""Build a fine-tuning set: generate every prompt's pool, score it, keep the best (Wang et al.,
+Algorithm 1, lines 3-9)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -17,8 +18,8 @@ from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
 
 ESTIMATORS = ("trajectory", "orthogonal", "standard")
-"""What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two re-noise each
-finished latent ``draws`` times (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
+"""What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two
+re-noise each finished latent ``draws`` times (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
 
 
 def build_set(
@@ -39,13 +40,14 @@ def build_set(
 ) -> FineTuningSet:
     """Build, or go on building, the set in folder ``out``.
 
-    None means the model's preset. Scores are in nats; every candidate's score and per-step terms are kept, latents only of
-    the selected ones.
+    None means the model's preset. Scores are in nats; every candidate's score and per-step terms
+    are kept, latents only of the selected ones.
 
     Args:
         model: from ``mitune.load``, with or without an adapter on it.
         prompts: distinct texts.
-        out: the set's folder; the same call after an interruption goes on, and ends in the same set.
+        out: the set's folder; the same call after an interruption goes on, and ends in the same
+            set.
         candidates: pool size M.
         keep: how many of each pool are kept.
         select: "mi", or for controls "random" and "worst".
@@ -54,7 +56,8 @@ def build_set(
         sampler: how candidates are sampled.
         seed: keys all noise.
         slots: candidates in flight.
-        adapter: what identifies the adapter on the model, recorded in the settings; None for the base model.
+        adapter: what identifies the adapter on the model, recorded in the settings; None for the
+            base model.
         progress: called with (candidates done, candidates in all).
 
     Raises:
@@ -67,7 +70,9 @@ def build_set(
     estimator = estimator or preset.estimator
     draws = preset.draws if draws is None else draws
     if estimator not in ESTIMATORS:
-        raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")
+        raise UserError(
+            f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}"
+        )
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -111,12 +116,15 @@ def build_set(
     return FineTuningSet.open(out)
 
 
-def _remaining(prompts: Sequence[str], candidates: int, pending: set[int], slots: int) -> list[Work]:
+def _remaining(
+    prompts: Sequence[str], candidates: int, pending: set[int], slots: int
+) -> list[Work]:
     """What is left to make, from the start of the wave of slots in which the first of it falls.
 
-    Without pruning candidate j of the run always sits in slot j mod slots. Starting at a multiple of ``slots`` puts
-    every candidate of a resumed run into the very batch that an uninterrupted run puts it into, so that even the
-    rounding of the matrix products is the same; at most slots - 1 candidates are made twice.
+    Without pruning candidate j of the run always sits in slot j mod slots. Starting at a multiple
+    of ``slots`` puts every candidate of a resumed run into the very batch that an uninterrupted run
+    puts it into, so that even the rounding of the matrix products is the same; at most slots - 1
+    candidates are made twice.
     """
     if not pending:
         return []
@@ -135,7 +143,8 @@ def _rescore(
     seed: int,
     sampler: SamplerConfig,
 ) -> Iterator[Candidate]:
-    """Replace the score of each candidate by the estimate of its re-noised latent, in the order they come."""
+    """Replace the score of each candidate by the estimate of its re-noised latent, in the order
+    they come."""
     schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
     encoder = PromptEncoder(model.encode_prompts, prompts)
     null = model.encode_null()

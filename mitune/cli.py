@@ -1,7 +1,9 @@
-"""``mitune align | build | tune | score | eval | doctor``: one verb each, options generated from the dataclasses below.
+"""``mitune align | build | tune | score | eval | doctor``: one verb each, options generated from
+the dataclasses below.
 
-Only this module prints. Progress goes to stderr; with ``--json`` the last line of stdout is one JSON object. A mistake of
-the user's is one line on stderr and exit code 2; Ctrl-C is exit code 130 and a line that says how to go on.
+Only this module prints. Progress goes to stderr; with ``--json`` the last line of stdout is one
+JSON object. A mistake of the user's is one line on stderr and exit code 2; Ctrl-C is exit code 130
+and a line that says how to go on.
 """
 
 import json
@@ -18,10 +20,11 @@ from mitune import progress
 from mitune.commands import COMMANDS, Command
 from mitune.errors import UserError
 
-DESCRIPTION = """MI-Tune: align a text-to-image model with itself, by the point-wise mutual information of prompt and image.
+DESCRIPTION = """MI-Tune: align a text-to-image model with itself, by the point-wise mutual
+information of prompt and image.
 
-Start with 'mitune align --out runs/first': it aligns the embedded shapes model in minutes on two CPU cores.
-'mitune VERB --help' explains every option of a verb."""
+Start with 'mitune align --out runs/first': it aligns the embedded shapes model in minutes on two
+CPU cores. 'mitune VERB --help' explains every option of a verb."""
 
 
 def _finite(value: Any) -> Any:
@@ -36,7 +39,8 @@ def _finite(value: Any) -> Any:
 
 
 def run(command: Command) -> dict[str, Any]:
-    """Run one parsed command, print its result for people and, if asked, as the last line for programs."""
+    """Run one parsed command, print its result for people and, if asked, as the last line for
+    programs."""
     result = command.run()
     if command.json:
         print(json.dumps(_finite(result)), flush=True)
@@ -45,7 +49,9 @@ def run(command: Command) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``mitune``; exits with 0, 2 (a mistake of the user's) or 130 (interrupted)."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
     progress.quiet_libraries()
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.extras.subcommand_cli_from_dict(

@@ -1,4 +1,5 @@
-"""The verbs of the command line: each a dataclass whose fields are its options and whose ``run`` does the work."""
+"""The verbs of the command line: each a dataclass whose fields are its options and whose ``run``
+does the work."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,8 @@ class Command(Protocol):
 class Align(Common, Pool, Tuning):
     """Align a model with itself: rounds of build, select and tune; then compare base and tuned.
 
-    Leaves OUT/round-R/adapter (load it with diffusers' load_lora_weights), OUT/eval.json, and the pictures OUT/eval.png and
-    OUT/ranking.png. The same command after an interruption goes on.
+    Leaves OUT/round-R/adapter (load it with diffusers' load_lora_weights), OUT/eval.json, and the
+    pictures OUT/eval.png and OUT/ranking.png. The same command after an interruption goes on.
     """
 
     out: Path
@@ -45,7 +46,8 @@ class Align(Common, Pool, Tuning):
     rounds: int = 1
     """Rounds R; each starts from the last one's adapter."""
     eval_prompts: Path | None = None
-    """Held-out prompts for the comparison. None: the shapes world's test list, or for other models no comparison."""
+    """Held-out prompts for the comparison. None: the shapes world's test list, or for other models
+    no comparison."""
     images: int = 4
     """Pictures of each prompt in the comparison."""
 
@@ -68,8 +70,13 @@ class Align(Common, Pool, Tuning):
         last = done[-1]
         adapter.detach(model.unet)
         if self.rounds == 1:
-            best_and_worst(model, last.set, self.sampler(model.preset.sampler), self.out / "ranking.png")
-        result: dict[str, Any] = {"adapter": str(last.adapter), "sets": [r.set.summary() for r in done]}
+            best_and_worst(
+                model, last.set, self.sampler(model.preset.sampler), self.out / "ranking.png"
+            )
+        result: dict[str, Any] = {
+            "adapter": str(last.adapter),
+            "sets": [r.set.summary() for r in done],
+        }
         for number, summary in enumerate(result["sets"], 1):
             _tell_set(summary, f"round {number}: ")
         if held_out:
@@ -88,7 +95,8 @@ class Align(Common, Pool, Tuning):
 
 @dataclass(frozen=True, kw_only=True)
 class Build(Common, Pool):
-    """Build a fine-tuning set: generate each prompt's pool, score it by mutual information, keep the best."""
+    """Build a fine-tuning set: generate each prompt's pool, score it by mutual information, keep
+    the best."""
 
     out: Path
     """Folder of the set (Parquet); the same command after an interruption goes on."""
@@ -115,7 +123,8 @@ class Build(Common, Pool):
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Common, Tuning):
-    """Train a DoRA or LoRA adapter on a fine-tuning set; it resumes, and diffusers' load_lora_weights reads it."""
+    """Train a DoRA or LoRA adapter on a fine-tuning set; it resumes, and diffusers'
+    load_lora_weights reads it."""
 
     set: Path
     """Folder that `mitune build` made."""
@@ -129,12 +138,15 @@ class Tune(Common, Tuning):
     def run(self) -> dict[str, Any]:
         fine_tuning_set = FineTuningSet.open(self.set)
         if not fine_tuning_set.complete:
-            raise UserError(f"set {self.set} is not complete: run the 'mitune build' that began it again")
+            raise UserError(
+                f"set {self.set} is not complete: run the 'mitune build' that began it again"
+            )
         model = self.load()
         built_with = fine_tuning_set.settings.get("model_fingerprint")
         if built_with != model.fingerprint:
             raise UserError(
-                f"set {self.set} was built with another model ({fine_tuning_set.settings.get('model')}): expected one "
+                f"set {self.set} was built with another model "
+                f"({fine_tuning_set.settings.get('model')}): expected one "
                 f"of {self.model}; give that model, or build a set with this one"
             )
         with progress.bars(self.quiet) as bars:
@@ -161,7 +173,8 @@ class Score(Common):
     adapter: Path | None = None
     """A LoRA or DoRA on the model that scores."""
     estimator: str = "orthogonal"
-    """orthogonal (Eq. 2) or standard (Kong et al. 2024: the exact point-wise log-ratio on average; can be negative)."""
+    """orthogonal (Eq. 2) or standard (Kong et al. 2024: the exact point-wise log-ratio on average;
+    can be negative)."""
     draws: int = 64
     """Draws of (t, noise) for each picture; more is steadier."""
     seed: int = 0
@@ -174,7 +187,8 @@ class Score(Common):
     def run(self) -> dict[str, Any]:
         if len(self.prompt) not in (1, len(self.images)):
             raise UserError(
-                f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for all, or one for each"
+                f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for "
+                "all, or one for each"
             )
         prompts = self.prompt * len(self.images) if len(self.prompt) == 1 else self.prompt
         model = self.load(self.adapter)
@@ -271,7 +285,10 @@ def _prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -
     if path is not None:
         return read_prompts(path)
     if command.model != "shapes":
-        raise UserError("no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own list)")
+        raise UserError(
+            "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "
+            "list)"
+        )
     return shapes_prompts(split)
 
 
@@ -290,6 +307,8 @@ def _tell_set(summary: dict[str, Any], prefix: str = "") -> None:
     means = [summary["score_mean_kept"], summary["score_mean_all"]]
     kept, everyone = ("none" if m is None else f"{m:.2f}" for m in means)
     print(
-        f"{prefix}set {summary['path']}: {summary['candidates']} candidates of {summary['finished_prompts']} prompts, "
-        f"{summary['kept']} kept; mean score {kept} nats kept, {everyone} all; {summary['non_finite']} non-finite"
+        f"{prefix}set {summary['path']}: {summary['candidates']} candidates of "
+        f"{summary['finished_prompts']} prompts, "
+        f"{summary['kept']} kept; mean score {kept} nats kept, {everyone} all; "
+        f"{summary['non_finite']} non-finite"
     )

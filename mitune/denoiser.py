@@ -1,4 +1,5 @@
-"""What the engine, the estimators and the trainer know of a model: a callable and a record of conditioning tensors."""
+"""What the engine, the estimators and the trainer know of a model: a callable and a record of
+conditioning tensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 Conditioning = Mapping[str, Tensor]
-"""A flat record of per-row tensors; the first dimension of each is the row. Stable Diffusion 1.x and 2.x:
-``{"encoder_hidden_states": [B, L, D]}``; other families add pooled embeddings, time ids, masks."""
+"""A flat record of per-row tensors; the first dimension of each is the row. Stable Diffusion 1.x
+and 2.x: ``{"encoder_hidden_states": [B, L, D]}``; other families add pooled embeddings, time ids,
+masks."""
 
 
 class Denoiser(Protocol):

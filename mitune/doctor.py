@@ -20,12 +20,14 @@ def _gpus() -> list[str]:
 
 
 def _optional(module: str, mend: str) -> str | None:
-    """None if the module is installed, else why not. Nothing is imported: a broken build must not break the doctor."""
+    """None if the module is installed, else why not. Nothing is imported: a broken build must not
+    break the doctor."""
     return None if importlib.util.find_spec(module) else f"not installed: {mend}"
 
 
 def examine() -> dict[str, Any]:
-    """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else the reason), ``optional``."""
+    """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else
+    the reason), ``optional``."""
     return {
         "versions": versions(),
         "devices": [device_name(torch.device("cpu")), *_gpus()],
@@ -36,7 +38,9 @@ def examine() -> dict[str, Any]:
 
 def tell(report: dict[str, Any]) -> str:
     """The report for people."""
-    lines = [f"{name:<14} {version or 'not installed'}" for name, version in report["versions"].items()]
+    lines = [
+        f"{name:<14} {version or 'not installed'}" for name, version in report["versions"].items()
+    ]
     lines += [f"device         {device}" for device in report["devices"]]
     for group in ("step", "optional"):
         for name, reason in report[group].items():

@@ -1,4 +1,5 @@
-"""Point-wise mutual information of given latents and conditionings, by re-noising, for any denoiser."""
+"""Point-wise mutual information of given latents and conditionings, by re-noising, for any
+denoiser."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -14,7 +15,8 @@ ESTIMATORS = ("orthogonal", "standard")
 """Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024."""
 
 _STREAM = (0x4D495F65, 0x4D495F74)
-"""Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's hash: other streams."""
+"""Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's
+hash: other streams."""
 
 Cond = TypeVar("Cond", Tensor, Mapping[str, Tensor])
 
@@ -33,18 +35,22 @@ def pointwise_mi(
     t_min: int | None = None,
     convention: str = "paper",
 ) -> Tensor:
-    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t = sqrt(abar) z0 + sqrt(1-abar) eps``.
+    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t = sqrt(abar)
+    z0 + sqrt(1-abar) eps``.
 
-    * orthogonal (Eq. 2): ``mean kappa_t ||eps_c - eps_u||^2``: right on average over (z0, cond), not per pair;
-    * standard (Kong et al. 2024): ``mean kappa_t (||eps - eps_u||^2 - ||eps - eps_c||^2)``: its expectation over eps is the
-      point-wise ``log p(z0 | cond) / p(z0)``; single estimates can be negative.
+    * orthogonal (Eq. 2): ``mean kappa_t ||eps_c - eps_u||^2``: right on average over (z0, cond),
+      not per pair;
+    * standard (Kong et al. 2024): ``mean kappa_t (||eps - eps_u||^2 - ||eps - eps_c||^2)``: its
+      expectation over eps is the point-wise ``log p(z0 | cond) / p(z0)``; single estimates can be
+      negative.
 
-    Timesteps are stratified: draw d takes one from the d-th of ``draws`` equal parts of the range. Noise and timesteps are
-    keyed by (seed, row, draw), so the result does not depend on ``batch`` beyond the denoiser's own rounding.
+    Timesteps are stratified: draw d takes one from the d-th of ``draws`` equal parts of the range.
+    Noise and timesteps are keyed by (seed, row, draw), so the result does not depend on ``batch``
+    beyond the denoiser's own rounding.
 
     Args:
-        denoise: ``(z [B, ...], t [B] int64, cond of B rows) -> [B, ...]``, the schedule's prediction type. It is called
-            once for both passes, the unconditional rows first.
+        denoise: ``(z [B, ...], t [B] int64, cond of B rows) -> [B, ...]``, the schedule's
+            prediction type. It is called once for both passes, the unconditional rows first.
         z0: ``[N, ...]`` float32, of any rank.
         cond: N rows: a tensor, or a record of them.
         null: one row, or N rows, of the same kind.
@@ -63,7 +69,9 @@ def pointwise_mi(
         ValueError: rows that do not match.
     """
     if estimator not in ESTIMATORS:
-        raise UserError(f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}")
+        raise UserError(
+            f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}"
+        )
     if draws < 1 or batch < 1:
         raise UserError(f"draws is {draws}, batch is {batch}: expected at least 1 of each")
     if not 0 <= seed < 2**64:
@@ -89,7 +97,9 @@ def pointwise_mi(
         first = row if _count(null) == rows else torch.zeros_like(row)
         with torch.no_grad():
             both = denoise(
-                torch.cat([noisy, noisy]), torch.cat([t, t]), _stack(_take(null, first), _take(cond, row))
+                torch.cat([noisy, noisy]),
+                torch.cat([t, t]),
+                _stack(_take(null, first), _take(cond, row)),
             )
         uncond, conditional = both.float().chunk(2)
         if estimator == "orthogonal":
@@ -103,7 +113,8 @@ def pointwise_mi(
 
 
 def _timesteps(seed: int, row: Tensor, draw: Tensor, draws: int, least: int, total: int) -> Tensor:
-    """Stratified timesteps in ``least ... total-1``: one uniform draw from the draw's part of the range, int64."""
+    """Stratified timesteps in ``least ... total-1``: one uniform draw from the draw's part of the
+    range, int64."""
     word = philox(_keys(seed, row, _STREAM[1]), draw, 1)[:, 0]
     place = (draw.double() + word.double() / 2**32) / draws
     return (least + place * (total - least)).long()
@@ -122,11 +133,15 @@ def _count(cond: Tensor | Mapping[str, Tensor]) -> int:
     return len(next(_tensors(cond)))
 
 
-def _check_rows(cond: Tensor | Mapping[str, Tensor], rows: int, name: str, allowed: tuple[int, ...]) -> None:
+def _check_rows(
+    cond: Tensor | Mapping[str, Tensor], rows: int, name: str, allowed: tuple[int, ...]
+) -> None:
     counts = {len(tensor) for tensor in _tensors(cond)}
     if len(counts) != 1 or not counts <= set(allowed):
         expected = " or ".join(map(str, dict.fromkeys(allowed)))
-        raise ValueError(f"{name} must have {expected} rows for {rows} latents, got {sorted(counts)}")
+        raise ValueError(
+            f"{name} must have {expected} rows for {rows} latents, got {sorted(counts)}"
+        )
 
 
 def _take(cond: Cond, rows: Tensor) -> Cond:

@@ -32,6 +32,8 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
         except FileNotFoundError:
             raise UserError(f"picture {path} does not exist: expected a PNG or JPEG file") from None
         except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"picture {path} cannot be read: expected a PNG or JPEG file") from error
+            raise UserError(
+                f"picture {path} cannot be read: expected a PNG or JPEG file"
+            ) from error
         pictures.append(torch.from_numpy(np.asarray(resized, dtype=np.float32).copy()) / 255)
     return torch.stack(pictures).permute(0, 3, 1, 2)

@@ -20,13 +20,21 @@ def pick_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if (
+        kind not in ("cpu", "cuda")
+        or (number and not number.isdigit())
+        or (kind == "cpu" and number)
+    ):
         raise UserError(f"device {name!r} is not known: choose cpu, cuda, or cuda:N")
     if kind == "cuda":
         if not torch.cuda.is_available():
-            raise UserError(f"device {name!r} is not on this machine: torch sees no CUDA GPU; use --device cpu")
+            raise UserError(
+                f"device {name!r} is not on this machine: torch sees no CUDA GPU; use --device cpu"
+            )
         if int(number or 0) >= torch.cuda.device_count():
-            raise UserError(f"device {name!r} is not on this machine: it has {torch.cuda.device_count()} GPUs")
+            raise UserError(
+                f"device {name!r} is not on this machine: it has {torch.cuda.device_count()} GPUs"
+            )
     return torch.device(name)
 
 
@@ -41,7 +49,8 @@ def load(
     """Load a model, with or without an adapter on it.
 
     Args:
-        model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded StableDiffusionPipeline.
+        model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded
+            StableDiffusionPipeline.
         adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
         device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
         precision: of the UNet: "float32", "bfloat16" or "float16"; latents and scores stay float32.

@@ -1,5 +1,5 @@
-"""Options that several verbs share. None as a default always means the model's own preset (the paper's numbers for
-Stable Diffusion)."""
+"""Options that several verbs share. None as a default always means the model's own preset (the
+paper's numbers for Stable Diffusion)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ class Common:
     """Which model, where, and how to talk."""
 
     model: str = "shapes"
-    """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on the hub."""
+    """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on
+    the hub."""
     variant: str | None = None
     """Weight variant of a model folder, such as fp16."""
     device: str | None = None
@@ -66,7 +67,8 @@ class Pool(Sampling):
     """Which candidates are made, and how they are ranked."""
 
     prompts: Path | None = None
-    """Text file, one prompt a line (of tab-separated lines the first column). None: the shapes world's own list."""
+    """Text file, one prompt a line (of tab-separated lines the first column). None: the shapes
+    world's own list."""
     limit: int | None = None
     """Only the first so many prompts."""
     candidates: int | None = None
@@ -76,11 +78,13 @@ class Pool(Sampling):
     select: str = "mi"
     """mi; for controls also random and worst."""
     estimator: str | None = None
-    """What ranks a pool. trajectory: Eq. 2 along the sampler's path, free; orthogonal, standard: by re-noising."""
+    """What ranks a pool. trajectory: Eq. 2 along the sampler's path, free; orthogonal, standard: by
+    re-noising."""
     draws: int | None = None
     """Re-noising draws of the estimators that re-noise."""
     convention: str | None = None
-    """Weights of the score: paper (Eq. 2) or reference (the authors' code: no alpha_t, only t > 50)."""
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code: no alpha_t, only t >
+    50)."""
     t_min: int | None = None
     """Only steps with t > t_min count for the score."""
 
@@ -122,7 +126,12 @@ class Tuning:
 
     def config(self, preset: TuneConfig, seed: int) -> TuneConfig:
         """The preset with the options given."""
-        given: dict[str, Any] = {"method": self.method, "rank": self.rank, "alpha": self.rank, "lr": self.lr}
+        given: dict[str, Any] = {
+            "method": self.method,
+            "rank": self.rank,
+            "alpha": self.rank,
+            "lr": self.lr,
+        }
         given |= {"iterations": self.iterations, "batch": self.batch}
         micro_batch = self.micro_batch or min(preset.micro_batch, self.batch or preset.batch)
         given |= {"micro_batch": micro_batch, "seed": seed}

@@ -1,4 +1,5 @@
-"""The numbers a model is used with unless told otherwise: the paper's for Stable Diffusion, their own for others."""
+"""The numbers a model is used with unless told otherwise: the paper's for Stable Diffusion, their
+own for others."""
 
 from dataclasses import dataclass, field
 
@@ -30,4 +31,5 @@ class Preset:
 
 
 PAPER = Preset()
-"""Wang et al., section 4 and Table 5: M = 50, k = 1, 50 ancestral steps, guidance 7.5, DoRA rank 32."""
+"""Wang et al., section 4 and Table 5: M = 50, k = 1, 50 ancestral steps, guidance 7.5, DoRA rank
+32."""

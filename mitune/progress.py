@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' advice to developers, and their loading bars, off our users' screens."""
+    """Keep other libraries' advice to developers, and their loading bars, off our users'
+    screens."""
     import diffusers
     import transformers
 
@@ -25,7 +26,8 @@ def warn(message: str) -> None:
 
 
 class Bars:
-    """One bar at a time: candidates of a round, then steps of its training, each with rate and time left."""
+    """One bar at a time: candidates of a round, then steps of its training, each with rate and time
+    left."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -47,7 +49,12 @@ class Bars:
             self._title = title
             # What an earlier run finished is not this run's speed.
             self._bar = tqdm(
-                total=total, initial=done - 1, desc=title, unit=unit, disable=self._quiet, file=sys.stderr
+                total=total,
+                initial=done - 1,
+                desc=title,
+                unit=unit,
+                disable=self._quiet,
+                file=sys.stderr,
             )
             self._bar.n = done - 1
         self._bar.update(done - self._bar.n)

@@ -9,9 +9,11 @@ logger = logging.getLogger(__name__)
 
 
 def read_prompts(path: Path | str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, one a line; of a line with tabs the first column, as in T2I-CompBench's lists.
+    """Prompts of a text file, one a line; of a line with tabs the first column, as in
+    T2I-CompBench's lists.
 
-    Empty lines are skipped, repeated prompts are taken once (their candidates would be the same), with a warning.
+    Empty lines are skipped, repeated prompts are taken once (their candidates would be the same),
+    with a warning.
 
     Args:
         path: UTF-8 text.
@@ -25,7 +27,9 @@ def read_prompts(path: Path | str, limit: int | None = None) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise UserError(f"prompt file {path} does not exist: expected a text file, one prompt a line") from None
+        raise UserError(
+            f"prompt file {path} does not exist: expected a text file, one prompt a line"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"prompt file {path} cannot be read ({error}): expected UTF-8 text, one prompt a line"

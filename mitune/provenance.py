@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("mitune", "torch", "diffusers", "transformers", "peft", "safetensors", "pyarrow", "triton")
+_PACKAGES = (
+    "mitune",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "safetensors",
+    "pyarrow",
+    "triton",
+)
 
 
 def versions() -> dict[str, str | None]:
@@ -23,7 +32,8 @@ def versions() -> dict[str, str | None]:
 
 
 def revision() -> str | None:
-    """Git revision of a source checkout of mitune, with "+changes" if it differs; None for an installed package."""
+    """Git revision of a source checkout of mitune, with "+changes" if it differs; None for an
+    installed package."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -31,7 +41,8 @@ def revision() -> str | None:
         head = _git(root, "rev-parse", "HEAD")
         return head + ("+changes" if _git(root, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        # No git on the machine, or a checkout that git refuses to read: the revision is then simply not known.
+        # No git on the machine, or a checkout that git refuses to read: the revision is then simply
+        # not known.
         return None
 
 
@@ -41,7 +52,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the device as people write it: the GPU's name, or the processor and its thread count."""
+    """Name of the device as people write it: the GPU's name, or the processor and its thread
+    count."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -15,13 +15,15 @@ class SamplerConfig:
     steps: int = 50
     """Denoising steps N."""
     guidance: float = 7.5
-    """Classifier-free guidance scale; 1 samples the model's own conditional distribution. The score never sees it."""
+    """Classifier-free guidance scale; 1 samples the model's own conditional distribution. The score
+    never sees it."""
     scheduler: Literal["ddpm", "ddim", "euler"] = "ddpm"
     """Solver; ddpm is the ancestral sampler of the paper."""
     eta: float = 0.0
     """Noise of ddim, 0 (none) to 1; the other solvers ignore it."""
     convention: Literal["paper", "reference"] = "paper"
-    """Weights of the score: "paper" is Eq. 2 over all steps; "reference" is the authors' code (no alpha_t, t > 50)."""
+    """Weights of the score: "paper" is Eq. 2 over all steps; "reference" is the authors' code (no
+    alpha_t, t > 50)."""
     t_min: int | None = None
     """Only steps with t > t_min count for the score; None is the convention's own."""
 
@@ -31,10 +33,13 @@ class SamplerConfig:
         if not math.isfinite(self.guidance):
             raise UserError(f"guidance is {self.guidance}: expected a finite number, such as 7.5")
         if self.scheduler not in SOLVERS:
-            raise UserError(f"scheduler {self.scheduler!r} is not known: choose one of {', '.join(SOLVERS)}")
+            raise UserError(
+                f"scheduler {self.scheduler!r} is not known: choose one of {', '.join(SOLVERS)}"
+            )
         if self.convention not in CONVENTIONS:
             raise UserError(
-                f"convention {self.convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
+                f"convention {self.convention!r} is not known: choose one of "
+                f"{', '.join(CONVENTIONS)}"
             )
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}: expected 0 to 1")

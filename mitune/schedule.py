@@ -1,8 +1,10 @@
-"""A schedule is a table: solvers as affine steps, and the weights of the score, from a diffusers scheduler config.
+"""A schedule is a table: solvers as affine steps, and the weights of the score, from a diffusers
+scheduler config.
 
-Every solver here moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows computed once on the host in
-float64. States are variance-preserving throughout, ``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another
-variable of its own (Euler's ``x = z sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
+Every solver here moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows
+computed once on the host in float64. States are variance-preserving throughout, ``z_t =
+sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's ``x = z
+sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
 """
 
 from collections.abc import Mapping
@@ -19,8 +21,8 @@ SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDisc
 """Names of the solvers, and the diffusers class that each must agree with."""
 
 CONVENTIONS = {"paper": -1, "reference": 50}
-"""Names of the weights, and the t_min of each: "paper" is Eq. 2, where every step counts; "reference" is the authors' code,
-which drops alpha_t and counts t > 50 only."""
+"""Names of the weights, and the t_min of each: "paper" is Eq. 2, where every step counts;
+"reference" is the authors' code, which drops alpha_t and counts t > 50 only."""
 
 _FORBIDDEN = {
     "clip_sample": "latents are not pictures in [-1, 1]",
@@ -38,7 +40,8 @@ class Schedule:
 
     Attributes:
         name: "ddpm", "ddim" or "euler".
-        timesteps: ``[N]`` float64, descending, as the model is given them (fractional for Euler with linspace).
+        timesteps: ``[N]`` float64, descending, as the model is given them (fractional for Euler
+            with linspace).
         a, b, sigma: ``[N]`` float64, coefficients of the step, for the model's own prediction type.
         init_scale: the first latent is ``init_scale * noise``.
         alphas_cumprod: ``[T]`` float64, abar of the training schedule.
@@ -67,7 +70,8 @@ class Schedule:
             eta: noise of ddim, 0 to 1.
 
         Raises:
-            UserError: an unknown solver, a number out of range, or a config whose step is not affine.
+            UserError: an unknown solver, a number out of range, or a config whose step is not
+                affine.
         """
         config: Mapping[str, Any] = dict(getattr(scheduler, "config", scheduler))
         kind = kind or _kind(config.get("_class_name") or type(scheduler).__name__)
@@ -75,26 +79,33 @@ class Schedule:
             raise UserError(f"scheduler {kind!r} is not known: choose one of {', '.join(SOLVERS)}")
         for option, reason in _FORBIDDEN.items():
             if config.get(option):
-                raise UserError(f"the scheduler's config sets {option}: {reason}; expected it to be false")
-        # clip_sample is on by default in diffusers, for pixel models; a config that does not mention it is for latents.
+                raise UserError(
+                    f"the scheduler's config sets {option}: {reason}; expected it to be false"
+                )
+        # clip_sample is on by default in diffusers, for pixel models; a config that does not
+        # mention it is for latents.
         given = {"clip_sample": False, **{k: v for k, v in config.items() if not k.startswith("_")}}
         if kind == "euler" and given.get("timestep_type", "discrete") != "discrete":
             raise UserError("the scheduler's config sets timestep_type: expected 'discrete'")
         native = getattr(diffusers, SOLVERS[kind]).from_config(given)
         total = int(native.config.num_train_timesteps)
         if not 1 <= steps <= total:
-            raise UserError(f"steps is {steps}: expected 1 to {total}, the model's training timesteps")
+            raise UserError(
+                f"steps is {steps}: expected 1 to {total}, the model's training timesteps"
+            )
         if not 0 <= eta <= 1:
             raise UserError(f"eta is {eta}: expected 0 to 1")
         prediction = native.config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
             raise UserError(
-                f"the scheduler's prediction_type is {prediction!r}: expected 'epsilon' or 'v_prediction'"
+                f"the scheduler's prediction_type is {prediction!r}: expected 'epsilon' or "
+                "'v_prediction'"
             )
         native.set_timesteps(steps)
         if float(native.timesteps[0]) > total - 1:
             raise UserError(
-                f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} the first timestep is "
+                f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} "
+                "the first timestep is "
                 f"{int(native.timesteps[0])}, past the model's last, {total - 1}; use fewer steps"
             )
         alphas = native.alphas_cumprod.double()
@@ -139,15 +150,17 @@ class Schedule:
     def kappa(self, t: Tensor, convention: str = "paper") -> Tensor:
         """Weight of ``||delta||^2`` at timesteps ``t`` ([...] int64), float64, in nats.
 
-        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the per-unit-step beta_t and alpha_t of the
-        training schedule; "reference" leaves alpha_t out. For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so
-        abar_t is folded in.
+        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
+        per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
+        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
 
         Raises:
             UserError: unknown convention.
         """
         if convention not in CONVENTIONS:
-            raise UserError(f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}")
+            raise UserError(
+                f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
+            )
         abar = self.alphas_cumprod
         alpha = abar / torch.cat([abar.new_ones(1), abar[:-1]])
         kappa = (1 - alpha) * self.num_train_timesteps / (2 * (1 - abar))
@@ -164,7 +177,9 @@ class Schedule:
             UserError: unknown convention, or a t_min outside -1 ... T-2.
         """
         if convention not in CONVENTIONS:
-            raise UserError(f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}")
+            raise UserError(
+                f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
+            )
         if t_min is None:
             return CONVENTIONS[convention] + 1
         if not -1 <= t_min <= self.num_train_timesteps - 2:
@@ -172,10 +187,11 @@ class Schedule:
         return t_min + 1
 
     def weights(self, convention: str = "paper", t_min: int | None = None) -> Tensor:
-        """``[N]`` float64 such that ``sum_i weights_i ||delta_i||^2`` is the mean of Eq. 2 over the counted steps, in nats.
+        """``[N]`` float64 such that ``sum_i weights_i ||delta_i||^2`` is the mean of Eq. 2 over the
+        counted steps, in nats.
 
-        The N visited timesteps are the Monte-Carlo sample of t in Eq. 2, so the estimate is their mean, not the sum that
-        Algorithm 2 prints (which is N times as much).
+        The N visited timesteps are the Monte-Carlo sample of t in Eq. 2, so the estimate is their
+        mean, not the sum that Algorithm 2 prints (which is N times as much).
 
         Args:
             convention: "paper" or "reference".
@@ -187,11 +203,15 @@ class Schedule:
         t = self.timesteps.round().long()
         counted = t >= self.least_t(convention, t_min)
         if not bool(counted.any()):
-            raise UserError(f"t_min is {t_min}: no step of the schedule is above it; its first is {int(t.max())}")
+            raise UserError(
+                f"t_min is {t_min}: no step of the schedule is above it; its first is "
+                f"{int(t.max())}"
+            )
         return self.kappa(t, convention) * counted / counted.sum()
 
     def table(self, weights: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """``[N, 4]`` float32 on ``device``, columns a, b, sigma, weight, for ``mitune_kernels.step``."""
+        """``[N, 4]`` float32 on ``device``, columns a, b, sigma, weight, for
+        ``mitune_kernels.step``."""
         columns = torch.stack([self.a, self.b, self.sigma, weights.double()], dim=1)
         return columns.to(device=device, dtype=torch.float32)
 
@@ -200,7 +220,9 @@ def _kind(name: str) -> str:
     for kind, native in SOLVERS.items():
         if name == native:
             return kind
-    raise UserError(f"the model's own scheduler, {name}, is no affine table: choose one of {', '.join(SOLVERS)}")
+    raise UserError(
+        f"the model's own scheduler, {name}, is no affine table: choose one of {', '.join(SOLVERS)}"
+    )
 
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -208,7 +230,8 @@ Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _ddpm(native: Any, alphas: Tensor) -> Rows:
-    """Ancestral sampling, Ho et al. 2020, Eqs. 6-7, between the visited timesteps; the last step goes to abar = 1."""
+    """Ancestral sampling, Ho et al. 2020, Eqs. 6-7, between the visited timesteps; the last step
+    goes to abar = 1."""
     t = native.timesteps.long()
     abar = alphas[t]
     before = torch.cat([abar[1:], abar.new_ones(1)])
@@ -217,7 +240,8 @@ def _ddpm(native: Any, alphas: Tensor) -> Rows:
     kinds = {"fixed_small": posterior, "fixed_large": beta}
     if native.config.variance_type not in kinds:
         raise UserError(
-            f"the scheduler's variance_type is {native.config.variance_type!r}: expected one of {', '.join(kinds)}"
+            f"the scheduler's variance_type is {native.config.variance_type!r}: expected one of "
+            f"{', '.join(kinds)}"
         )
     # As diffusers: the step from t = 0 adds no noise.
     variance = kinds[native.config.variance_type] * (t > 0)
@@ -229,7 +253,8 @@ def _ddpm(native: Any, alphas: Tensor) -> Rows:
 def _ddim(native: Any, alphas: Tensor, steps: int, eta: float) -> Rows:
     """Song et al. 2021, Eqs. 12 and 16."""
     t = native.timesteps.long()
-    # Not the next visited timestep: diffusers goes one stride back, which differs by rounding where N does not divide T.
+    # Not the next visited timestep: diffusers goes one stride back, which differs by rounding where
+    # N does not divide T.
     back = t - len(alphas) // steps
     final = native.final_alpha_cumprod.double()
     abar, before = alphas[t], torch.where(back >= 0, alphas[back.clamp(min=0)], final)
@@ -239,7 +264,8 @@ def _ddim(native: Any, alphas: Tensor, steps: int, eta: float) -> Rows:
 
 
 def _euler(native: Any) -> Rows:
-    """Karras et al. 2022, Algorithm 1 without correction: ``x' = x0 + sigma' eps``, and ``z = x / sqrt(sigma^2 + 1)``."""
+    """Karras et al. 2022, Algorithm 1 without correction: ``x' = x0 + sigma' eps``, and ``z = x /
+    sqrt(sigma^2 + 1)``."""
     sigmas = native.sigmas.double()
     now, then = sigmas[:-1], sigmas[1:]
     shrink = 1 / (then.square() + 1).sqrt()

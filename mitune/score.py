@@ -23,12 +23,14 @@ def score(
     convention: str = "paper",
     t_min: int | None = None,
 ) -> Tensor:
-    """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for "standard").
+    """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for
+    "standard").
 
     Args:
         model: from ``mitune.load``.
         prompts: N texts.
-        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents ``[N, C, H, W]`` of the model's latent shape.
+        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents ``[N, C, H, W]`` of the
+            model's latent shape.
         estimator: "orthogonal" or "standard".
         draws: (t, noise) pairs for each picture, t stratified.
         seed: keys the noise; equal seeds give every picture of the same position the same noise.
@@ -42,14 +44,18 @@ def score(
         UserError: numbers that do not match, or an unknown estimator.
     """
     if len(prompts) != len(images_or_latents):
-        raise UserError(f"{len(images_or_latents)} pictures for {len(prompts)} prompts: expected one prompt each")
+        raise UserError(
+            f"{len(images_or_latents)} pictures for {len(prompts)} prompts: expected one prompt "
+            "each"
+        )
     if not len(prompts):
         return torch.zeros(0)
     latents = images_or_latents
     if tuple(latents.shape[1:]) != model.latent_shape:
         if latents.ndim != 4 or latents.shape[1] != 3:
             raise UserError(
-                f"pictures have shape {tuple(latents.shape)}: expected [N, 3, h, w] in [0, 1], or latents "
+                f"pictures have shape {tuple(latents.shape)}: expected [N, 3, h, w] in [0, 1], or "
+                "latents "
                 f"[N, {', '.join(map(str, model.latent_shape))}]"
             )
         latents = model.encode_images(latents)

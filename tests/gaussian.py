@@ -1,4 +1,5 @@
-"""A world in which everything is known: p ~ N(0, v I), z0 | p ~ N(p, s2 I), both denoisers analytic."""
+"""A world in which everything is known: p ~ N(0, v I), z0 | p ~ N(p, s2 I), both denoisers
+analytic."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,8 @@ def log_ratio(p: Tensor, z0: Tensor) -> Tensor:
 
 
 class Denoiser:
-    """The exact posterior mean of the noise. A row of NaN in the conditioning stands for the empty prompt."""
+    """The exact posterior mean of the noise. A row of NaN in the conditioning stands for the empty
+    prompt."""
 
     def __init__(self, prediction: str = "epsilon") -> None:
         self.prediction = prediction

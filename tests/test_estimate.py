@@ -30,7 +30,8 @@ def test_standard_is_the_pointwise_log_ratio():
 
 
 def test_orthogonal_does_not_rank_gaussian_pairs():
-    """It is a constant plus noise here, as the method says: whoever ranks pairs by it must know that."""
+    """It is a constant plus noise here, as the method says: whoever ranks pairs by it must know
+    that."""
     p, z0 = gaussian.pairs(200)
     values = estimate(200, estimator="orthogonal", draws=256).double()
     assert abs(float(torch.corrcoef(torch.stack([values, gaussian.log_ratio(p, z0)]))[0, 1])) < 0.3
@@ -39,7 +40,8 @@ def test_orthogonal_does_not_rank_gaussian_pairs():
 def test_leaving_out_low_timesteps_loses_their_share():
     full = float(estimate(500, draws=128).mean())
     above = float(estimate(500, draws=128, t_min=50).mean())
-    # The estimate is the mean over the counted 949 timesteps; method: counted as zero, the rest gives 16.4.
+    # The estimate is the mean over the counted 949 timesteps; method: counted as zero, the rest
+    # gives 16.4.
     assert above * 949 / 1000 == pytest.approx(16.4, rel=0.03)
     assert full > above * 949 / 1000
 

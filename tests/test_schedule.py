@@ -15,7 +15,8 @@ STEPS = [1, 7, 50]
 
 
 def worst(table, native, step):
-    """Largest relative error of the table's step against ``step(i, t, z, prediction, noise)`` of diffusers."""
+    """Largest relative error of the table's step against ``step(i, t, z, prediction, noise)`` of
+    diffusers."""
     errors = []
     for i, t in enumerate(native.timesteps):
         generator = torch.Generator().manual_seed(i)
@@ -94,7 +95,8 @@ def test_euler(prediction, spacing, steps):
 
 def test_a_thousand_steps(monkeypatch):
     native = DDPMScheduler(**SD, clip_sample=False)
-    # At stride 1 diffusers' float32 beta = 1 - abar/abar' has itself only 1e-5: give it the same numbers in float64.
+    # At stride 1 diffusers' float32 beta = 1 - abar/abar' has itself only 1e-5: give it the same
+    # numbers in float64.
     native.alphas_cumprod, native.one = native.alphas_cumprod.double(), native.one.double()
     native.set_timesteps(1000)
 
@@ -148,7 +150,9 @@ def test_weights_average_over_the_counted_steps():
     weights = table.weights("reference")
     assert int((weights > 0).sum()) == 47
     torch.testing.assert_close(weights[:47], table.kappa(t, "reference")[:47] / 47)
-    torch.testing.assert_close(table.weights("reference", t_min=-1), table.kappa(t, "reference") / 50)
+    torch.testing.assert_close(
+        table.weights("reference", t_min=-1), table.kappa(t, "reference") / 50
+    )
     with pytest.raises(UserError, match="no step"):
         table.weights(t_min=990)
 

@@ -2,12 +2,15 @@
 
     python -m mitune.evaluation.agreement --help
 
-Each prompt's pool is generated once and scored by every estimator. Agreement is taken within prompts, as selection is:
-Spearman's rank correlation of score and oracle, averaged over prompts in which both vary, and the oracle's value of the
-top-1 choice against the pool's mean. Errors are also looked at apart:
+Each prompt's pool is generated once and scored by every estimator. Agreement is taken within
+prompts, as selection is: Spearman's rank correlation of score and oracle, averaged over prompts in
+which both vary, and the oracle's value of the top-1 choice against the pool's mean. Errors are also
+looked at apart:
 
-* neglect: an object is missing. Pool: every candidate; value: share of the requested colours that are on any object.
-* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours and nothing besides;
+* neglect: an object is missing. Pool: every candidate; value: share of the requested colours that
+  are on any object.
+* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours
+  and nothing besides;
   value: share of the requested objects.
 """
 
@@ -85,9 +88,12 @@ def _over(values: list[float]) -> Estimate:
 def agree(
     estimator: str, errors: str, scores: Sequence[Tensor], values: Sequence[Tensor], least: int = 4
 ) -> Agreement:
-    """Agreement over pools: ``scores[p]`` and ``values[p]`` are ``[n_p]``, pools of fewer than ``least`` are left out."""
+    """Agreement over pools: ``scores[p]`` and ``values[p]`` are ``[n_p]``, pools of fewer than
+    ``least`` are left out."""
     pools = [
-        (s, v) for s, v in zip(scores, values, strict=True) if len(v) >= least and float(v.max()) > float(v.min())
+        (s, v)
+        for s, v in zip(scores, values, strict=True)
+        if len(v) >= least and float(v.max()) > float(v.min())
     ]
     top = [float(v[s.argmax()]) for s, v in pools]
     means = [float(v.mean()) for _, v in pools]
@@ -129,7 +135,8 @@ def gate(
     bound = torch.tensor([v.bound for v in verdicts])
     all_colours = colours == 1.0
     say(
-        f"{len(prompts)} prompts x {candidates} candidates, guidance {sampler.guidance}: graded {float(graded.mean()):.3f}, "
+        f"{len(prompts)} prompts x {candidates} candidates, guidance {sampler.guidance}: graded "
+        f"{float(graded.mean()):.3f}, "
         f"strict {float(strict.mean()):.3f}, colours {float(colours.mean()):.3f}, "
         f"strict where all colours are there {float(strict[all_colours].mean()):.3f}"
     )
@@ -145,7 +152,8 @@ def gate(
             row = agree(name, errors, s, v)
             table.append(row)
             say(
-                f"{name:<11} {errors:<8} {row.prompts:3d} prompts  spearman {row.spearman}  mean {row.mean.mean:.3f}  "
+                f"{name:<11} {errors:<8} {row.prompts:3d} prompts  spearman {row.spearman}  mean "
+                f"{row.mean.mean:.3f}  "
                 f"top-1 {row.top1.mean:.3f}  bottom-1 {row.bottom1.mean:.3f}  gain {row.gain}"
             )
     return table
@@ -189,7 +197,12 @@ def main(options: Options) -> None:
         sampler = replace(model.preset.sampler, guidance=guidance)
         texts = shapes_prompts("train", options.kind)[: options.prompts]
         table = gate(
-            model, texts, candidates=options.candidates, sampler=sampler, seed=options.seed, draws=options.draws
+            model,
+            texts,
+            candidates=options.candidates,
+            sampler=sampler,
+            seed=options.seed,
+            draws=options.draws,
         )
         record.append({"sampler": asdict(sampler), "table": [asdict(row) for row in table]})
     if options.out:

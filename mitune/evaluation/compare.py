@@ -17,7 +17,8 @@ from mitune.shapes import oracle
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What one model drew: one latent for each (prompt, index), in the order of ``prompts`` repeated by index.
+    """What one model drew: one latent for each (prompt, index), in the order of ``prompts``
+    repeated by index.
 
     Attributes:
         prompts: ``[N]`` the prompt of each picture.
@@ -37,7 +38,8 @@ def draw_candidates(
     seed: int,
     slots: int = 64,
 ) -> list[Candidate]:
-    """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every model the same noise."""
+    """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
+    model the same noise."""
     made = generate(model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots)
     return sorted(made, key=lambda c: (c.prompt_index, c.index))
 
@@ -68,12 +70,14 @@ class Estimate:
 
 
 def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Estimate:
-    """Mean of ``values`` ([N]) with a standard error that counts prompts and seeds as drawn from more of their kind.
+    """Mean of ``values`` ([N]) with a standard error that counts prompts and seeds as drawn from
+    more of their kind.
 
-    Pictures of one prompt are not independent, nor are pictures of one training run. The squared error is the sum of
-    the squared errors of the mean over prompts and, with several seeds, of the mean over seeds: two-way clustering
-    (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on the large side. Non-finite values are
-    left out. NaN with a single prompt: one cannot tell.
+    Pictures of one prompt are not independent, nor are pictures of one training run. The squared
+    error is the sum of
+    the squared errors of the mean over prompts and, with several seeds, of the mean over seeds:
+    two-way clustering (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on
+    the large side. Non-finite values are left out. NaN with a single prompt: one cannot tell.
     """
     kept = [i for i, value in enumerate(values.tolist()) if math.isfinite(value)]
     if not kept:
@@ -96,7 +100,8 @@ def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
 
 
 def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
-    """Per picture of the shapes world: ``graded`` in [0, 1] and ``strict`` in {0, 1}, each [N] float64."""
+    """Per picture of the shapes world: ``graded`` in [0, 1] and ``strict`` in {0, 1}, each [N]
+    float64."""
     verdicts = oracle.score(images.prompts, pictures)
     return {
         "graded": torch.tensor([v.graded for v in verdicts], dtype=torch.float64),
@@ -104,14 +109,19 @@ def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
     }
 
 
-def measure(judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0) -> dict[str, Tensor]:
+def measure(
+    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0
+) -> dict[str, Tensor]:
     """Metrics of pictures, each ``[N]`` float64.
 
-    ``mi_nats`` is the orthogonal point-wise MI (Eq. 2) under ``judge``, by re-noising with ``draws`` draws: one judge,
-    the base model, for the pictures of all models, since scores under different models do not compare. Pictures of
-    the shapes world also get the oracle's ``graded`` and ``strict``.
+    ``mi_nats`` is the orthogonal point-wise MI (Eq. 2) under ``judge``, by re-noising with
+    ``draws`` draws: one judge, the base model, for the pictures of all models, since scores under
+    different models do not compare. Pictures of the shapes world also get the oracle's ``graded``
+    and ``strict``.
     """
-    metrics = {"mi_nats": score(judge, images.prompts, images.latents, draws=draws, seed=seed).double()}
+    metrics = {
+        "mi_nats": score(judge, images.prompts, images.latents, draws=draws, seed=seed).double()
+    }
     if judge.name == "shapes":
         metrics |= oracle_metrics(images, judge.decode(images.latents))
     return metrics
@@ -141,7 +151,8 @@ class Comparison:
         return estimate(difference, self.prompts, self.seeds)
 
     def rows(self) -> list[dict[str, object]]:
-        """The table as plain JSON: one row for each model and metric, with its difference to the first model."""
+        """The table as plain JSON: one row for each model and metric, with its difference to the
+        first model."""
         first = next(iter(self.values))
         table: list[dict[str, object]] = []
         for name, metrics in self.values.items():
@@ -164,7 +175,8 @@ class Comparison:
 
 
 def pooled(comparisons: Sequence[Comparison]) -> Comparison:
-    """Several seeds of the same comparison as one: the pictures of one prompt in all seeds form its group.
+    """Several seeds of the same comparison as one: the pictures of one prompt in all seeds form its
+    group.
 
     Raises:
         UserError: comparisons of different models.

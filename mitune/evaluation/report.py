@@ -22,7 +22,8 @@ _PICTURED = 8
 def use_sampler(
     model: StableDiffusion, *, steps: int | None = None, guidance: float | None = None
 ) -> SamplerConfig:
-    """How ``model`` is used, as opposed to how its set is built: the preset's sampler at its ``use_guidance``."""
+    """How ``model`` is used, as opposed to how its set is built: the preset's sampler at its
+    ``use_guidance``."""
     sampler = model.preset.sampler
     return replace(
         sampler,
@@ -49,7 +50,9 @@ def compare_models(
     for name, path in tuned.items():
         adapters.load(model.unet, path, fingerprint=model.fingerprint)
         try:
-            drawn[name] = draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)
+            drawn[name] = draw(
+                model, prompts, images=images, sampler=sampler, seed=seed, slots=slots
+            )
         finally:
             adapters.detach(model.unet)
     values = {name: measure(model, pictures, draws=_MI_DRAWS) for name, pictures in drawn.items()}
@@ -69,7 +72,8 @@ def compare_adapter(
     steps: int | None = None,
     guidance: float | None = None,
 ) -> dict[str, Any]:
-    """What ``mitune eval`` does: the table on stdout, and with ``out`` also eval.json and eval.png there.
+    """What ``mitune eval`` does: the table on stdout, and with ``out`` also eval.json and eval.png
+    there.
 
     Raises:
         UserError: an adapter that does not fit, or numbers below 1.
@@ -81,12 +85,21 @@ def compare_adapter(
     parts, first = [], None
     for seed in seeds:
         comparison, drawn = compare_models(
-            model, {"tuned": adapter}, prompts, images=images, seed=seed, sampler=sampler, slots=slots
+            model,
+            {"tuned": adapter},
+            prompts,
+            images=images,
+            seed=seed,
+            sampler=sampler,
+            slots=slots,
         )
         parts.append(comparison)
         first = first or drawn
     comparison = pooled(parts)
-    print(f"{len(prompts)} prompts x {images} pictures x {len(seeds)} seeds, guidance {sampler.guidance}")
+    print(
+        f"{len(prompts)} prompts x {images} pictures x {len(seeds)} seeds, guidance "
+        f"{sampler.guidance}"
+    )
     print(comparison)
     result: dict[str, Any] = {
         "prompts": len(prompts),

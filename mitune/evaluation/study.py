@@ -1,10 +1,12 @@
-"""The main claim, with its control: tuned on the best by MI against the base model and against tuned on random ones.
+"""The main claim, with its control: tuned on the best by MI against the base model and against
+tuned on random ones.
 
     python -m mitune.evaluation.study --help
 
-For each seed the whole of Algorithm 1 runs twice from nothing, once selecting by MI and once at random, everything else
-equal; then base and both results draw the same held-out prompts from the same noise, and the oracle, which neither saw,
-judges. ``make demo`` is a small such study and ``make results`` the full one. Every stage resumes.
+For each seed the whole of Algorithm 1 runs twice from nothing, once selecting by MI and once at
+random, everything else equal; then base and both results draw the same held-out prompts from the
+same noise, and the oracle, which neither saw, judges. ``make demo`` is a small such study and
+``make results`` the full one. Every stage resumes.
 """
 
 import json
@@ -70,7 +72,8 @@ class Study:
 
 
 def run(study: Study) -> dict[str, Any]:
-    """Run the study and return its table as plain JSON; also written to ``out/study.json``, with two pictures."""
+    """Run the study and return its table as plain JSON; also written to ``out/study.json``, with
+    two pictures."""
     start = time.perf_counter()
     model = load("shapes")
     preset = model.preset
@@ -117,14 +120,19 @@ def run(study: Study) -> dict[str, Any]:
         comparisons.append(comparison)
         if seed == 0:
             shown = 8 * study.images
-            pictures = [model.decode(drawn[n].latents[:shown]) for n in ("base", f"mi R={study.rounds}")]
+            pictures = [
+                model.decode(drawn[n].latents[:shown]) for n in ("base", f"mi R={study.rounds}")
+            ]
             base_and_tuned(test[:8], pictures[0], pictures[1], study.out / "base_and_tuned.png")
     return _tell(study, pooled(comparisons), model.device, time.perf_counter() - start)
 
 
-def _tell(study: Study, comparison: Comparison, device: torch.device, seconds: float) -> dict[str, Any]:
+def _tell(
+    study: Study, comparison: Comparison, device: torch.device, seconds: float
+) -> dict[str, Any]:
     print(
-        f"\nheld-out prompts: {len(set(comparison.prompts))}, pictures of each: {study.images}, seeds: {study.seeds}; "
+        f"\nheld-out prompts: {len(set(comparison.prompts))}, pictures of each: {study.images}, "
+        f"seeds: {study.seeds}; "
         "s.e. over prompts and seeds"
     )
     print(comparison)
@@ -145,7 +153,8 @@ def _tell(study: Study, comparison: Comparison, device: torch.device, seconds: f
 
 
 def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> list[dict[str, Any]]:
-    """The differences that the claim is about, in standard errors: against base, and against each control."""
+    """The differences that the claim is about, in standard errors: against base, and against each
+    control."""
     mine = f"mi R={rounds}"
     rows = []
     for metric in ("graded", "strict"):

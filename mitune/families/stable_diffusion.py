@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.x and 2.x (epsilon and v-prediction) as a denoiser, from any diffusers pipeline folder or hub name."""
+"""Stable Diffusion 1.x and 2.x (epsilon and v-prediction) as a denoiser, from any diffusers
+pipeline folder or hub name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +20,16 @@ class StableDiffusion:
     """A loaded pipeline, seen as a denoiser of latents.
 
     Attributes:
-        pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``.
+        pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``,
+            ``tokenizer``, ``scheduler``.
         name: what it was loaded from.
-        device, dtype: where and in what precision the networks run; latents and scores are float32 all the same.
+        device, dtype: where and in what precision the networks run; latents and scores are float32
+            all the same.
         latent_shape: (C, H, W) of one latent.
         prediction: "epsilon" or "v_prediction".
         preset: the numbers this model is used with unless told otherwise.
-        fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any adapter.
+        fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any
+            adapter.
 
     Raises:
         UserError: a pipeline that is not of this family, or an unknown prediction type.
@@ -42,7 +46,8 @@ class StableDiffusion:
     ) -> None:
         if type(pipeline).__name__ != "StableDiffusionPipeline":
             raise UserError(
-                f"model {name} is a {type(pipeline).__name__}: expected a StableDiffusionPipeline (1.x or 2.x); "
+                f"model {name} is a {type(pipeline).__name__}: expected a StableDiffusionPipeline "
+                "(1.x or 2.x); "
                 "other families are not supported yet"
             )
         self.pipeline = pipeline
@@ -50,10 +55,11 @@ class StableDiffusion:
         self.preset = preset
         self.device = device
         self.dtype = dtype
-        # Hashed before the dtype changes, so that one model has one fingerprint in every precision it is run in.
+        # Hashed before the dtype changes, so that one model has one fingerprint in every precision
+        # it is run in.
         self.fingerprint = _fingerprint(pipeline.unet, pipeline.text_encoder)
-        # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the VAE is looked
-        # at, so neither is worth a rounding error.
+        # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
+        # VAE is looked at, so neither is worth a rounding error.
         pipeline.unet.to(device=device, dtype=dtype).eval().requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder):
             part.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
@@ -65,7 +71,8 @@ class StableDiffusion:
         self.prediction: str = self.scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
             raise UserError(
-                f"model {name} predicts {self.prediction!r}: expected a scheduler whose prediction_type is "
+                f"model {name} predicts {self.prediction!r}: expected a scheduler whose "
+                "prediction_type is "
                 "'epsilon' or 'v_prediction'"
             )
         size = self.unet.config.sample_size
@@ -79,7 +86,8 @@ class StableDiffusion:
         return self.latent_shape[1] * scale, self.latent_shape[2] * scale
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """Prediction of the UNet, ``[B, C, H, W]`` in the model's dtype; see :class:`mitune.denoiser.Denoiser`."""
+        """Prediction of the UNet, ``[B, C, H, W]`` in the model's dtype; see
+        :class:`mitune.denoiser.Denoiser`."""
         prediction: Tensor = self.unet(
             z.to(self.dtype),
             t,
@@ -90,9 +98,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Text embeddings, one row for each prompt: ``{"encoder_hidden_states": [N, L, D]}`` in the model's dtype.
+        """Text embeddings, one row for each prompt: ``{"encoder_hidden_states": [N, L, D]}`` in the
+        model's dtype.
 
-        Longer prompts than the text encoder takes are cut as diffusers does; ``too_long`` says which those are.
+        Longer prompts than the text encoder takes are cut as diffusers does; ``too_long`` says
+        which those are.
         """
         ids = self.tokenizer(
             list(prompts),
@@ -101,7 +111,8 @@ class StableDiffusion:
             truncation=True,
             return_tensors="pt",
         )
-        # Some SD-2 text encoders want the padding masked, and say so in their config, as diffusers honours it.
+        # Some SD-2 text encoders want the padding masked, and say so in their config, as diffusers
+        # honours it.
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = ids.attention_mask.to(self.device)
@@ -134,9 +145,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Latents of pictures: ``[N, 3, h, w]`` in [0, 1] -> ``[N, C, H, W]`` float32, the mode of the encoder."""
+        """Latents of pictures: ``[N, 3, h, w]`` in [0, 1] -> ``[N, C, H, W]`` float32, the mode of
+        the encoder."""
         parts = [
-            self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode() for chunk in images.split(64)
+            self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode()
+            for chunk in images.split(64)
         ]
         return torch.cat(parts) * float(self.vae.config.scaling_factor)
 
@@ -146,7 +159,9 @@ def _fingerprint(*modules: torch.nn.Module) -> str:
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()
 
 
@@ -158,7 +173,8 @@ def load_stable_diffusion(
     variant: str | None = None,
     preset: Preset = PAPER,
 ) -> StableDiffusion:
-    """Load a StableDiffusionPipeline folder or hub name through diffusers itself (safetensors only).
+    """Load a StableDiffusionPipeline folder or hub name through diffusers itself (safetensors
+    only).
 
     Args:
         source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
@@ -175,14 +191,17 @@ def load_stable_diffusion(
 
     folder = Path(source)
     if folder.exists() and not (folder / "model_index.json").is_file():
-        raise UserError(f"model folder {source} holds no model_index.json: expected a diffusers pipeline folder")
+        raise UserError(
+            f"model folder {source} holds no model_index.json: expected a diffusers pipeline folder"
+        )
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             str(source),
             torch_dtype=torch.float32,
             use_safetensors=True,
             variant=variant,
-            # A safety checker looks at decoded pictures; nothing here shows pictures to third parties.
+            # A safety checker looks at decoded pictures; nothing here shows pictures to third
+            # parties.
             safety_checker=None,
             feature_extractor=None,
             image_encoder=None,
@@ -191,7 +210,8 @@ def load_stable_diffusion(
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model {source} cannot be loaded as a StableDiffusionPipeline ({reason}): expected 'shapes', a diffusers "
+            f"model {source} cannot be loaded as a StableDiffusionPipeline ({reason}): expected "
+            "'shapes', a diffusers "
             "folder, or a name on the hub that this machine can reach"
         ) from error
     return StableDiffusion(pipeline, str(source), device=device, dtype=dtype, preset=preset)

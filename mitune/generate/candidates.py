@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from mitune.candidate import Candidate
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.sampler import SamplerConfig
 from mitune.generate.engine import Engine, PromptEncoder, Work
+from mitune.sampler import SamplerConfig
 from mitune.schedule import Schedule
 
 
@@ -32,8 +32,8 @@ def generate(
 ) -> Iterator[Candidate]:
     """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
 
-    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots`` or on the other prompts, beyond
-    the rounding of a matrix product.
+    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots`` or on the
+    other prompts, beyond the rounding of a matrix product.
 
     Args:
         model: from ``mitune.load``.

@@ -1,9 +1,10 @@
 """The engine: a fixed number of slots, one batched pass over all of them each tick.
 
-Every slot holds one candidate at its own timestep under its own prompt. A slot whose candidate is done is refilled from
-the stream of work, so that the shape of the batch never changes. The solver, the guidance, the score and the noise are
-one operation on a table (``mitune_kernels.step``); there is no scheduler object, and the host only counts: since each
-candidate takes exactly N steps, it knows without asking the device when a slot is done.
+Every slot holds one candidate at its own timestep under its own prompt. A slot whose candidate is
+done is refilled from the stream of work, so that the shape of the batch never changes. The solver,
+the guidance, the score and the noise are one operation on a table (``mitune_kernels.step``); there
+is no scheduler object, and the host only counts: since each candidate takes exactly N steps, it
+knows without asking the device when a slot is done.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ from mitune.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number ``prompt_index``."""
+    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number
+    ``prompt_index``."""
 
     prompt: str
     prompt_index: int
@@ -29,13 +31,19 @@ class Work:
 
 
 class PromptEncoder:
-    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is needed.
+    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is
+    needed.
 
-    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same texts together, and
-    so gets the same bits.
+    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same
+    texts together, and so gets the same bits.
     """
 
-    def __init__(self, encode: Callable[[Sequence[str]], Conditioning], prompts: Sequence[str], block: int = 32) -> None:
+    def __init__(
+        self,
+        encode: Callable[[Sequence[str]], Conditioning],
+        prompts: Sequence[str],
+        block: int = 32,
+    ) -> None:
         self._encode = encode
         self._prompts = prompts
         self._block = block
@@ -43,7 +51,8 @@ class PromptEncoder:
         self._rows: Conditioning = {}
 
     def row(self, prompt_index: int) -> dict[str, Tensor]:
-        """The conditioning of one prompt, without the row dimension. Streams go forward, so one block is kept."""
+        """The conditioning of one prompt, without the row dimension. Streams go forward, so one
+        block is kept."""
         block, offset = divmod(prompt_index, self._block)
         if block != self._current:
             start = block * self._block
@@ -99,18 +108,22 @@ class Engine:
         self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, self._steps, 2, device=device)
         self._cond = {
-            name: tensor.expand(2 * slots, *tensor.shape[1:]).clone() for name, tensor in null.items()
+            name: tensor.expand(2 * slots, *tensor.shape[1:]).clone()
+            for name, tensor in null.items()
         }
         self._work: list[Work | None] = [None] * slots
         self._left = [0] * slots
 
     def run(self, stream: Iterable[Work], prompts: PromptEncoder) -> Iterator[Candidate]:
-        """Make every candidate of ``stream``; yields each when it is done, in the order of completion."""
+        """Make every candidate of ``stream``; yields each when it is done, in the order of
+        completion."""
         pending = iter(stream)
         self._refill(pending, prompts)
         while any(self._left):
             self._tick()
-            done = [s for s in range(self._slots) if self._work[s] is not None and self._left[s] == 0]
+            done = [
+                s for s in range(self._slots) if self._work[s] is not None and self._left[s] == 0
+            ]
             if done:
                 yield from self._retire(done)
                 self._refill(pending, prompts)

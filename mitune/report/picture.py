@@ -1,4 +1,5 @@
-"""What a person looks at after a run: base beside tuned on the same noise, and the best beside the worst by MI."""
+"""What a person looks at after a run: base beside tuned on the same noise, and the best beside the
+worst by MI."""
 
 import os
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
     """Write a PNG with one captioned row of pictures for each entry.
 
     Args:
-        rows: (caption, pictures ``[3, h, w]`` float in [0, 1]) from top to bottom; captions may be empty.
+        rows: (caption, pictures ``[3, h, w]`` float in [0, 1]) from top to bottom; captions may be
+            empty.
         path: where; it appears at once, complete.
 
     Raises:
@@ -53,7 +55,9 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
         sheet.save(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"picture {path} cannot be written ({error.strerror}): choose a folder with room") from error
+        raise UserError(
+            f"picture {path} cannot be written ({error.strerror}): choose a folder with room"
+        ) from error
 
 
 def base_and_tuned(prompts: Sequence[str], base: Tensor, tuned: Tensor, path: Path) -> None:
@@ -91,7 +95,9 @@ def best_and_worst(
         sampler: the one it was built with.
         path: of the PNG.
     """
-    table = fine_tuning_set.table(["prompt_index", "candidate", "score", "finite", "seed"]).to_pydict()
+    table = fine_tuning_set.table(
+        ["prompt_index", "candidate", "score", "finite", "seed"]
+    ).to_pydict()
     pools: dict[int, list[tuple[float, int]]] = {}
     columns = (table["prompt_index"], table["candidate"], table["score"], table["finite"])
     for prompt_index, candidate, score, finite in zip(*columns, strict=True):
@@ -103,7 +109,9 @@ def best_and_worst(
         chosen[prompt_index] = ranked[:each] + ranked[-each:]
     texts = fine_tuning_set.prompts
     work = [
-        Work(prompt=texts[p], prompt_index=p, index=c) for p, pairs in chosen.items() for _, c in pairs
+        Work(prompt=texts[p], prompt_index=p, index=c)
+        for p, pairs in chosen.items()
+        for _, c in pairs
     ]
     made = {
         (c.prompt_index, c.index): c.latent

@@ -18,7 +18,14 @@ PRESET: Preset = replace(
     sampler=SamplerConfig(steps=25, guidance=1.0),
     use_guidance=1.0,
     tuning=replace(
-        PAPER.tuning, rank=8, alpha=8, lr=1e-3, t_range=(0, 1000), batch=64, micro_batch=64, iterations=150
+        PAPER.tuning,
+        rank=8,
+        alpha=8,
+        lr=1e-3,
+        t_range=(0, 1000),
+        batch=64,
+        micro_batch=64,
+        iterations=150,
     ),
 )
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""

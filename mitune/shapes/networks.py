@@ -1,4 +1,5 @@
-"""The four parts of the embedded model, with random weights: the same classes as Stable Diffusion, made small."""
+"""The four parts of the embedded model, with random weights: the same classes as Stable Diffusion,
+made small."""
 
 import json
 from pathlib import Path
@@ -10,23 +11,29 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mitune.shapes.scene import COLOURS, RELATIONS, SHAPES, SIZE
 
 TOKENS = 16
-"""Text length: the longest caption has 12 words and two special tokens; what is left is free for summaries."""
+"""Text length: the longest caption has 12 words and two special tokens; what is left is free for
+summaries."""
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write ``vocab.json`` and ``merges.txt`` in which each word of the world is one token, and load them.
+    """Write ``vocab.json`` and ``merges.txt`` in which each word of the world is one token, and
+    load them.
 
-    The byte alphabet is in the vocabulary, so any other text still encodes, as untrained single characters.
+    The byte alphabet is in the vocabulary, so any other text still encodes, as untrained single
+    characters.
     """
-    words = sorted({w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"})
+    words = sorted(
+        {w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"}
+    )
     merges: list[tuple[str, str]] = []
     for word in words:
         symbols = [*word[:-1], word[-1] + "</w>"]
         while True:
-            # Apply the merges known so far in order of rank, as BPE does, then add the one still missing.
+            # Apply the merges known so far in order of rank, as BPE does, then add the one still
+            # missing.
             for left, right in merges:
                 i = 0
                 while i < len(symbols) - 1:

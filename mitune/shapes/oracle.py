@@ -1,8 +1,9 @@
 """The oracle: reads a picture back into objects and says how far it shows what a prompt asks.
 
-Reading is analysis by synthesis. Pixels are split by colour, each colour into connected components, and each component
-is compared with the three shapes rendered at its own centroid and area; the nearest is its shape, unless none is near.
-It measures; nothing in the method selects or trains by it.
+Reading is analysis by synthesis. Pixels are split by colour, each colour into connected components,
+and each component is compared with the three shapes rendered at its own centroid and area; the
+nearest is its shape, unless none is near. It measures; nothing in the method selects or trains by
+it.
 """
 
 from collections.abc import Sequence
@@ -13,18 +14,29 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from mitune.shapes.prompts import Object, parse
-from mitune.shapes.scene import BACKGROUND, COLOURS, PALETTE, RELATIONS, SHAPES, SIZE, coverage, relation_of
+from mitune.shapes.scene import (
+    BACKGROUND,
+    COLOURS,
+    PALETTE,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    coverage,
+    relation_of,
+)
 
 MIN_AREA = 12.0
 """Pixels; anything smaller is a speck, not an object (the smallest object drawn has 50)."""
 MAX_MISFIT = 0.2
-"""Largest share of a component's area by which it may differ from the nearest shape and still be one."""
+"""Largest share of a component's area by which it may differ from the nearest shape and still be
+one."""
 EXTRA_PENALTY = 0.25
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One object read from a picture: colour and shape names (shape None: no clean shape), centre (x, y) in pixels."""
+    """One object read from a picture: colour and shape names (shape None: no clean shape), centre
+    (x, y) in pixels."""
 
     colour: str
     shape: str | None
@@ -57,7 +69,8 @@ def _components(masks: Tensor) -> Tensor:
 
 
 def _ink(image: Tensor, colour: int) -> Tensor:
-    """How much of ``colour`` each pixel holds, from 0 (background) to 1: its place on the line between the two."""
+    """How much of ``colour`` each pixel holds, from 0 (background) to 1: its place on the line
+    between the two."""
     ground = torch.tensor(BACKGROUND).view(3, 1, 1)
     direction = torch.tensor(PALETTE[colour]).view(3, 1, 1) - ground
     return (((image - ground) * direction).sum(dim=0) / direction.square().sum()).clamp(0, 1)
@@ -68,13 +81,17 @@ def _read_shape(mask: Tensor, ink: Tensor) -> tuple[int | None, tuple[float, flo
 
     Args:
         mask: ``[H, W]`` bool, its pixels.
-        ink: ``[H, W]`` float32; with the rim around the mask it gives the outline to a fraction of a pixel.
+        ink: ``[H, W]`` float32; with the rim around the mask it gives the outline to a fraction of
+            a pixel.
     """
     near = max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0
     cover = ink * near
     area = float(cover.sum())
     axis = torch.arange(SIZE, dtype=torch.float32) + 0.5
-    x, y = float((cover.sum(dim=0) * axis).sum()) / area, float((cover.sum(dim=1) * axis).sum()) / area
+    x, y = (
+        float((cover.sum(dim=0) * axis).sum()) / area,
+        float((cover.sum(dim=1) * axis).sum()) / area,
+    )
     kinds = torch.arange(len(SHAPES))
     radius = torch.full((len(SHAPES),), (area / torch.pi) ** 0.5)
     models = coverage(kinds, torch.tensor([x, y]).expand(len(SHAPES), 2), radius)
@@ -97,7 +114,9 @@ def read(images: Tensor) -> list[list[Seen]]:
         ValueError: another shape.
     """
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE):
-        raise ValueError(f"images must have shape [N, 3, {SIZE}, {SIZE}], got {tuple(images.shape)}")
+        raise ValueError(
+            f"images must have shape [N, 3, {SIZE}, {SIZE}], got {tuple(images.shape)}"
+        )
     pictures = images.float().cpu()
     masks = _colour_masks(pictures)
     labels = _components(masks.flatten(0, 1)).view_as(masks)
@@ -121,11 +140,13 @@ class Verdict:
     """How well a picture shows a prompt.
 
     Attributes:
-        graded: share of what was asked that is there (each object, and the relation if any), less 0.25 for each object
-            too many, not below 0.
+        graded: share of what was asked that is there (each object, and the relation if any), less
+            0.25 for each object too many, not below 0.
         strict: every object and the relation there, and no object besides.
-        colours: share of the requested colours present on any object; blind to binding, so neglect alone lowers it.
-        bound: share of the requested objects present among pictures' objects (colour and shape together).
+        colours: share of the requested colours present on any object; blind to binding, so neglect
+            alone lowers it.
+        bound: share of the requested objects present among pictures' objects (colour and shape
+            together).
     """
 
     graded: float
@@ -161,7 +182,9 @@ def judge(prompt: str, objects: Sequence[Seen]) -> Verdict:
     colours = [o.colour for o in objects]
     present = sum(colour in colours for colour, _ in wanted.objects) / len(wanted.objects)
     strict = graded == 1.0 and extra == 0
-    return Verdict(max(0.0, graded - EXTRA_PENALTY * extra), strict, present, hits / len(wanted.objects))
+    return Verdict(
+        max(0.0, graded - EXTRA_PENALTY * extra), strict, present, hits / len(wanted.objects)
+    )
 
 
 def score(prompts: Sequence[str], images: Tensor) -> list[Verdict]:
@@ -176,5 +199,6 @@ def score(prompts: Sequence[str], images: Tensor) -> list[Verdict]:
 
 
 def matches(objects: Sequence[Seen], truth: Sequence[Object]) -> bool:
-    """Whether the objects read are exactly ``truth``, in any order: the oracle's own accuracy is measured by this."""
+    """Whether the objects read are exactly ``truth``, in any order: the oracle's own accuracy is
+    measured by this."""
     return sorted((o.colour, o.shape or "") for o in objects) == sorted(truth)

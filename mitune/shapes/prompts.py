@@ -1,7 +1,7 @@
 """Captions and prompts of the embedded world: one small grammar, read and written by the same code.
 
-    caption  = object | object " and " object | object " " relation " " object
-    object   = "a " colour " " shape
+caption  = object | object " and " object | object " " relation " " object
+object   = "a " colour " " shape
 """
 
 import itertools
@@ -20,7 +20,8 @@ HELD_OUT: frozenset[Object] = frozenset({("green", "triangle"), ("yellow", "circ
 
 @dataclass(frozen=True)
 class Phrase:
-    """What a prompt asks for: one or two objects, and for two perhaps how the first lies to the second."""
+    """What a prompt asks for: one or two objects, and for two perhaps how the first lies to the
+    second."""
 
     objects: tuple[Object, ...]
     relation: str | None = None
@@ -42,17 +43,23 @@ def parse(prompt: str) -> Phrase:
     objects = []
     for part in parts:
         words = part.split()
-        if len(words) != 3 or words[0] not in ("a", "the") or words[1] not in COLOURS or (
-            words[2] not in SHAPES
+        if (
+            len(words) != 3
+            or words[0] not in ("a", "the")
+            or words[1] not in COLOURS
+            or (words[2] not in SHAPES)
         ):
             raise UserError(
-                f"prompt {prompt!r} is not of the shapes world: expected 'a COLOUR SHAPE', or two of them "
+                f"prompt {prompt!r} is not of the shapes world: expected 'a COLOUR SHAPE', or two "
+                "of them "
                 f"joined by 'and' or a relation; colours: {', '.join(COLOURS)}; shapes: "
                 f"{', '.join(SHAPES)}; relations: {', '.join(RELATIONS)}"
             )
         objects.append((words[1], words[2]))
     if len(objects) > 2:
-        raise UserError(f"prompt {prompt!r} names {len(objects)} objects; the shapes world draws at most two")
+        raise UserError(
+            f"prompt {prompt!r} names {len(objects)} objects; the shapes world draws at most two"
+        )
     return Phrase(tuple(objects), relation)
 
 
@@ -75,8 +82,10 @@ def prompts(split: str, kind: str = "pair") -> list[str]:
 
     Args:
         split: "train" or "test": disjoint as unordered pairs of objects.
-        kind: "pair" ("a red circle and a blue square", both orders: 60 train, 30 test), "spatial" (with a
-            relation, both orders and all four: 240 train, 120 test), or "unseen" (test only: pairs with an
+        kind: "pair" ("a red circle and a blue square", both orders: 60 train, 30 test), "spatial"
+            (with a
+            relation, both orders and all four: 240 train, 120 test), or "unseen" (test only: pairs
+                with an
             object that pre-training never showed).
 
     Raises:
@@ -84,7 +93,8 @@ def prompts(split: str, kind: str = "pair") -> list[str]:
     """
     if split not in ("train", "test") or kind not in ("pair", "spatial", "unseen"):
         raise UserError(
-            f"no prompt list {split!r}/{kind!r} in the shapes world: splits are train, test; kinds are pair, "
+            f"no prompt list {split!r}/{kind!r} in the shapes world: splits are train, test; kinds "
+            "are pair, "
             "spatial, unseen (test only)"
         )
     if kind == "unseen":

@@ -1,7 +1,8 @@
 """Scenes of the embedded world: one or two coloured shapes on grey, and their exact rendering.
 
-A batch of scenes is one record of tensors, so that rendering ten thousand pictures is one call. Pictures are
-``[N, 3, 32, 32]`` float32 in [0, 1]; positions and radii are in pixels, the origin is the top left corner.
+A batch of scenes is one record of tensors, so that rendering ten thousand pictures is one call.
+Pictures are ``[N, 3, 32, 32]`` float32 in [0, 1]; positions and radii are in pixels, the origin is
+the top left corner.
 """
 
 import math
@@ -27,8 +28,9 @@ BORDER = 1.0
 # One radius means about the same area for every shape, so that size says nothing about shape.
 _SQUARE_HALF = math.sqrt(math.pi) / 2
 _TRIANGLE_INRADIUS = math.sqrt(math.pi / (3 * math.sqrt(3)))
-# Reach per radius: of the square to its corner, of the triangle to its half width (its apex, which reaches further,
-# is thin, and GAP keeps it clear). A test draws thousands of scenes and finds no overlap.
+# Reach per radius: of the square to its corner, of the triangle to its half width (its apex, which
+# reaches further, is thin, and GAP keeps it clear). A test draws thousands of scenes and finds no
+# overlap.
 _REACH = torch.tensor([1.0, _SQUARE_HALF * math.sqrt(2), _TRIANGLE_INRADIUS * math.sqrt(3)])
 
 
@@ -41,7 +43,8 @@ class Scenes:
         colour: ``[N, 2]`` int64, index into COLOURS; the second is meaningless where count is 1.
         shape: ``[N, 2]`` int64, index into SHAPES.
         centre: ``[N, 2, 2]`` float32, (x, y) in pixels.
-        radius: ``[N, 2]`` float32, in pixels: a circle's radius, and the equal-area size of the others.
+        radius: ``[N, 2]`` float32, in pixels: a circle's radius, and the equal-area size of the
+            others.
     """
 
     count: Tensor
@@ -73,7 +76,8 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
         radius: ``[...]`` float32, in pixels.
 
     Returns:
-        ``[..., 32, 32]`` float32 in [0, 1]: the share of the pixel that the object covers, to first order.
+        ``[..., 32, 32]`` float32 in [0, 1]: the share of the pixel that the object covers, to first
+        order.
     """
     axis = torch.arange(SIZE, dtype=torch.float32) + 0.5
     dx = axis.view(1, SIZE) - centre[..., 0, None, None]

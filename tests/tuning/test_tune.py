@@ -230,7 +230,7 @@ def test_the_first_step_is_adamw_on_the_clipped_gradient(
 
 
 def test_one_step_is_the_equation_of_adamw(tmp_path: Path) -> None:
-    """Loshchilov and Hutter, Algorithm 2, at step 1, where both corrected moments are the gradient's."""
+    """Loshchilov and Hutter, Algorithm 2, step 1: both corrected moments are the gradient's."""
     lr, decay, eps = 1e-2, 0.5, 1e-3
     run(tmp_path, lr=lr, weight_decay=decay, eps=eps, iterations=1, checkpoint_every=1)
     moments = load_file(tmp_path / "checkpoints/step-000001/optimizer.safetensors")

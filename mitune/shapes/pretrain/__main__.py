@@ -1,12 +1,13 @@
 """Make the embedded model from nothing: ``python -m mitune.shapes.pretrain --out FOLDER``.
 
-Three stages, each done once and skipped when its result is there; the third also resumes inside. About 45 minutes on
-two CPU cores. The result is a diffusers StableDiffusionPipeline folder, which ``mitune --model FOLDER`` takes.
+Three stages, each done once and skipped when its result is there; the third also resumes inside.
+About 45 minutes on two CPU cores. The result is a diffusers StableDiffusionPipeline folder, which
+``mitune --model FOLDER`` takes.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Pretrain:
     """Stage 1, the autoencoder."""
     text_steps: int = 600
     """Stage 2, the text encoder."""
-    recipe: UnetRecipe = UnetRecipe()
+    recipe: UnetRecipe = field(default_factory=UnetRecipe)
     """Stage 3, the denoiser."""
 
 

@@ -1,8 +1,9 @@
 """Stage 2: the text encoder, taught what its captions say before any picture is shown.
 
-Stable Diffusion's text encoder, too, was trained before and apart from the denoiser. Linear read-outs must find at each
-noun its object's colour and shape, and after the caption's end the whole caption: the denoiser's cross-attention then meets
-features in which binding is already made, instead of having to teach them through the noise.
+Stable Diffusion's text encoder, too, was trained before and apart from the denoiser. Linear
+read-outs must find at each noun its object's colour and shape, and after the caption's end the
+whole caption: the denoiser's cross-attention then meets features in which binding is already made,
+instead of having to teach them through the noise.
 """
 
 import random
@@ -28,7 +29,8 @@ _READOUTS = {
 
 
 def every_phrase() -> list[Phrase]:
-    """All captions that pre-training can show: single objects, pairs in both orders, and each relation."""
+    """All captions that pre-training can show: single objects, pairs in both orders, and each
+    relation."""
     shown = all_objects()
     phrases = [Phrase((o,)) for o in shown]
     for relation in (None, *RELATIONS):
@@ -49,11 +51,15 @@ def _facts(phrase: Phrase | None) -> list[int]:
     return row
 
 
-def train_text_encoder(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> dict[str, float]:
-    """Train the tokenizer's text encoder and save both below ``folder`` (``tokenizer/``, ``text_encoder/``).
+def train_text_encoder(
+    folder: Path, *, steps: int, batch: int = 64, seed: int = 0
+) -> dict[str, float]:
+    """Train the tokenizer's text encoder and save both below ``folder`` (``tokenizer/``,
+    ``text_encoder/``).
 
     Returns:
-        the card's numbers: read-out accuracy at the nouns and at the end over every caption, seconds.
+        the card's numbers: read-out accuracy at the nouns and at the end over every caption,
+        seconds.
     """
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -66,25 +72,30 @@ def train_text_encoder(folder: Path, *, steps: int, batch: int = 64, seed: int =
     facts = torch.tensor([_facts(p) for p in phrases])
     nouns = torch.tensor(tokenizer.convert_tokens_to_ids([f"{s}</w>" for s in SHAPES]))
     is_noun = torch.isin(ids, nouns)
-    # Object 1 is read at the first noun, object 2 at the second; everything from the end token on reads it all.
+    # Object 1 is read at the first noun, object 2 at the second; everything from the end token on
+    # reads it all.
     ordinal = is_noun.cumsum(dim=1) * is_noun
     is_end = ids == tokenizer.eos_token_id
     width = networks.TEXT_WIDTH
     whole = nn.ModuleDict({name: nn.Linear(width, n) for name, n in _READOUTS.items()})
-    noun = nn.ModuleDict({"colour": nn.Linear(width, len(COLOURS)), "shape": nn.Linear(width, len(SHAPES))})
+    noun = nn.ModuleDict(
+        {"colour": nn.Linear(width, len(COLOURS)), "shape": nn.Linear(width, len(SHAPES))}
+    )
     parameters = [*encoder.parameters(), *whole.parameters(), *noun.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1e-3, total_steps=steps, pct_start=0.1
+    )
 
     def logits_and_targets(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         hidden = encoder(ids[rows]).last_hidden_state
         end, pairs = is_end[rows], []
-        for column, (name, head) in enumerate(whole.items()):
+        for column, head in enumerate(whole.values()):
             target = facts[rows, column, None].expand_as(end)
             pairs.append((head(hidden[end]), target[end]))
         for i in (1, 2):
             at = ordinal[rows] == i
-            for column, (_, head) in enumerate(noun.items()):
+            for column, head in enumerate(noun.values()):
                 target = facts[rows, 2 * i - 1 + column, None].expand_as(at)
                 pairs.append((head(hidden[at]), target[at]))
         return pairs

@@ -1,7 +1,8 @@
 """Stage 3: the denoiser, on captions of which a known share is wrong, as on the web.
 
-The wrong captions are what leaves the model imperfect in a way it knows about: it learns the mixture of pictures that go
-with a prompt, with the right one the likeliest, and draws the others at about the noise rates.
+The wrong captions are what leaves the model imperfect in a way it knows about: it learns the
+mixture of pictures that go with a prompt, with the right one the likeliest, and draws the others at
+about the noise rates.
 """
 
 import json
@@ -37,7 +38,8 @@ class UnetRecipe:
     decay_share: float = 0.25
     """Last share of the steps, over which the learning rate falls linearly to zero."""
     clean_share: float = 0.25
-    """First share of the steps, in which captions are all right: binding is learned faster from them."""
+    """First share of the steps, in which captions are all right: binding is learned faster from
+    them."""
     scenes: int = 60_000
     two_objects: float = 0.6
     relation: float = 0.3
@@ -55,7 +57,8 @@ class UnetRecipe:
 
 
 class Captions:
-    """Numbers for all captions, so that a batch of them is drawn with tensor arithmetic and no strings.
+    """Numbers for all captions, so that a batch of them is drawn with tensor arithmetic and no
+    strings.
 
     Row of object i: i; of the ordered pair (i, j) with form f (0: "and", then each relation):
     K + (f * K + i) * K + j; the last row is the empty caption.
@@ -79,7 +82,9 @@ class Captions:
                 row = self.count + (form * self.count + i) * self.count + number[phrase.objects[1]]
             self.texts[row] = str(phrase)
 
-    def draw(self, scenes: Scenes, numbers: Tensor, clean: bool, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, scenes: Scenes, numbers: Tensor, clean: bool, generator: torch.Generator
+    ) -> Tensor:
         """Rows of captions for ``scenes`` (object ``numbers`` [B, 2] int64), [B] int64."""
         recipe, size, k = self.recipe, len(scenes), self.count
 
@@ -94,13 +99,16 @@ class Captions:
         swap = chance(0 if clean else recipe.swapped) & possible
         first = torch.where(swap, swapped_first, first)
         second = torch.where(swap, swapped_second, second)
-        # The ghost stands nowhere: sample_scenes drew it a place as the second object, which serves for its relation.
+        # The ghost stands nowhere: sample_scenes drew it a place as the second object, which serves
+        # for its relation.
         ghost = chance(0 if clean else recipe.ghost) & single
         turn = chance(0.5)
         first, second = torch.where(turn, second, first), torch.where(turn, first, second)
         relation = torch.where(turn, relation ^ 1, relation)
         wrong = chance(0 if clean else recipe.wrong_relation)
-        other = (relation + torch.randint(1, len(RELATIONS), (size,), generator=generator)) % len(RELATIONS)
+        other = (relation + torch.randint(1, len(RELATIONS), (size,), generator=generator)) % len(
+            RELATIONS
+        )
         relation = torch.where(wrong, other, relation)
         form = torch.where(chance(recipe.relation), relation + 1, 0)
         pair = k + (form * k + first) * k + second
@@ -133,7 +141,8 @@ def learning_rate(recipe: UnetRecipe, step: int) -> float:
 
 
 class Training:
-    """The denoiser in bfloat16 with float32 masters, their exponential average, and the optimizer: one state to save."""
+    """The denoiser in bfloat16 with float32 masters, their exponential average, and the optimizer:
+    one state to save."""
 
     def __init__(self, recipe: UnetRecipe) -> None:
         torch.manual_seed(recipe.seed)
@@ -148,7 +157,8 @@ class Training:
         )
 
     def update(self, lr: float, ema: float) -> float:
-        """One optimizer step from the model's gradients; returns their norm before clipping to 1."""
+        """One optimizer step from the model's gradients; returns their norm before clipping to
+        1."""
         low = list(self.model.parameters())
         for master, weight in zip(self.master, low, strict=True):
             master.grad = weight.grad.float()  # type: ignore[union-attr]
@@ -160,7 +170,9 @@ class Training:
         self.step += 1
         with torch.no_grad():
             torch._foreach_copy_(low, self.master)
-            torch._foreach_lerp_(self.average, self.master, 1 - min(ema, self.step / (self.step + 10)))
+            torch._foreach_lerp_(
+                self.average, self.master, 1 - min(ema, self.step / (self.step + 10))
+            )
         return float(norm)
 
     def save(self, folder: Path) -> None:
@@ -205,8 +217,11 @@ def _object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
     return (pairs[:, :, None] == captions.objects).all(dim=-1).long().argmax(dim=-1)
 
 
-def batches(recipe: UnetRecipe, folder: Path, start: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """From step ``start``: noise, timesteps, latents and caption embeddings of each step, keyed by (seed, step)."""
+def batches(
+    recipe: UnetRecipe, folder: Path, start: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """From step ``start``: noise, timesteps, latents and caption embeddings of each step, keyed by
+    (seed, step)."""
     captions = Captions(recipe)
     generator = torch.Generator().manual_seed(recipe.seed + 17)
     scenes = sample_scenes(
@@ -228,9 +243,11 @@ def batches(recipe: UnetRecipe, folder: Path, start: int) -> Iterator[tuple[Tens
 
 
 def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> dict[str, object]:
-    """Train the denoiser below ``folder``, continuing from its last checkpoint; the averaged weights go to ``unet/``.
+    """Train the denoiser below ``folder``, continuing from its last checkpoint; the averaged
+    weights go to ``unet/``.
 
-    The loss is ``min(SNR_t, gamma) / SNR_t * ||eps - eps_theta||^2`` (min-SNR, Hang et al. 2023), mean over elements.
+    The loss is ``min(SNR_t, gamma) / SNR_t * ||eps - eps_theta||^2`` (min-SNR, Hang et al. 2023),
+    mean over elements.
 
     Returns:
         the card's numbers: recipe, last loss, seconds of this process.
@@ -245,7 +262,8 @@ def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> di
     weight = snr.clamp(max=recipe.snr_gamma) / snr
     loss_average = math.nan
     log_file = folder / "unet_loss.jsonl"
-    # Lines of steps after the checkpoint belong to the interrupted run; they are about to be written again.
+    # Lines of steps after the checkpoint belong to the interrupted run; they are about to be
+    # written again.
     lines = log_file.read_text().splitlines() if log_file.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] <= training.step]
     log_file.write_text("".join(line + "\n" for line in kept))

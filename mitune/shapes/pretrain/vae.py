@@ -21,10 +21,13 @@ def object_indices(objects: list[Object]) -> torch.Tensor:
 
 
 def train_vae(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> dict[str, float]:
-    """Train the autoencoder and save it in ``folder`` with a scaling factor that gives unit-variance latents.
+    """Train the autoencoder and save it in ``folder`` with a scaling factor that gives
+    unit-variance latents.
 
-    The loss is ``mean (x' - x)^2 + 0.1 mean |x' - x| + 1e-3 KL`` with pixels in [-1, 1] and the KL per latent element.
-    All twelve objects are shown: an autoencoder carries no captions, so nothing about the held-out ones leaks.
+    The loss is ``mean (x' - x)^2 + 0.1 mean |x' - x| + 1e-3 KL`` with pixels in [-1, 1] and the KL
+    per latent element.
+    All twelve objects are shown: an autoencoder carries no captions, so nothing about the held-out
+    ones leaks.
 
     Returns:
         the card's numbers: reconstruction error on fresh scenes, seconds.
@@ -35,7 +38,9 @@ def train_vae(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> di
     objects = object_indices(all_objects(held_out=True))
     model = networks.vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LR, total_steps=steps, pct_start=0.1
+    )
     for step in range(steps):
         pictures = render(sample_scenes(batch, generator, objects=objects, two_objects=0.7)) * 2 - 1
         posterior = model.encode(pictures).latent_dist
@@ -49,7 +54,9 @@ def train_vae(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> di
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            print(f"vae step {step}/{steps} mse {error.square().mean():.5f} kl {kl:.3f}", flush=True)
+            print(
+                f"vae step {step}/{steps} mse {error.square().mean():.5f} kl {kl:.3f}", flush=True
+            )
     report = _calibrate(model, generator, objects)
     model.save_pretrained(folder)
     return report | {"seconds": time.perf_counter() - start}

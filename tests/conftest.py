@@ -1,0 +1,34 @@
+"""Fixtures that several folders share."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+# Helper modules lie beside the tests that use them.
+for folder in ("", "sets", "tuning", "kernels"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))
+
+
+@pytest.fixture(scope="session")
+def _shapes():
+    from mitune.load import load
+
+    return load("shapes", device="cpu")
+
+
+@pytest.fixture
+def shapes_model(_shapes) -> Iterator:
+    """The embedded model, without an adapter before and after."""
+    from mitune.tuning import adapter
+
+    yield _shapes
+    adapter.detach(_shapes.unet)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_state():
+    """No test may depend on what ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,99 @@
+"""Algorithm 1: rounds, resume, and the adapter in plain diffusers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import mitune
+from mitune.align import align
+from mitune.errors import UserError
+from mitune.sampler import SamplerConfig
+from mitune.shapes.model import FOLDER
+from mitune.shapes.prompts import prompts
+from mitune.tuning import adapter
+
+PROMPTS = prompts("train")[:4]
+
+
+def run(model, out, rounds, **changes):
+    tuning = replace(model.preset.tuning, rank=4, alpha=4, batch=8, micro_batch=8, iterations=4)
+    given = {
+        "candidates": 4,
+        "sampler": SamplerConfig(steps=4, guidance=1.0),
+        "tuning": tuning,
+        "slots": 8,
+    }
+    return align(model, PROMPTS, out, rounds=rounds, **(given | changes))
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def test_rounds_go_on_from_one_another(shapes_model, tmp_path):
+    first, second = run(shapes_model, tmp_path, 2)
+    assert first.set.settings["adapter"] is None
+    assert second.set.settings["adapter"] == "round-1"
+    # Round 2 sees other noise and another model.
+    a, b = first.set.table(["score"]), second.set.table(["score"])
+    assert a != b
+    one, two = weights(first.adapter), weights(second.adapter)
+    assert one.keys() == two.keys()
+    magnitudes = [name for name in one if "magnitude" in name]
+    assert magnitudes
+    moved = [float((one[n] - two[n]).abs().max()) for n in magnitudes]
+    assert max(moved) > 0
+    # Going on, not starting over: 4 steps of AdamW move no weight by more than 4 learning rates and
+    # a little decay.
+    lr = shapes_model.preset.tuning.lr
+    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 6 * lr
+    assert adapter.attached(shapes_model.unet)
+
+
+def test_a_finished_run_is_not_done_again(shapes_model, tmp_path):
+    before = weights(run(shapes_model, tmp_path, 1)[0].adapter)
+    adapter.detach(shapes_model.unet)
+    called = []
+    again = run(shapes_model, tmp_path, 1, on_candidate=lambda *a: called.append(a))
+    after = weights(again[0].adapter)
+    assert not called
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    # And more rounds go on from there.
+    adapter.detach(shapes_model.unet)
+    assert len(run(shapes_model, tmp_path, 2, on_candidate=lambda *a: called.append(a))) == 2
+    assert {c[0] for c in called} == {2}
+
+
+def test_the_adapter_works_in_plain_diffusers(shapes_model, tmp_path):
+    done = run(shapes_model, tmp_path, 1)
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
+    pipeline.to(dtype=torch.float32)
+    pipeline.load_lora_weights(done[-1].adapter)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3, *shapes_model.latent_shape, generator=generator)
+    t = torch.tensor([10, 500, 950])
+    cond = shapes_model.encode_prompts(PROMPTS[:3])
+    with torch.no_grad():
+        theirs = pipeline.unet(z, t, cond["encoder_hidden_states"]).sample
+        ours = shapes_model(z, t, cond)
+        adapter.detach(shapes_model.unet)
+        base = shapes_model(z, t, cond)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert float((ours - base).abs().max()) > 1e-4
+
+
+def test_two_lines(tmp_path):
+    """The promise: a user gets an aligned adapter from two lines."""
+    model = mitune.load("shapes", device="cpu")
+    done = run(model, tmp_path, 1)
+    assert (done[-1].adapter / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_bad_rounds(shapes_model, tmp_path):
+    with pytest.raises(UserError, match="rounds is 0"):
+        run(shapes_model, tmp_path, 0)
+    assert not any(tmp_path.iterdir())

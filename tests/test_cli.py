@@ -1,0 +1,206 @@
+"""The command line as a user meets it: results, JSON, and one line for every mistake."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mitune.cli import main
+
+QUICK = ["--candidates", "3", "--steps", "3", "--slots", "6", "--quiet"]
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle and a blue square\n\na green square and a red triangle\n")
+    return path
+
+
+def run(*arguments: object) -> None:
+    main([str(a) for a in arguments])
+
+
+def last_json(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def fails(capsys, *arguments: object) -> str:
+    """Exit code 2 and one line on stderr, which is returned."""
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1
+    assert err.startswith("mitune: ")
+    return err
+
+
+def test_build_tune_eval(prompts, tmp_path, capsys):
+    built = tmp_path / "set"
+    run("build", "--prompts", prompts, "--out", built, *QUICK, "--json")
+    summary = last_json(capsys)
+    assert (summary["candidates"], summary["kept"], summary["complete"]) == (6, 2, True)
+    adapter = tmp_path / "adapter"
+    tune = ["tune", "--set", built, "--out", adapter, "--iterations", 2, "--batch", 4, "--quiet"]
+    run(*tune, "--json")
+    assert last_json(capsys) == {"adapter": str(adapter)}
+    evaluate = ["eval", "--adapter", adapter, "--limit", 3, "--images", 2, "--steps", 3]
+    run(*evaluate, "--seeds", 2, "--out", tmp_path / "eval", "--json")
+    table = last_json(capsys)["table"]
+    assert {(r["model"], r["metric"]) for r in table} == {
+        (m, k) for m in ("base", "tuned") for k in ("mi_nats", "graded", "strict")
+    }
+    assert all(r["standard_error"] is not None for r in table)
+    assert (tmp_path / "eval" / "eval.png").exists()
+    score = ["build", "--prompts", prompts, "--out", tmp_path / "s2", "--adapter", adapter]
+    run(*score, *QUICK, "--json")
+    assert last_json(capsys)["score_mean_all"] != summary["score_mean_all"]
+
+
+def test_align_ends_with_a_table_and_two_pictures(prompts, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["align", "--prompts", prompts, "--out", out, *QUICK, "--iterations", 2, "--batch", 4]
+    run(*command, "--images", 1, "--json")
+    printed = capsys.readouterr().out
+    assert "base" in printed
+    assert "tuned" in printed
+    result = json.loads(printed.strip().splitlines()[-1])
+    assert Path(result["adapter"], "pytorch_lora_weights.safetensors").is_file()
+    for name in ("eval.png", "ranking.png"):
+        with Image.open(out / name) as picture:
+            assert picture.width > 100
+    assert json.loads((out / "eval.json").read_text())["table"] == result["eval"]["table"]
+
+
+def test_score(tmp_path, capsys):
+    Image.new("RGB", (64, 64), "gray").save(tmp_path / "a.png")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "b.jpg")
+    pictures = [tmp_path / "a.png", tmp_path / "b.jpg"]
+    run("score", *pictures, "--prompt", "a red circle", "--draws", 2, "--json")
+    scores = last_json(capsys)["scores"]
+    assert [s["image"] for s in scores] == [str(p) for p in pictures]
+    assert all(isinstance(s["mi_nats"], float) for s in scores)
+
+
+def test_doctor(capsys):
+    run("doctor", "--json")
+    report = last_json(capsys)
+    assert report["step"]["reference"] is None
+    assert report["versions"]["torch"]
+    assert set(report["optional"]) == {"triton", "xformers", "tensorrt"}
+
+
+@pytest.mark.parametrize("verb", ["align", "build", "tune", "score", "eval", "doctor"])
+def test_help_explains_every_option(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(verb, "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    # tyro prints this for an option without words of its own.
+    assert "(required)" in text or verb == "doctor"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--prompts", "EMPTY"], "is empty"),
+        (["--candidates", "2", "--keep", "3"], "keep"),
+        (["--estimator", "magic"], "trajectory, orthogonal, standard"),
+        (["--scheduler", "heun"], "ddpm, ddim, euler"),
+        (["--device", "tpu"], "cpu, cuda"),
+        (["--precision", "int4"], "float32, bfloat16, float16"),
+        (["--select", "best"], "mi"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--convention", "mine"], "paper, reference"),
+        (["--limit", "0"], "limit is 0"),
+        (["--adapter", "/nowhere"], "/nowhere"),
+        (["--guidance", "nan"], "guidance is nan"),
+    ],
+)
+def test_mistakes(arguments, words, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    arguments = [str(tmp_path / "empty.txt") if a == "EMPTY" else a for a in arguments]
+    assert words in fails(capsys, "build", "--out", tmp_path / "s", "--quiet", *arguments)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_set_with_other_settings(prompts, tmp_path, capsys):
+    build = ["build", "--prompts", prompts, "--out", tmp_path / "s", *QUICK]
+    run(*build)
+    assert "guidance" in fails(capsys, *build, "--guidance", "3")
+
+
+def test_a_truncated_set(prompts, tmp_path, capsys):
+    build = ["build", "--prompts", prompts, "--out", tmp_path / "s", *QUICK]
+    run(*build)
+    part = next((tmp_path / "s" / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:500])
+    message = fails(capsys, "tune", "--set", tmp_path / "s", "--out", tmp_path / "a")
+    assert part.name in message
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_set_of_another_model(prompts, tmp_path, capsys):
+    from mitune.shapes.model import FOLDER
+
+    other = tmp_path / "other"
+    shutil.copytree(FOLDER, other)
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(other / "unet")
+    with torch.no_grad():
+        unet.conv_in.bias[0] += 1
+    unet.save_pretrained(other / "unet")
+    run("build", "--prompts", prompts, "--out", tmp_path / "s", *QUICK)
+    message = fails(
+        capsys, "tune", "--model", other, "--set", tmp_path / "s", "--out", tmp_path / "a"
+    )
+    assert "another model" in message
+    adapter = tmp_path / "adapter"
+    run("tune", "--set", tmp_path / "s", "--out", adapter, "--iterations", 1, "--batch", 2)
+    capsys.readouterr()
+    message = fails(capsys, "eval", "--model", other, "--prompts", prompts, "--adapter", adapter)
+    assert "another model" in message
+
+
+def test_long_prompts_warn(tmp_path, capsys):
+    path = tmp_path / "p.txt"
+    long = "a red circle and " * 5 + "a blue square"
+    path.write_text(long + "\n")
+    run("build", "--prompts", path, "--out", tmp_path / "s", *QUICK)
+    assert long in capsys.readouterr().err
+
+
+def test_a_read_only_folder(prompts, capsys):
+    # /proc is read-only for everyone, root too.
+    assert "/proc" in fails(capsys, "build", "--prompts", prompts, "--out", "/proc/s", *QUICK)
+
+
+def test_ctrl_c_says_how_to_go_on(prompts, tmp_path):
+    out = tmp_path / "s"
+    command = ["build", "--prompts", str(prompts), "--out", str(out), "--candidates", "500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mitune.cli", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    while not (out / "run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on: mitune build" in err
+    assert "Traceback" not in err

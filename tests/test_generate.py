@@ -1,0 +1,259 @@
+"""The engine: against the closed form, against a plain loop over diffusers' own scheduler, and its
+invariances."""
+
+import gaussian
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from mitune_kernels import normal
+
+from mitune.errors import UserError
+from mitune.generate import Engine, PromptEncoder, SamplerConfig, Work, generate, pool
+from mitune.noise import candidate_keys
+from mitune.schedule import Schedule
+from mitune.shapes.prompts import prompts
+
+PROMPTS = prompts("train")[:5]
+SHORT = SamplerConfig(steps=6, guidance=2.0)
+
+
+def run(model, slots, **changes):
+    given = {"candidates": 5, "sampler": SHORT, "seed": 3, "slots": slots}
+    made = list(generate(model, PROMPTS, **(given | changes)))
+    return {(c.prompt_index, c.index): c for c in made}
+
+
+def test_score_along_fifty_steps_is_the_mutual_information():
+    """The whole engine in the Gaussian world, sampling from the model itself (guidance 1)."""
+    count = 1500
+    schedule = Schedule.from_diffusers(gaussian.scheduler(), 50)
+    engine = Engine(
+        gaussian.Denoiser(),
+        schedule,
+        schedule.weights(),
+        guidance=1.0,
+        seed=0,
+        null={"p": gaussian.NULL},
+        latent_shape=(gaussian.D, 1, 1),
+        slots=256,
+        device=torch.device("cpu"),
+    )
+    texts = [str(i) for i in range(count)]
+    made = list(engine.run(pool(texts, 1), PromptEncoder(gaussian.encode, texts)))
+    assert len(made) == count
+    scores = torch.tensor([c.score for c in made])
+    assert float(scores.mean()) == pytest.approx(gaussian.TRUE_MI, rel=0.03)
+    # And what it sampled has the right law: z0 - p ~ N(0, 0.1).
+    p, _ = gaussian.pairs(2048)
+    error = torch.stack([c.latent.flatten() - p[int(c.prompt)] for c in made])
+    assert float(error.var()) == pytest.approx(gaussian.S2, rel=0.05)
+    assert abs(float(error.mean())) < 0.01
+
+
+def test_it_is_the_plain_loop_over_diffusers_scheduler(shapes_model, monkeypatch):
+    """Algorithm 2 as anybody would write it, with the scheduler object and our noise."""
+    made = run(shapes_model, 7)
+    native = DDPMScheduler.from_config(shapes_model.scheduler.config)
+    native.set_timesteps(SHORT.steps)
+    abar = native.alphas_cumprod.double()
+    for p, c in ((0, 0), (2, 3), (4, 4)):
+        key = candidate_keys([(3, PROMPTS[p], c)])
+        z = normal(key, torch.tensor([0]), shapes_model.latent_shape)
+        cond = shapes_model.encode_prompts([PROMPTS[p]])
+        null = shapes_model.encode_null()
+        terms = []
+        for i, t in enumerate(native.timesteps):
+            with torch.no_grad():
+                eps_c = shapes_model(z, t[None], cond)
+                eps_u = shapes_model(z, t[None], null)
+            beta = 1 - abar[t] / abar[t - 1]
+            kappa = beta * 1000 / (2 * (1 - beta) * (1 - abar[t]))
+            terms.append(kappa * (eps_c - eps_u).double().square().sum())
+            noise = normal(key, torch.tensor([i + 1]), shapes_model.latent_shape)
+            monkeypatch.setattr(
+                "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, n=noise, **k: n
+            )
+            guided = eps_u + SHORT.guidance * (eps_c - eps_u)
+            z = native.step(guided, t, z).prev_sample
+        torch.testing.assert_close(made[p, c].latent, z[0], rtol=1e-3, atol=1e-3)
+        assert made[p, c].score == pytest.approx(float(torch.stack(terms).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_the_number_of_slots_does_not_matter(shapes_model, slots):
+    seven, other = run(shapes_model, 7), run(shapes_model, slots)
+    assert seven.keys() == other.keys()
+    for key, candidate in seven.items():
+        assert other[key].score == pytest.approx(candidate.score, rel=1e-4)
+        torch.testing.assert_close(other[key].latent, candidate.latent, rtol=1e-3, atol=1e-3)
+    for p in range(len(PROMPTS)):
+        best = [max(range(5), key=lambda c: made[p, c].score) for made in (seven, other)]
+        assert best[0] == best[1]
+
+
+def test_a_rerun_is_the_same_to_the_bit(shapes_model):
+    first, second = run(shapes_model, 7), run(shapes_model, 7)
+    assert list(first) == list(second)
+    for key, candidate in first.items():
+        assert second[key].score == candidate.score
+        assert torch.equal(second[key].latent, candidate.latent)
+        assert torch.equal(second[key].terms, candidate.terms)
+
+
+def test_slots_may_be_at_different_timesteps(shapes_model):
+    """Candidates let in one at a time, two ticks apart, come out as they do together."""
+    together = run(shapes_model, 4, candidates=1)
+    schedule = Schedule.from_diffusers(shapes_model.scheduler, SHORT.steps)
+    engine = Engine(
+        shapes_model,
+        schedule,
+        schedule.weights(),
+        guidance=SHORT.guidance,
+        seed=3,
+        null=shapes_model.encode_null(),
+        latent_shape=shapes_model.latent_shape,
+        slots=4,
+        device=torch.device("cpu"),
+    )
+    encoder = PromptEncoder(shapes_model.encode_prompts, PROMPTS)
+    made, mixed = [], False
+    for work in pool(PROMPTS[:4], 1):
+        engine._refill(iter([work]), encoder)
+        for _ in range(2):
+            engine._tick()
+        mixed |= len({left for left in engine._left if left}) > 1
+    made += engine.run([], encoder)
+    assert mixed
+    assert len(made) == 4
+    for candidate in made:
+        expected = together[candidate.prompt_index, 0]
+        assert candidate.score == pytest.approx(expected.score, rel=1e-4)
+        torch.testing.assert_close(candidate.latent, expected.latent, rtol=1e-3, atol=1e-3)
+
+
+def test_a_candidate_does_not_depend_on_the_list(shapes_model):
+    alone = next(generate(shapes_model, [PROMPTS[3]], candidates=1, sampler=SHORT, seed=3, slots=1))
+    assert alone.score == pytest.approx(run(shapes_model, 7)[3, 0].score, rel=1e-4)
+
+
+def test_seeds_and_indices_make_different_candidates(shapes_model):
+    made = run(shapes_model, 7)
+    other = run(shapes_model, 7, seed=4)
+    assert made[0, 0].score != made[0, 1].score
+    assert made[0, 0].score != other[0, 0].score
+
+
+def test_terms_add_up_to_the_score(shapes_model):
+    for convention in ("paper", "reference"):
+        sampler = SamplerConfig(steps=20, guidance=1.0, convention=convention)
+        made = run(shapes_model, 8, candidates=1, sampler=sampler)
+        weights = Schedule.from_diffusers(shapes_model.scheduler, 20).weights(convention)
+        for candidate in made.values():
+            expected = float((weights * candidate.terms[:, 0].double()).sum())
+            assert candidate.score == pytest.approx(expected, rel=1e-5)
+            assert bool((candidate.terms[:, 0] > 0).all())
+
+
+def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(shapes_model):
+    """The first step's term is taken before guidance has moved anything."""
+    plain = run(shapes_model, 5, sampler=SamplerConfig(steps=6, guidance=1.0))
+    guided = run(shapes_model, 5, sampler=SamplerConfig(steps=6, guidance=5.0))
+    assert float(plain[0, 0].terms[0, 0]) == pytest.approx(
+        float(guided[0, 0].terms[0, 0]), rel=1e-4
+    )
+    assert not torch.allclose(plain[0, 0].latent, guided[0, 0].latent)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_other_solvers_draw_pictures_too(shapes_model, scheduler):
+    from mitune.shapes import oracle
+
+    sampler = SamplerConfig(steps=20, guidance=2.0, scheduler=scheduler)
+    made = generate(shapes_model, PROMPTS, candidates=4, sampler=sampler, slots=20)
+    made = sorted(made, key=lambda c: (c.prompt_index, c.index))
+    pictures = shapes_model.decode(torch.stack([c.latent for c in made]))
+    verdicts = oracle.score([c.prompt for c in made], pictures)
+    assert sum(v.colours for v in verdicts) / len(verdicts) > 0.6
+
+
+def test_bfloat16_ranks_nearly_as_float32(shapes_model):
+    from mitune.evaluation.agreement import spearman
+    from mitune.load import load
+
+    half = load("shapes", device="cpu", precision="bfloat16")
+    assert half.fingerprint == shapes_model.fingerprint
+    sampler = SamplerConfig(steps=10, guidance=1.0)
+    pools = [run(m, 25, sampler=sampler) for m in (shapes_model, half)]
+    scores = [torch.tensor([made[key].score for key in sorted(made)]) for made in pools]
+    assert scores[1].isfinite().all()
+    assert spearman(*scores) > 0.9
+
+
+def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
+    """No .item(), .tolist(), .cpu() or bool() of a tensor inside a tick: on a GPU each would wait
+    for the device."""
+    asked = []
+    for name in ("item", "tolist", "cpu", "__bool__", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(self, *args, original=original, name=name, **kwargs):
+            asked.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    schedule = Schedule.from_diffusers(shapes_model.scheduler, 6)
+    engine = Engine(
+        lambda z, t, cond: z,
+        schedule,
+        schedule.weights(),
+        guidance=1.0,
+        seed=3,
+        null=shapes_model.encode_null(),
+        latent_shape=shapes_model.latent_shape,
+        slots=4,
+        device=torch.device("cpu"),
+        implementation="reference",
+    )
+    engine._refill(iter(pool(PROMPTS[:4], 1)), PromptEncoder(shapes_model.encode_prompts, PROMPTS))
+    asked.clear()
+    for _ in range(5):
+        engine._tick()
+    # On the CPU alone the op checks the range of its index, where nothing has to be waited for.
+    assert [name for name in asked if name != "__bool__"] == []
+
+
+def test_a_stream_of_part_of_the_pool(shapes_model):
+    work = [Work(prompt=PROMPTS[1], prompt_index=1, index=4)]
+    made = list(generate(shapes_model, PROMPTS, sampler=SHORT, seed=3, slots=2, work=work))
+    assert [(c.prompt_index, c.index) for c in made] == [(1, 4)]
+    assert made[0].score == pytest.approx(run(shapes_model, 7)[1, 4].score, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": []}, "prompt list is empty"),
+        ({"candidates": 0}, "candidates is 0"),
+        ({"slots": 0}, "slots is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_arguments(shapes_model, changes, message):
+    given = {"prompts": PROMPTS, "candidates": 2, "slots": 2, "seed": 0, "sampler": SHORT} | changes
+    with pytest.raises(UserError, match=message):
+        list(generate(shapes_model, **given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"scheduler": "heun"}, "choose one of ddpm, ddim, euler"),
+        ({"convention": "mine"}, "choose one of paper, reference"),
+        ({"eta": -1.0}, "eta is -1"),
+    ],
+)
+def test_bad_samplers(changes, message):
+    with pytest.raises(UserError, match=message):
+        SamplerConfig(**changes)
