@@ -1,15 +1,17 @@
 """Point-wise mutual information of given latents and conditionings, by re-noising, for any
 denoiser."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from mitune_kernels import normal, philox
 from torch import Tensor
 
+from mitune.denoiser import concat, take
 from mitune.errors import UserError
 from mitune.schedule import Schedule
+from mitune.solvers import config_of
 
 ESTIMATORS = ("orthogonal", "standard")
 """Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024."""
@@ -17,8 +19,6 @@ ESTIMATORS = ("orthogonal", "standard")
 _STREAM = (0x4D495F65, 0x4D495F74)
 """Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's
 hash: other streams."""
-
-Cond = TypeVar("Cond", Tensor, Mapping[str, Tensor])
 
 
 def pointwise_mi(
@@ -66,7 +66,7 @@ def pointwise_mi(
 
     Raises:
         UserError: an unknown estimator or convention, or a number out of range.
-        ValueError: rows that do not match.
+        ValueError: rows or names that do not match, or a prediction of another shape.
     """
     if estimator not in ESTIMATORS:
         raise UserError(
@@ -77,39 +77,53 @@ def pointwise_mi(
     if not 0 <= seed < 2**64:
         raise UserError(f"seed is {seed}: expected 0 to 2^64 - 1")
     if not isinstance(schedule, Schedule):
-        # Only its noise levels and prediction type are used here, which every solver shares.
-        schedule = Schedule.from_diffusers(schedule, steps=1, kind="ddpm")
+        schedule = _levels(schedule)
     rows = len(z0)
-    _check_rows(cond, rows, "cond", (rows,))
-    _check_rows(null, rows, "null", (1, rows))
+    given, empty = _record(cond), _record(null)
+    _check_rows(given, empty, rows)
     device, least = z0.device, schedule.least_t(convention, t_min)
     abar = schedule.alphas_cumprod.to(device)
     kappa = schedule.kappa(torch.arange(schedule.num_train_timesteps), convention).to(device)
-    total = torch.zeros(rows, dtype=torch.float64, device=device)
-    for items in torch.arange(rows * draws).split(batch):
-        row, draw = (items // draws).to(device), (items % draws).to(device)
+    terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
+    for items in torch.arange(rows * draws, device=device).split(batch):
+        row, draw = items // draws, items % draws
         t = _timesteps(seed, row, draw, draws, least, schedule.num_train_timesteps)
         noise = normal(_keys(seed, row, _STREAM[0]), draw, z0.shape[1:])
         level = abar[t].view(-1, *[1] * (z0.ndim - 1))
         signal, spread = level.sqrt().float(), (1 - level).sqrt().float()
         clean = z0[row].float()
         noisy = signal * clean + spread * noise
-        first = row if _count(null) == rows else torch.zeros_like(row)
+        first = row if _count(empty) == rows else torch.zeros_like(row)
+        both = concat([take(empty, first), take(given, row)])
         with torch.no_grad():
-            both = denoise(
+            predicted = denoise(
                 torch.cat([noisy, noisy]),
                 torch.cat([t, t]),
-                _stack(_take(null, first), _take(cond, row)),
+                both[""] if isinstance(cond, Tensor) else both,
             )
-        uncond, conditional = both.float().chunk(2)
+        if predicted.shape != (2 * len(items), *z0.shape[1:]):
+            raise ValueError(
+                f"denoise must return {[2 * len(items), *z0.shape[1:]]}, got {[*predicted.shape]}"
+            )
+        uncond, conditional = predicted.float().chunk(2)
         if estimator == "orthogonal":
             gap = (conditional - uncond).square()
         else:
             v = schedule.prediction == "v_prediction"
             target = signal * noise - spread * clean if v else noise
             gap = (target - uncond).square() - (target - conditional).square()
-        total.index_add_(0, row, kappa[t] * gap.flatten(1).sum(dim=1).double())
-    return (total / draws).float()
+        terms[items] = kappa[t] * gap.flatten(1).sum(dim=1).double()
+    # One sum per row over all its draws: the same order however the draws were batched.
+    return terms.view(rows, draws).mean(dim=1).float()
+
+
+def _levels(scheduler: Any) -> Schedule:
+    """A schedule for its noise levels and prediction type alone, which every solver shares: how the
+    scheduler would step does not matter here."""
+    stepping = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
+    # What the object holds by default counts like what was given: nothing may go back to defaults.
+    config = {**config_of(scheduler), **stepping, "steps_offset": 0, "_use_default_values": []}
+    return Schedule.from_diffusers(config, steps=1, kind="ddpm")
 
 
 def _timesteps(seed: int, row: Tensor, draw: Tensor, draws: int, least: int, total: int) -> Tensor:
@@ -125,32 +139,26 @@ def _keys(seed: int, row: Tensor, stream: int) -> Tensor:
     return torch.stack([*words, row, row.new_full(row.shape, stream)], dim=1)
 
 
-def _tensors(cond: Tensor | Mapping[str, Tensor]) -> Iterator[Tensor]:
-    yield from [cond] if isinstance(cond, Tensor) else cond.values()
+def _record(cond: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A tensor as a record of one."""
+    return {"": cond} if isinstance(cond, Tensor) else cond
 
 
-def _count(cond: Tensor | Mapping[str, Tensor]) -> int:
-    return len(next(_tensors(cond)))
+def _count(cond: Mapping[str, Tensor]) -> int:
+    return len(next(iter(cond.values())))
 
 
-def _check_rows(
-    cond: Tensor | Mapping[str, Tensor], rows: int, name: str, allowed: tuple[int, ...]
-) -> None:
-    counts = {len(tensor) for tensor in _tensors(cond)}
-    if len(counts) != 1 or not counts <= set(allowed):
-        expected = " or ".join(map(str, dict.fromkeys(allowed)))
-        raise ValueError(
-            f"{name} must have {expected} rows for {rows} latents, got {sorted(counts)}"
-        )
+def _check_rows(cond: Mapping[str, Tensor], null: Mapping[str, Tensor], rows: int) -> None:
+    if cond.keys() != null.keys():
+        raise ValueError(f"null must be {_kind(cond)}, as cond is; got {_kind(null)}")
+    for name, record, allowed in (("cond", cond, (rows,)), ("null", null, (1, rows))):
+        counts = {len(tensor) for tensor in record.values()}
+        if len(counts) != 1 or not counts <= set(allowed):
+            expected = " or ".join(map(str, dict.fromkeys(allowed)))
+            raise ValueError(
+                f"{name} must have {expected} rows for {rows} latents, got {sorted(counts)}"
+            )
 
 
-def _take(cond: Cond, rows: Tensor) -> Cond:
-    if isinstance(cond, Tensor):
-        return cond[rows.to(cond.device)]
-    return {name: tensor[rows.to(tensor.device)] for name, tensor in cond.items()}
-
-
-def _stack(first: Cond, second: Cond) -> Cond:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return torch.cat([first, second])
-    return {name: torch.cat([first[name], second[name]]) for name in first}  # type: ignore[index, union-attr]
+def _kind(cond: Mapping[str, Tensor]) -> str:
+    return "a tensor" if cond.keys() == {""} else f"a record of {sorted(cond)}"

@@ -1,37 +1,26 @@
-"""A schedule is a table: solvers as affine steps, and the weights of the score, from a diffusers
-scheduler config.
+"""A schedule is a table: a solver's N affine steps and the weights of the score.
 
-Every solver here moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows
-computed once on the host in float64. States are variance-preserving throughout, ``z_t =
-sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's ``x = z
-sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
+Every solver moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows computed
+once on the host in float64. States are variance-preserving throughout,
+``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's
+``x = z sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 
+from mitune import solvers
 from mitune.errors import UserError
+from mitune.solvers import SOLVERS
 
-SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
-"""Names of the solvers, and the diffusers class that each must agree with."""
+__all__ = ["CONVENTIONS", "SOLVERS", "Schedule"]
 
 CONVENTIONS = {"paper": -1, "reference": 50}
 """Names of the weights, and the t_min of each: "paper" is Eq. 2, where every step counts;
 "reference" is the authors' code, which drops alpha_t and counts t > 50 only."""
-
-_FORBIDDEN = {
-    "clip_sample": "latents are not pictures in [-1, 1]",
-    "thresholding": "it is not affine in the latent",
-    "rescale_betas_zero_snr": "the first step has no signal, and the score no finite weight",
-    "use_karras_sigmas": "its timesteps are not the model's",
-    "use_exponential_sigmas": "its timesteps are not the model's",
-    "use_beta_sigmas": "its timesteps are not the model's",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +53,9 @@ class Schedule:
         """The table of ``steps`` steps, equal to what the diffusers class does step by step.
 
         Args:
-            scheduler: a diffusers scheduler, or its config.
+            scheduler: a diffusers scheduler, or its config. Options that a scheduler object holds
+                only by its class's default give way to the defaults of ``kind``'s class, as in
+                diffusers' own ``from_config``.
             steps: N, 1 to T.
             kind: one of SOLVERS; None takes the scheduler's own class.
             eta: noise of ddim, 0 to 1.
@@ -73,22 +64,8 @@ class Schedule:
             UserError: an unknown solver, a number out of range, or a config whose step is not
                 affine.
         """
-        config: Mapping[str, Any] = dict(getattr(scheduler, "config", scheduler))
-        kind = kind or _kind(config.get("_class_name") or type(scheduler).__name__)
-        if kind not in SOLVERS:
-            raise UserError(f"scheduler {kind!r} is not known: choose one of {', '.join(SOLVERS)}")
-        for option, reason in _FORBIDDEN.items():
-            if config.get(option):
-                raise UserError(
-                    f"the scheduler's config sets {option}: {reason}; expected it to be false"
-                )
-        # clip_sample is on by default in diffusers, for pixel models; a config that does not
-        # mention it is for latents.
-        given = {"clip_sample": False, **{k: v for k, v in config.items() if not k.startswith("_")}}
-        if kind == "euler" and given.get("timestep_type", "discrete") != "discrete":
-            raise UserError("the scheduler's config sets timestep_type: expected 'discrete'")
-        native = getattr(diffusers, SOLVERS[kind]).from_config(given)
-        total = int(native.config.num_train_timesteps)
+        kind, native = solvers.resolve(scheduler, kind)
+        total = len(native.alphas_cumprod)
         if not 1 <= steps <= total:
             raise UserError(
                 f"steps is {steps}: expected 1 to {total}, the model's training timesteps"
@@ -101,39 +78,16 @@ class Schedule:
                 f"the scheduler's prediction_type is {prediction!r}: expected 'epsilon' or "
                 "'v_prediction'"
             )
-        native.set_timesteps(steps)
-        if float(native.timesteps[0]) > total - 1:
-            raise UserError(
-                f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} "
-                "the first timestep is "
-                f"{int(native.timesteps[0])}, past the model's last, {total - 1}; use fewer steps"
-            )
-        alphas = native.alphas_cumprod.double()
-        scale = 1.0
-        if kind == "ddpm":
-            rows = _ddpm(native, alphas)
-        elif kind == "ddim":
-            rows = _ddim(native, alphas, steps, eta)
-        else:
-            rows = _euler(native)
-            first = native.sigmas[0].double()
-            scale = float(native.init_noise_sigma / (first.square() + 1).sqrt())
-        abar, x0, eps, z, sigma = rows
-        signal, noise = abar.sqrt(), (1 - abar).sqrt()
-        if prediction == "epsilon":
-            # x0 = (z - noise eps) / signal
-            a, b = z + x0 / signal, eps - x0 * noise / signal
-        else:
-            # x0 = signal z - noise v, eps = signal v + noise z
-            a, b = z + x0 * signal + eps * noise, eps * signal - x0 * noise
+        timesteps, rows, scale = solvers.derive(kind, native, steps, eta)
+        a, b = rows.fold(prediction)
         return cls(
             name=kind,
-            timesteps=torch.as_tensor(native.timesteps).double(),
+            timesteps=timesteps,
             a=a,
             b=b,
-            sigma=sigma,
+            sigma=rows.sigma,
             init_scale=scale,
-            alphas_cumprod=alphas,
+            alphas_cumprod=native.alphas_cumprod.double(),
             prediction=prediction,
         )
 
@@ -150,17 +104,14 @@ class Schedule:
     def kappa(self, t: Tensor, convention: str = "paper") -> Tensor:
         """Weight of ``||delta||^2`` at timesteps ``t`` ([...] int64), float64, in nats.
 
-        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
-        per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
-        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
+        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the per-unit-step
+        beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out. For v-prediction
+        ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
 
         Raises:
             UserError: unknown convention.
         """
-        if convention not in CONVENTIONS:
-            raise UserError(
-                f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
-            )
+        _check(convention)
         abar = self.alphas_cumprod
         alpha = abar / torch.cat([abar.new_ones(1), abar[:-1]])
         kappa = (1 - alpha) * self.num_train_timesteps / (2 * (1 - abar))
@@ -176,14 +127,13 @@ class Schedule:
         Raises:
             UserError: unknown convention, or a t_min outside -1 ... T-2.
         """
-        if convention not in CONVENTIONS:
-            raise UserError(
-                f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
-            )
+        _check(convention)
         if t_min is None:
             return CONVENTIONS[convention] + 1
         if not -1 <= t_min <= self.num_train_timesteps - 2:
-            raise UserError(f"t_min is {t_min}: expected 0 to {self.num_train_timesteps - 2}")
+            raise UserError(
+                f"t_min is {t_min}: expected 0 to {self.num_train_timesteps - 2}, or -1 for every step"
+            )
         return t_min + 1
 
     def weights(self, convention: str = "paper", t_min: int | None = None) -> Tensor:
@@ -200,74 +150,23 @@ class Schedule:
         Raises:
             UserError: unknown convention; or no step counts.
         """
-        t = self.timesteps.round().long()
-        counted = t >= self.least_t(convention, t_min)
+        least = self.least_t(convention, t_min)
+        counted = self.timesteps > least - 1
         if not bool(counted.any()):
             raise UserError(
-                f"t_min is {t_min}: no step of the schedule is above it; its first is "
-                f"{int(t.max())}"
+                f"t_min is {least - 1}: no step of the schedule is above it, the first is at "
+                f"{float(self.timesteps[0]):g}; use a lower t_min or more steps"
             )
-        return self.kappa(t, convention) * counted / counted.sum()
+        return self.kappa(self.timesteps.round().long(), convention) * counted / counted.sum()
 
     def table(self, weights: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """``[N, 4]`` float32 on ``device``, columns a, b, sigma, weight, for
-        ``mitune_kernels.step``."""
+        """``[N, 4]`` float32 on ``device`` for ``mitune_kernels.step``: a, b, sigma, weight."""
         columns = torch.stack([self.a, self.b, self.sigma, weights.double()], dim=1)
         return columns.to(device=device, dtype=torch.float32)
 
 
-def _kind(name: str) -> str:
-    for kind, native in SOLVERS.items():
-        if name == native:
-            return kind
-    raise UserError(
-        f"the model's own scheduler, {name}, is no affine table: choose one of {', '.join(SOLVERS)}"
-    )
-
-
-Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""abar and the coefficients of x0, eps, z and fresh noise in the next latent, each [N] float64."""
-
-
-def _ddpm(native: Any, alphas: Tensor) -> Rows:
-    """Ancestral sampling, Ho et al. 2020, Eqs. 6-7, between the visited timesteps; the last step
-    goes to abar = 1."""
-    t = native.timesteps.long()
-    abar = alphas[t]
-    before = torch.cat([abar[1:], abar.new_ones(1)])
-    beta = 1 - abar / before
-    posterior = (1 - before) / (1 - abar) * beta
-    kinds = {"fixed_small": posterior, "fixed_large": beta}
-    if native.config.variance_type not in kinds:
+def _check(convention: str) -> None:
+    if convention not in CONVENTIONS:
         raise UserError(
-            f"the scheduler's variance_type is {native.config.variance_type!r}: expected one of "
-            f"{', '.join(kinds)}"
+            f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
         )
-    # As diffusers: the step from t = 0 adds no noise.
-    variance = kinds[native.config.variance_type] * (t > 0)
-    x0 = before.sqrt() * beta / (1 - abar)
-    z = (1 - beta).sqrt() * (1 - before) / (1 - abar)
-    return abar, x0, torch.zeros_like(abar), z, variance.sqrt()
-
-
-def _ddim(native: Any, alphas: Tensor, steps: int, eta: float) -> Rows:
-    """Song et al. 2021, Eqs. 12 and 16."""
-    t = native.timesteps.long()
-    # Not the next visited timestep: diffusers goes one stride back, which differs by rounding where
-    # N does not divide T.
-    back = t - len(alphas) // steps
-    final = native.final_alpha_cumprod.double()
-    abar, before = alphas[t], torch.where(back >= 0, alphas[back.clamp(min=0)], final)
-    sigma = eta * ((1 - before) / (1 - abar) * (1 - abar / before)).clamp(min=0).sqrt()
-    eps = (1 - before - sigma.square()).clamp(min=0).sqrt()
-    return abar, before.sqrt(), eps, torch.zeros_like(abar), sigma
-
-
-def _euler(native: Any) -> Rows:
-    """Karras et al. 2022, Algorithm 1 without correction: ``x' = x0 + sigma' eps``, and ``z = x /
-    sqrt(sigma^2 + 1)``."""
-    sigmas = native.sigmas.double()
-    now, then = sigmas[:-1], sigmas[1:]
-    shrink = 1 / (then.square() + 1).sqrt()
-    zero = torch.zeros_like(now)
-    return 1 / (now.square() + 1), shrink, then * shrink, zero, zero
