@@ -12,7 +12,7 @@ from mitune.denoiser import take
 from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate import PromptEncoder, SamplerConfig, Work, generate, pool
+from mitune.generate import PromptEncoder, SamplerConfig, Work, check_run, generate, pool
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
@@ -73,6 +73,7 @@ def build_set(
         raise UserError(
             f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}"
         )
+    check_run(prompts, candidates, seed, slots)
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,

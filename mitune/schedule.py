@@ -1,7 +1,7 @@
 """A schedule is a table: a solver's N affine steps and the weights of the score.
 
-Every solver moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows computed
-once on the host in float64. States are variance-preserving throughout,
+Every solver moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows
+computed once on the host in float64. States are variance-preserving throughout,
 ``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's
 ``x = z sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
 """
@@ -104,9 +104,9 @@ class Schedule:
     def kappa(self, t: Tensor, convention: str = "paper") -> Tensor:
         """Weight of ``||delta||^2`` at timesteps ``t`` ([...] int64), float64, in nats.
 
-        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the per-unit-step
-        beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out. For v-prediction
-        ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
+        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
+        per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
+        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
 
         Raises:
             UserError: unknown convention.
@@ -132,7 +132,8 @@ class Schedule:
             return CONVENTIONS[convention] + 1
         if not -1 <= t_min <= self.num_train_timesteps - 2:
             raise UserError(
-                f"t_min is {t_min}: expected 0 to {self.num_train_timesteps - 2}, or -1 for every step"
+                f"t_min is {t_min}: expected 0 to {self.num_train_timesteps - 2}, or -1 for every "
+                "step"
             )
         return t_min + 1
 

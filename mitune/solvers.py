@@ -1,7 +1,7 @@
 """Solvers as affine steps, derived in float64 from the scheduler that diffusers would run.
 
-Every solver here moves by ``z' = x0 * pred_x0 + eps * pred_eps + z * z + sigma * w``, ``w ~ N(0, I)``,
-with the predictions themselves affine in z and in the model's output.
+Every solver moves from z to a sum of the predicted x0, the predicted eps, z and fresh noise, each
+with a coefficient of its own; both predictions are affine in z and in the model's output.
 """
 
 from collections.abc import Mapping
@@ -61,12 +61,14 @@ def config_of(scheduler: Any) -> dict[str, Any]:
     """The config of a diffusers scheduler, or the config itself, as a new dict.
 
     Raises:
-        UserError: neither of the two, or a scheduler without the noise levels of discrete timesteps.
+        UserError: neither of the two, or a scheduler without the noise levels of discrete
+            timesteps.
     """
     config = getattr(scheduler, "config", scheduler)
     if not isinstance(config, Mapping):
         raise UserError(
-            f"the scheduler is a {type(scheduler).__name__}: expected a diffusers scheduler or its config"
+            f"the scheduler is a {type(scheduler).__name__}: expected a diffusers scheduler or its "
+            "config"
         )
     # An object's config may lack its class, which from_config and the choice of solver go by.
     own = config.get("_class_name") if config is scheduler else type(scheduler).__name__
@@ -74,9 +76,10 @@ def config_of(scheduler: Any) -> dict[str, Any]:
     if own not in SOLVERS.values() and all(config.get(name) is None for name in levels):
         # Else from_config would silently fill in DDPM's default betas, for a flow model even.
         raise UserError(
-            f"the scheduler {own or 'config'} has no noise levels: expected one of {', '.join(levels)}"
+            f"the scheduler {own or 'config'} has no noise levels: expected one of "
+            f"{', '.join(levels)}"
         )
-    return {**config, "_class_name": own}
+    return {**config} if own is None else {**config, "_class_name": own}
 
 
 def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
@@ -92,12 +95,12 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
     if kind is not None and kind not in SOLVERS:
         raise UserError(f"scheduler {kind!r} is not known: choose one of {', '.join(SOLVERS)}")
     config = config_of(scheduler)
-    own = config["_class_name"]
+    own = config.get("_class_name")
     kind = kind or next((k for k, name in SOLVERS.items() if name == own), None)
     if kind is None:
         raise UserError(
-            f"the model's own scheduler, {own or 'of no named class'}, is no affine table: choose one "
-            f"of {', '.join(SOLVERS)}"
+            f"the model's own scheduler, {own or 'of no named class'}, is no affine table: choose "
+            f"one of {', '.join(SOLVERS)}"
         )
     if "clip_sample" not in config and own != SOLVERS[kind]:
         # A class without the option never clips; on by default in ddpm and ddim, for pixel models.
@@ -111,13 +114,14 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
         if got != expected:
             reason = f", as {_REASONS[option]}" if option in _REASONS else ""
             raise UserError(
-                f"the scheduler's {option} is {got!r}: expected {expected!r}{reason}; build it with "
-                f"from_config(config, {option}={expected!r})"
+                f"the scheduler's {option} is {got!r}: expected {expected!r}{reason}; build it "
+                f"with from_config(config, {option}={expected!r})"
             )
     total, levels = native.config.num_train_timesteps, len(native.alphas_cumprod)
     if total != levels:
         raise UserError(
-            f"the scheduler's num_train_timesteps is {total}: expected {levels}, as it has so many betas"
+            f"the scheduler's num_train_timesteps is {total}: expected {levels}, as many as it has "
+            "betas"
         )
     return kind, native
 
@@ -137,8 +141,8 @@ def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows
     alphas, last = native.alphas_cumprod.double(), len(native.alphas_cumprod) - 1
     if float(t[0]) > last:
         raise UserError(
-            f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} the first "
-            f"timestep is {int(t[0])}, past the model's last, {last}; use fewer steps"
+            f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} the "
+            f"first timestep is {int(t[0])}, past the model's last, {last}; use fewer steps"
         )
     if kind == "ddpm":
         return t, _ddpm(native, alphas, t.long()), 1.0
@@ -161,7 +165,8 @@ def _ddpm(native: Any, alphas: Tensor, t: Tensor) -> Rows:
     variance_type = native.config.variance_type or "fixed_small"
     if variance_type not in kinds:
         raise UserError(
-            f"the scheduler's variance_type is {variance_type!r}: expected one of {', '.join(kinds)}"
+            f"the scheduler's variance_type is {variance_type!r}: expected one of "
+            f"{', '.join(kinds)}"
         )
     # As diffusers: the step from t = 0 adds no noise.
     variance = kinds[variance_type] * (t > 0)

@@ -52,7 +52,7 @@ def test_build_tune_eval(prompts, tmp_path, capsys):
     tune = ["tune", "--set", built, "--out", adapter, "--iterations", 2, "--batch", 4, "--quiet"]
     run(*tune, "--json")
     assert last_json(capsys) == {"adapter": str(adapter)}
-    evaluate = ["eval", "--adapter", adapter, "--limit", 3, "--images", 2, "--steps", 3]
+    evaluate = ["eval", "--adapter", adapter, "--limit", 2, "--images", 1, "--steps", 3]
     run(*evaluate, "--seeds", 2, "--out", tmp_path / "eval", "--json")
     table = last_json(capsys)["table"]
     assert {(r["model"], r["metric"]) for r in table} == {
@@ -68,7 +68,7 @@ def test_build_tune_eval(prompts, tmp_path, capsys):
 def test_align_ends_with_a_table_and_two_pictures(prompts, tmp_path, capsys):
     out = tmp_path / "run"
     command = ["align", "--prompts", prompts, "--out", out, *QUICK, "--iterations", 2, "--batch", 4]
-    run(*command, "--images", 1, "--json")
+    run(*command, "--images", 1, "--eval-prompts", prompts, "--json")
     printed = capsys.readouterr().out
     assert "base" in printed
     assert "tuned" in printed
@@ -76,7 +76,7 @@ def test_align_ends_with_a_table_and_two_pictures(prompts, tmp_path, capsys):
     assert Path(result["adapter"], "pytorch_lora_weights.safetensors").is_file()
     for name in ("eval.png", "ranking.png"):
         with Image.open(out / name) as picture:
-            assert picture.width > 100
+            assert min(picture.size) > 64
     assert json.loads((out / "eval.json").read_text())["table"] == result["eval"]["table"]
 
 
@@ -120,7 +120,7 @@ def test_help_explains_every_option(verb, capsys):
         (["--device", "tpu"], "cpu, cuda"),
         (["--precision", "int4"], "float32, bfloat16, float16"),
         (["--select", "best"], "mi"),
-        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--model", "/nowhere", "--prompts", "GOOD"], "/nowhere"),
         (["--convention", "mine"], "paper, reference"),
         (["--limit", "0"], "limit is 0"),
         (["--adapter", "/nowhere"], "/nowhere"),
@@ -129,7 +129,9 @@ def test_help_explains_every_option(verb, capsys):
 )
 def test_mistakes(arguments, words, tmp_path, capsys):
     (tmp_path / "empty.txt").write_text("\n \n")
-    arguments = [str(tmp_path / "empty.txt") if a == "EMPTY" else a for a in arguments]
+    (tmp_path / "good.txt").write_text("a dog\n")
+    files = {"EMPTY": tmp_path / "empty.txt", "GOOD": tmp_path / "good.txt"}
+    arguments = [files.get(a, a) for a in arguments]
     assert words in fails(capsys, "build", "--out", tmp_path / "s", "--quiet", *arguments)
     assert not (tmp_path / "s").exists()
 

@@ -3,9 +3,12 @@
 import gaussian
 import pytest
 import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from mitune_kernels import normal, step
 
 from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
+from mitune.schedule import Schedule
 
 
 def estimate(count: int, **changes):
@@ -18,6 +21,24 @@ def estimate(count: int, **changes):
 def test_orthogonal_is_the_mutual_information():
     mean = float(estimate(2000, estimator="orthogonal", draws=64).mean())
     assert mean == pytest.approx(gaussian.TRUE_MI, rel=0.02)
+
+
+def test_orthogonal_along_fifty_ancestral_steps():
+    """Algorithm 2 with the table and the kernel alone, sampling from the model itself (guidance 1);
+    the engine's own test is in test_generate.py."""
+    p, _ = gaussian.pairs(2000)
+    schedule = Schedule.from_diffusers(gaussian.scheduler(), 50)
+    denoise, table = gaussian.Denoiser(), schedule.table(schedule.weights())
+    key = torch.zeros(len(p), 4, dtype=torch.int64)
+    key[:, 2] = torch.arange(len(p))
+    z = schedule.init_scale * normal(key, torch.zeros(len(p), dtype=torch.int64), (gaussian.D,))
+    score = torch.zeros(len(p))
+    for i, t in enumerate(schedule.timesteps.tolist()):
+        at = torch.full((len(p),), t)
+        index = torch.full((len(p),), i)
+        uncond = denoise(z, at, gaussian.NULL.expand_as(p))
+        z, score, _ = step(uncond, denoise(z, at, p), z, score, index, key, table, 1.0)
+    assert float(score.mean()) == pytest.approx(gaussian.TRUE_MI, rel=0.03)
 
 
 def test_standard_is_the_pointwise_log_ratio():
@@ -73,6 +94,19 @@ def test_the_batch_does_not_matter(batch):
     )
 
 
+def test_how_the_scheduler_would_step_does_not_matter():
+    """Clipping, the variance or other sigmas are about sampling; re-noising has no use for them."""
+    levels = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    expected = estimate(9, draws=8)
+    for schedule in (
+        DDPMScheduler(**levels, clip_sample=True, variance_type="learned"),
+        DPMSolverMultistepScheduler(**levels, use_karras_sigmas=True),
+        {**levels, "_class_name": "PNDMScheduler", "steps_offset": 1},
+        Schedule.from_diffusers(gaussian.scheduler(), 7, kind="euler"),
+    ):
+        assert torch.equal(estimate(9, draws=8, schedule=schedule), expected)
+
+
 def test_seeds_and_repetition():
     assert torch.equal(estimate(9, draws=8), estimate(9, draws=8))
     assert not torch.equal(estimate(9, draws=8), estimate(9, draws=8, seed=1))
@@ -116,3 +150,7 @@ def test_bad_arguments():
         estimate(2, cond=torch.zeros(3, gaussian.D))
     with pytest.raises(ValueError, match="null must have 1 or 2 rows"):
         estimate(2, null=torch.zeros(3, gaussian.D))
+    with pytest.raises(ValueError, match="null must be a record of"):
+        estimate(2, cond={"p": torch.zeros(2, gaussian.D)})
+    with pytest.raises(ValueError, match=r"denoise must return \[128, 16\], got \[128, 1\]"):
+        estimate(2, batch=64, denoise=lambda z, t, cond: z[:, :1])

@@ -3,7 +3,14 @@
 import gaussian
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from mitune.errors import UserError
 from mitune.schedule import Schedule
@@ -16,11 +23,12 @@ STEPS = [1, 7, 50]
 
 def worst(table, native, step):
     """Largest relative error of the table's step against ``step(i, t, z, prediction, noise)`` of
-    diffusers."""
+    diffusers, the noise being what a generator of seed i draws first."""
     errors = []
     for i, t in enumerate(native.timesteps):
-        generator = torch.Generator().manual_seed(i)
-        z, prediction, noise = torch.randn(3, 1, 64, generator=generator, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(1000 + i)
+        z, prediction = torch.randn(2, 1, 64, generator=generator, dtype=torch.float64)
+        noise = torch.randn(1, 64, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
         expected = step(i, t, z, prediction, noise)
         got = table.a[i] * z + table.b[i] * prediction + table.sigma[i] * noise
         errors.append(float((got - expected).norm() / expected.norm()))
@@ -28,12 +36,37 @@ def worst(table, native, step):
     return max(errors)
 
 
+def ddpm_step(native):
+    def step(i, t, z, prediction, noise):
+        generator = torch.Generator().manual_seed(i)
+        return native.step(prediction, t, z, generator=generator).prev_sample
+
+    return step
+
+
+def ddim_step(native, eta):
+    def step(i, t, z, prediction, noise):
+        return native.step(prediction, t, z, eta=eta, variance_noise=noise).prev_sample
+
+    return step
+
+
+def euler_step(native):
+    scale = (native.sigmas.double().square() + 1).sqrt()
+
+    def step(i, t, z, prediction, noise):
+        native.scale_model_input(z, t)
+        return native.step(prediction, t, z * scale[i]).prev_sample / scale[i + 1]
+
+    return step
+
+
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_ddpm(prediction, spacing, variance, offset, steps, monkeypatch):
+def test_ddpm(prediction, spacing, variance, offset, steps):
     native = DDPMScheduler(
         **SD,
         prediction_type=prediction,
@@ -43,70 +76,86 @@ def test_ddpm(prediction, spacing, variance, offset, steps, monkeypatch):
         clip_sample=False,
     )
     native.set_timesteps(steps)
-
-    def step(i, t, z, prediction, noise):
-        # The noise that diffusers draws is ours to give.
-        monkeypatch.setattr(
-            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: noise
-        )
-        return native.step(prediction, t, z).prev_sample
-
-    assert worst(Schedule.from_diffusers(native, steps), native, step) < 1e-5
+    assert worst(Schedule.from_diffusers(native, steps), native, ddpm_step(native)) < 1e-5
 
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("to_one", [True, False])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_ddim(prediction, spacing, to_one, eta, steps):
+def test_ddim(prediction, spacing, to_one, offset, eta, steps):
     native = DDIMScheduler(
         **SD,
         prediction_type=prediction,
         timestep_spacing=spacing,
         set_alpha_to_one=to_one,
-        steps_offset=1,
+        steps_offset=offset,
         clip_sample=False,
     )
     native.set_timesteps(steps)
-
-    def step(i, t, z, prediction, noise):
-        return native.step(prediction, t, z, eta=eta, variance_noise=noise).prev_sample
-
-    assert worst(Schedule.from_diffusers(native, steps, eta=eta), native, step) < 1e-5
+    table = Schedule.from_diffusers(native, steps, eta=eta)
+    assert worst(table, native, ddim_step(native, eta)) < 1e-5
 
 
 @pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_euler(prediction, spacing, steps):
-    native = EulerDiscreteScheduler(**SD, prediction_type=prediction, timestep_spacing=spacing)
+def test_euler(prediction, spacing, offset, final, steps):
+    native = EulerDiscreteScheduler(
+        **SD,
+        prediction_type=prediction,
+        timestep_spacing=spacing,
+        steps_offset=offset,
+        final_sigmas_type=final,
+    )
     native.set_timesteps(steps)
-    scale = (native.sigmas.double().square() + 1).sqrt()
-
-    def step(i, t, z, prediction, noise):
-        native.scale_model_input(z, t)
-        return native.step(prediction, t, z * scale[i]).prev_sample / scale[i + 1]
-
     table = Schedule.from_diffusers(native, steps)
-    assert worst(table, native, step) < 1e-5
-    assert table.init_scale == pytest.approx(float(native.init_noise_sigma / scale[0]), rel=1e-6)
+    assert worst(table, native, euler_step(native)) < 1e-5
+    # The pipeline starts from init_noise_sigma * noise in Euler's own variable.
+    scale = float((native.sigmas[0].double().square() + 1).sqrt())
+    assert table.init_scale * scale == pytest.approx(float(native.init_noise_sigma), rel=1e-6)
 
 
-def test_a_thousand_steps(monkeypatch):
-    native = DDPMScheduler(**SD, clip_sample=False)
-    # At stride 1 diffusers' float32 beta = 1 - abar/abar' has itself only 1e-5: give it the same
-    # numbers in float64.
-    native.alphas_cumprod, native.one = native.alphas_cumprod.double(), native.one.double()
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "euler"])
+def test_a_thousand_steps(kind, prediction):
+    given = {**SD, "prediction_type": prediction}
+    if kind == "ddpm":
+        native = DDPMScheduler(**given, clip_sample=False)
+        # At stride 1 diffusers' float32 beta = 1 - abar/abar' has itself only 1e-5: give it the
+        # same numbers in float64.
+        native.alphas_cumprod, native.one = native.alphas_cumprod.double(), native.one.double()
+        step = ddpm_step(native)
+    elif kind == "ddim":
+        native = DDIMScheduler(**given, clip_sample=False)
+        step = ddim_step(native, 0.5)
+    else:
+        native = EulerDiscreteScheduler(**given)
     native.set_timesteps(1000)
+    if kind == "euler":
+        step = euler_step(native)
+    assert worst(Schedule.from_diffusers(native, 1000, eta=0.5), native, step) < 1e-5
 
-    def step(i, t, z, prediction, noise):
-        monkeypatch.setattr(
-            "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: noise
-        )
-        return native.step(prediction, t, z).prev_sample
 
-    assert worst(Schedule.from_diffusers(native, 1000), native, step) < 1e-5
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "euler"])
+def test_trailing_never_visits_a_timestep_before_the_first(kind):
+    """For 61 steps, rounding gives diffusers 62 timesteps, the last of them -1."""
+    config = {**SD, "clip_sample": False, "timestep_spacing": "trailing"}
+    table = Schedule.from_diffusers(config, 61, kind=kind)
+    for column in (table.timesteps, table.a, table.b, table.sigma, table.weights()):
+        assert column.shape == (61,)
+    assert table.timesteps[0] == 999
+    assert table.timesteps[-1] == 15
+    # And the last step ends where diffusers' tables end for every other number of steps, at z0.
+    x0 = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    eps = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    abar = table.alphas_cumprod[15]
+    z = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+    torch.testing.assert_close(table.a[-1] * z + table.b[-1] * eps, x0, rtol=1e-5, atol=1e-5)
 
 
 def test_published_sd_2_1_base_config():
@@ -120,6 +169,31 @@ def test_published_sd_2_1_base_config():
         assert table.timesteps[0] == 981
         assert table.timesteps[-1] == 1
         assert table.sigma[-1] < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "euler"])
+def test_another_class_gets_its_own_defaults_as_in_from_config(kind):
+    """Also where the object at hand shows an option that only its class's default set."""
+    classes = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}
+    file = {**SD, "_class_name": "PNDMScheduler", "clip_sample": False, "steps_offset": 1}
+    loaded = PNDMScheduler.from_config(file)
+    native = classes[kind].from_config(loaded.config)
+    native.set_timesteps(50)
+    for scheduler in (file, loaded, loaded.config):
+        table = Schedule.from_diffusers(scheduler, 50, kind=kind)
+        assert torch.equal(table.timesteps, native.timesteps.double())
+
+
+def test_options_of_another_solver_do_not_matter():
+    """DPM-Solver's sigmas and its unused variance_type are nothing to the ancestral solver."""
+    plain = Schedule.from_diffusers(gaussian.scheduler())
+    dpm = DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True, timestep_spacing="leading")
+    explicit = {**dpm.config, "_class_name": "DPMSolverMultistepScheduler"}
+    explicit.pop("_use_default_values")
+    assert explicit["variance_type"] is None
+    for scheduler in (dpm, explicit):
+        table = Schedule.from_diffusers(scheduler, kind="ddpm")
+        assert torch.equal(table.table(table.weights()), plain.table(plain.weights()))
 
 
 def test_kappa_is_the_published_one():
@@ -155,14 +229,21 @@ def test_weights_average_over_the_counted_steps():
     )
     with pytest.raises(UserError, match="no step"):
         table.weights(t_min=990)
+    with pytest.raises(UserError, match="t_min is 50: no step"):
+        Schedule.from_diffusers(gaussian.scheduler(), 1).weights("reference")
+    with pytest.raises(UserError, match="t_min is 999"):
+        table.weights(t_min=999)
+    with pytest.raises(UserError, match="paper, reference"):
+        table.weights("authors")
 
 
 def test_trained_betas_and_the_device_table():
     betas = torch.linspace(0.001, 0.02, 100).tolist()
-    table = Schedule.from_diffusers(
-        {"_class_name": "DDPMScheduler", "trained_betas": betas, "num_train_timesteps": 100}, 10
-    )
+    native = DDPMScheduler(trained_betas=betas, num_train_timesteps=100, clip_sample=False)
+    native.set_timesteps(10)
+    table = Schedule.from_diffusers(native, 10)
     assert table.num_train_timesteps == 100
+    assert worst(table, native, ddpm_step(native)) < 1e-5
     rows = table.table(table.weights())
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows[:, 2].double(), table.sigma, rtol=1e-6, atol=1e-9)
@@ -176,6 +257,8 @@ def test_trained_betas_and_the_device_table():
         ({}, {"steps": 0}, "expected 1 to 1000"),
         ({"steps_offset": 1}, {"steps": 1000}, "use fewer steps"),
         ({}, {"eta": 2.0, "kind": "ddim"}, "expected 0 to 1"),
+        ({"timestep_spacing": "uneven"}, {}, "uneven is not supported"),
+        ({"num_train_timesteps": 10, "trained_betas": [0.1]}, {"steps": 1}, "expected 1, as many"),
         ({"clip_sample": True}, {}, "clip_sample"),
         ({"thresholding": True}, {}, "thresholding"),
         ({"rescale_betas_zero_snr": True}, {}, "rescale_betas_zero_snr"),
@@ -186,3 +269,38 @@ def test_trained_betas_and_the_device_table():
 def test_what_cannot_be_a_table(changes, arguments, message):
     with pytest.raises(UserError, match=message):
         Schedule.from_diffusers(gaussian.scheduler(**changes), **arguments)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_karras_sigmas": True},
+        {"use_exponential_sigmas": True},
+        {"interpolation_type": "log_linear"},
+        {"timestep_type": "continuous"},
+        {"rescale_betas_zero_snr": True},
+    ],
+)
+def test_euler_with_other_levels_than_the_models(changes):
+    with pytest.raises(UserError, match=next(iter(changes))):
+        Schedule.from_diffusers(EulerDiscreteScheduler(**SD, **changes))
+
+
+def test_clip_sample_by_default_is_refused_for_dict_and_object_alike():
+    for scheduler in ({**SD, "_class_name": "DDPMScheduler"}, DDPMScheduler(**SD)):
+        with pytest.raises(UserError, match="clip_sample=False"):
+            Schedule.from_diffusers(scheduler)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind", "message"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), "ddpm", "no noise levels"),
+        (SD, None, "choose one of ddpm, ddim, euler"),
+        (None, "ddpm", "expected a diffusers scheduler or its config"),
+        ({**SD, "beta_schedule": "steep"}, "ddpm", "steep is not implemented"),
+    ],
+)
+def test_what_is_no_scheduler_of_such_a_model(scheduler, kind, message):
+    with pytest.raises(UserError, match=message):
+        Schedule.from_diffusers(scheduler, kind=kind)

@@ -1,7 +1,7 @@
 """Generating candidates and scoring them on the way."""
 
-from mitune.generate.candidates import generate, pool
+from mitune.generate.candidates import check_run, generate, pool
 from mitune.generate.engine import Engine, PromptEncoder, Work
 from mitune.sampler import SamplerConfig
 
-__all__ = ["Engine", "PromptEncoder", "SamplerConfig", "Work", "generate", "pool"]
+__all__ = ["Engine", "PromptEncoder", "SamplerConfig", "Work", "check_run", "generate", "pool"]

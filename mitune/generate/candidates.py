@@ -19,6 +19,19 @@ def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
     ]
 
 
+def check_run(prompts: Sequence[str], candidates: int, seed: int, slots: int) -> None:
+    """Raise UserError unless these make a run: at least one prompt, candidate and slot, and a seed
+    that fits a set's int64.
+    """
+    if not prompts:
+        raise UserError("the prompt list is empty: expected at least one prompt")
+    for name, value in (("candidates", candidates), ("slots", slots)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: expected at least 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
+
+
 def generate(
     model: StableDiffusion,
     prompts: Sequence[str],
@@ -51,13 +64,7 @@ def generate(
     Raises:
         UserError: a number out of range, or an empty prompt list.
     """
-    if not prompts:
-        raise UserError("the prompt list is empty: expected at least one prompt")
-    for name, value in (("candidates", candidates), ("slots", slots)):
-        if value < 1:
-            raise UserError(f"{name} is {value}: expected at least 1")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
+    check_run(prompts, candidates, seed, slots)
     sampler = sampler or model.preset.sampler
     schedule = Schedule.from_diffusers(
         model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
