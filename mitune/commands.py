@@ -1,6 +1,7 @@
 """The verbs of the command line: each a dataclass whose fields are its options and whose ``run``
 does the work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +27,10 @@ from mitune.tuning import adapter, tune
 class Command(Protocol):
     """What ``mitune.cli`` runs."""
 
-    json: bool
+    @property
+    def json(self) -> bool:
+        """Whether programs listen too."""
+        ...
 
     def run(self) -> dict[str, Any]:
         """Do it, tell people on stdout, and return the same for programs, as plain JSON."""
@@ -268,7 +272,7 @@ class Doctor:
         return report
 
 
-COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, Callable[..., Command]] = {
     "align": Align,
     "build": Build,
     "tune": Tune,

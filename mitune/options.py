@@ -58,7 +58,11 @@ class Sampling:
 
     def sampler(self, preset: SamplerConfig) -> SamplerConfig:
         """The preset with the options given."""
-        given = {"steps": self.steps, "guidance": self.guidance, "scheduler": self.scheduler}
+        given: dict[str, Any] = {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "scheduler": self.scheduler,
+        }
         return replace(preset, **{k: v for k, v in given.items() if v is not None})
 
 
@@ -90,7 +94,7 @@ class Pool(Sampling):
 
     def sampler(self, preset: SamplerConfig) -> SamplerConfig:
         """The preset with the options given, the score's weights among them."""
-        given = {"convention": self.convention, "t_min": self.t_min}
+        given: dict[str, Any] = {"convention": self.convention, "t_min": self.t_min}
         return replace(super().sampler(preset), **{k: v for k, v in given.items() if v is not None})
 
     def pool(self, preset: Preset) -> dict[str, Any]:

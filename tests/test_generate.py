@@ -44,7 +44,7 @@ def test_score_along_fifty_steps_is_the_mutual_information():
     scores = torch.tensor([c.score for c in made])
     assert float(scores.mean()) == pytest.approx(gaussian.TRUE_MI, rel=0.03)
     # And what it sampled has the right law. The chain is linear in z - sqrt(abar) p, so its
-    # variance follows by recursion; 50 steps leave it at 0.073, where infinitely many would give 0.1.
+    # variance follows by recursion; 50 steps leave it at 0.073, infinitely many would at 0.1.
     p, _ = gaussian.pairs(2048)
     error = torch.stack([c.latent.flatten() - p[int(c.prompt)] for c in made])
     variance = 1.0

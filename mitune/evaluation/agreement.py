@@ -39,10 +39,10 @@ from mitune.shapes.prompts import prompts as shapes_prompts
 
 def ranks(values: Tensor) -> Tensor:
     """Ranks of ``values`` ([N]) from 0, ties sharing their mean rank; float64."""
-    order = values.unique(sorted=True, return_inverse=True, return_counts=True)
-    _, inverse, counts = order
+    _, inverse, counts = values.unique(sorted=True, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double() - 1
-    return (last - (counts.double() - 1) / 2)[inverse]
+    shared: Tensor = last - (counts.double() - 1) / 2
+    return shared[inverse]
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

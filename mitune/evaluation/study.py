@@ -80,7 +80,7 @@ def run(study: Study) -> dict[str, Any]:
     sampler = preset.sampler
     if study.guidance is not None:
         sampler = replace(sampler, guidance=study.guidance)
-    given = {"iterations": study.iterations, "lr": study.lr}
+    given: dict[str, Any] = {"iterations": study.iterations, "lr": study.lr}
     tuning = replace(preset.tuning, **{k: v for k, v in given.items() if v is not None})
     train = shapes_prompts("train", study.kind)[: study.prompts]
     test = shapes_prompts("test", study.kind)[: study.test_prompts]

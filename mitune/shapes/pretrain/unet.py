@@ -131,7 +131,7 @@ def scene_latents(folder: Path, scenes: Scenes) -> Tensor:
     vae = AutoencoderKL.from_pretrained(folder / "vae").to(memory_format=torch.channels_last)
     rows = torch.arange(len(scenes)).split(256)
     parts = [vae.encode(render(scenes.rows(r)) * 2 - 1).latent_dist.mode() for r in rows]
-    return torch.cat(parts) * vae.config.scaling_factor
+    return torch.cat(parts) * float(vae.config.scaling_factor)
 
 
 def learning_rate(recipe: UnetRecipe, step: int) -> float:
@@ -161,7 +161,7 @@ class Training:
         1."""
         low = list(self.model.parameters())
         for master, weight in zip(self.master, low, strict=True):
-            master.grad = weight.grad.float()  # type: ignore[union-attr]
+            master.grad = weight.grad.float()
             weight.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.master, 1.0)
         for group in self.optimizer.param_groups:

@@ -36,7 +36,7 @@ def train_vae(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> di
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     objects = object_indices(all_objects(held_out=True))
-    model = networks.vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = networks.vae().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, PEAK_LR, total_steps=steps, pct_start=0.1
