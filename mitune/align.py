@@ -65,6 +65,10 @@ def align(
     """
     if rounds < 1:
         raise UserError(f"rounds is {rounds}: expected at least 1")
+    if adapter.attached(model.unet):
+        raise UserError(
+            "the model carries an adapter: align starts from the plain model; load it without"
+        )
     folder = Path(out)
     config = replace(tuning or model.preset.tuning, seed=seed)
     done: list[Round] = []

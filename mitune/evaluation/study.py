@@ -82,6 +82,7 @@ def run(study: Study) -> dict[str, Any]:
         sampler = replace(sampler, guidance=study.guidance)
     given: dict[str, Any] = {"iterations": study.iterations, "lr": study.lr}
     tuning = replace(preset.tuning, **{k: v for k, v in given.items() if v is not None})
+    keep = study.keep or preset.keep
     train = shapes_prompts("train", study.kind)[: study.prompts]
     test = shapes_prompts("test", study.kind)[: study.test_prompts]
     comparisons: list[Comparison] = []
@@ -94,8 +95,10 @@ def run(study: Study) -> dict[str, Any]:
                     train,
                     study.out / f"seed-{seed}" / select,
                     rounds=study.rounds,
-                    candidates=study.candidates,
-                    keep=study.keep,
+                    # One of a pool drawn at random is distributed as the only one of a pool of
+                    # one, so the control need not make the others.
+                    candidates=keep if select == "random" else study.candidates,
+                    keep=keep,
                     select=select,
                     estimator=study.estimator,
                     sampler=sampler,
