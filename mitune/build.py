@@ -3,12 +3,12 @@ Algorithm 1, lines 3-9)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from mitune.candidate import Candidate
-from mitune.denoiser import take
 from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
 from mitune.families.stable_diffusion import StableDiffusion
@@ -106,7 +106,7 @@ def build_set(
             work=work,
         )
         if estimator != "trajectory":
-            made = _rescore(model, prompts, made, estimator, draws, seed, sampler)
+            made = _rescore(model, prompts, made, estimator, draws, seed, sampler, slots)
         done = total - len(pending) * candidates
         for candidate in made:
             writer.add(candidate)
@@ -143,24 +143,31 @@ def _rescore(
     draws: int,
     seed: int,
     sampler: SamplerConfig,
+    block: int,
 ) -> Iterator[Candidate]:
     """Replace the score of each candidate by the estimate of its re-noised latent, in the order
-    they come."""
+    they come. All share the draws' noise: candidates are to be compared, and a score may depend on
+    nothing but its candidate.
+    """
     schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
     encoder = PromptEncoder(model.encode_prompts, prompts)
     null = model.encode_null()
-    for candidate in made:
-        cond = {name: row[None] for name, row in encoder.row(candidate.prompt_index).items()}
-        score = pointwise_mi(
+    made = iter(made)
+    while chunk := list(islice(made, block)):
+        rows = [encoder.row(candidate.prompt_index) for candidate in chunk]
+        scores = pointwise_mi(
             model,
-            candidate.latent[None].to(model.device),
-            cond,
-            take(null, torch.zeros(1, dtype=torch.int64)),
+            torch.stack([candidate.latent for candidate in chunk]).to(model.device),
+            {name: torch.stack([row[name] for row in rows]) for name in null},
+            null,
             schedule,
             estimator=estimator,
             draws=draws,
             seed=seed,
+            batch=block,
             t_min=sampler.t_min,
             convention=sampler.convention,
+            shared_noise=True,
         )
-        yield replace(candidate, score=float(score[0]))
+        for candidate, score in zip(chunk, scores.tolist(), strict=True):
+            yield replace(candidate, score=score)

@@ -34,6 +34,7 @@ def pointwise_mi(
     batch: int = 64,
     t_min: int | None = None,
     convention: str = "paper",
+    shared_noise: bool = False,
 ) -> Tensor:
     """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t = sqrt(abar)
     z0 + sqrt(1-abar) eps``.
@@ -60,6 +61,8 @@ def pointwise_mi(
         seed: 0 to 2^64 - 1.
         batch: re-noised copies in one call; the denoiser sees twice as many rows.
         t_min, convention: which steps count and how much, as ``Schedule.weights``.
+        shared_noise: every row gets row 0's draws. Rows then compare with less noise (common random
+            numbers), and a row's result does not depend on its position; their mean has more.
 
     Returns:
         ``[N]`` float32 on ``z0``'s device, accumulated in float64.
@@ -87,8 +90,9 @@ def pointwise_mi(
     terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
     for items in torch.arange(rows * draws, device=device).split(batch):
         row, draw = items // draws, items % draws
-        t = _timesteps(seed, row, draw, draws, least, schedule.num_train_timesteps)
-        noise = normal(_keys(seed, row, _STREAM[0]), draw, z0.shape[1:])
+        source = torch.zeros_like(row) if shared_noise else row
+        t = _timesteps(seed, source, draw, draws, least, schedule.num_train_timesteps)
+        noise = normal(_keys(seed, source, _STREAM[0]), draw, z0.shape[1:])
         level = abar[t].view(-1, *[1] * (z0.ndim - 1))
         signal, spread = level.sqrt().float(), (1 - level).sqrt().float()
         clean = z0[row].float()

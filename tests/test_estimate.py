@@ -154,3 +154,20 @@ def test_bad_arguments():
         estimate(2, cond={"p": torch.zeros(2, gaussian.D)})
     with pytest.raises(ValueError, match=r"denoise must return \[128, 16\], got \[128, 1\]"):
         estimate(2, batch=64, denoise=lambda z, t, cond: z[:, :1])
+
+
+def test_shared_noise_makes_a_row_independent_of_its_position():
+    p, z0 = gaussian.pairs(5)
+    together = estimate(5, draws=6, shared_noise=True)
+    alone = [
+        pointwise_mi(
+            gaussian.Denoiser(),
+            z0[i : i + 1],
+            p[i : i + 1],
+            gaussian.NULL,
+            gaussian.scheduler(),
+            draws=6,
+        )
+        for i in range(5)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)

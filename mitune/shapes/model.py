@@ -14,8 +14,10 @@ FOLDER = Path(__file__).parent / "pretrained"
 
 PRESET: Preset = replace(
     PAPER,
-    candidates=24,
-    sampler=SamplerConfig(steps=25, guidance=1.0),
+    candidates=16,
+    estimator="standard",
+    draws=12,
+    sampler=SamplerConfig(steps=25, guidance=1.0, t_min=400),
     use_guidance=1.0,
     tuning=replace(
         PAPER.tuning,
@@ -23,9 +25,9 @@ PRESET: Preset = replace(
         alpha=8,
         lr=1e-3,
         t_range=(0, 1000),
-        batch=64,
-        micro_batch=64,
-        iterations=150,
+        batch=60,
+        micro_batch=60,
+        iterations=120,
     ),
 )
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
