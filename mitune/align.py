@@ -10,6 +10,7 @@ from mitune.families.stable_diffusion import StableDiffusion
 from mitune.sampler import SamplerConfig
 from mitune.sets import FineTuningSet
 from mitune.tuning import TuneConfig, adapter, tune
+from mitune.tuning.adapter_file import digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def align(
             sampler=sampler,
             seed=seed + number - 1,
             slots=slots,
-            adapter=None if previous is None else f"round-{number - 1}",
+            adapter=None if previous is None else digest(previous),
             progress=_bind(on_candidate, number),
         )
         if not built.selected():

@@ -56,8 +56,8 @@ def build_set(
         sampler: how candidates are sampled.
         seed: keys all noise.
         slots: candidates in flight.
-        adapter: what identifies the adapter on the model, recorded in the settings; None for the
-            base model.
+        adapter: what identifies the adapter on the model (its file's ``digest``), recorded in the
+            settings; None for the base model.
         progress: called with (candidates done, candidates in all).
 
     Raises:

@@ -1,11 +1,12 @@
 """A candidate: one generated latent, its score and where both came from."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mitune import noise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +55,7 @@ class Candidate:
         """First 32 bits (big-endian) of the SHA-256 of the prompt in UTF-8: the word that keys
         its noise.
         """
-        return int.from_bytes(hashlib.sha256(self.prompt.encode()).digest()[:4], "big")
+        return noise.prompt_id(self.prompt)
 
     @property
     def finite(self) -> bool:

@@ -22,6 +22,7 @@ from mitune.score import score
 from mitune.sets import FineTuningSet
 from mitune.shapes.prompts import prompts as shapes_prompts
 from mitune.tuning import adapter, tune
+from mitune.tuning.adapter_file import digest
 
 
 class Command(Protocol):
@@ -73,10 +74,9 @@ class Align(Common, Pool, Tuning):
             )
         last = done[-1]
         adapter.detach(model.unet)
-        if self.rounds == 1:
-            best_and_worst(
-                model, last.set, self.sampler(model.preset.sampler), self.out / "ranking.png"
-            )
+        # The first round's pools are the plain model's, which is what is left to draw them again.
+        sampler = self.sampler(model.preset.sampler)
+        best_and_worst(model, done[0].set, sampler, self.out / "ranking.png")
         result: dict[str, Any] = {
             "adapter": str(last.adapter),
             "sets": [r.set.summary() for r in done],
@@ -116,7 +116,7 @@ class Build(Common, Pool):
                 model,
                 prompts,
                 self.out,
-                adapter=None if self.adapter is None else str(self.adapter),
+                adapter=None if self.adapter is None else digest(self.adapter),
                 progress=lambda done, total: bars.candidate(1, done, total),
                 **self.pool(model.preset),
             )

@@ -20,7 +20,7 @@ class SamplerConfig:
     scheduler: Literal["ddpm", "ddim", "euler"] = "ddpm"
     """Solver; ddpm is the ancestral sampler of the paper."""
     eta: float = 0.0
-    """Noise of ddim, 0 (none) to 1; the other solvers ignore it."""
+    """Noise of ddim, 0 (none) to 1."""
     convention: Literal["paper", "reference"] = "paper"
     """Weights of the score: "paper" is Eq. 2 over all steps; "reference" is the authors' code (no
     alpha_t, t > 50)."""
@@ -43,3 +43,8 @@ class SamplerConfig:
             )
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}: expected 0 to 1")
+        if self.eta and self.scheduler != "ddim":
+            raise UserError(
+                f"eta is {self.eta} and the scheduler {self.scheduler}: eta belongs to ddim alone; "
+                "leave it at 0"
+            )

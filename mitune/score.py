@@ -22,6 +22,7 @@ def score(
     batch: int = 64,
     convention: str = "paper",
     t_min: int | None = None,
+    shared_noise: bool = False,
 ) -> Tensor:
     """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for
     "standard").
@@ -36,6 +37,8 @@ def score(
         seed: keys the noise; equal seeds give every picture of the same position the same noise.
         batch: rows in one pass of the model.
         convention, t_min: weights, as ``mitune.Schedule.weights``.
+        shared_noise: the same noise for every picture, so that scores that are compared differ by
+            less of it.
 
     Returns:
         ``[N]`` float32, nats.
@@ -75,4 +78,5 @@ def score(
         batch=batch,
         convention=convention,
         t_min=t_min,
+        shared_noise=shared_noise,
     )

@@ -2,15 +2,15 @@
 
     python -m mitune.evaluation.agreement --help
 
-Each prompt's pool is generated once and scored by every estimator. Agreement is taken within
+Each prompt's pool is generated once and scored by every estimator, each with all timesteps and with
+the preset's share of them, exactly as ``build_set`` scores. Agreement is taken within
 prompts, as selection is: Spearman's rank correlation of score and oracle, averaged over prompts in
 which both vary, and the oracle's value of the top-1 choice against the pool's mean. Errors are also
 looked at apart:
 
 * neglect: an object is missing. Pool: every candidate; value: share of the requested colours that
   are on any object.
-* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours
-  and nothing besides;
+* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours;
   value: share of the requested objects.
 """
 
@@ -26,14 +26,17 @@ import tyro
 from torch import Tensor
 
 from mitune import progress
+from mitune.estimate import ESTIMATORS
 from mitune.evaluation.compare import Estimate, draw_candidates
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.load import load
+from mitune.load import pick_device
 from mitune.provenance import environment
 from mitune.sampler import SamplerConfig
+from mitune.schedule import Schedule
 from mitune.score import score
 from mitune.sets.files import make_folder, publish
 from mitune.shapes import oracle
+from mitune.shapes.model import FOLDER, load_shapes
 from mitune.shapes.prompts import prompts as shapes_prompts
 
 
@@ -59,6 +62,7 @@ class Agreement:
 
     Attributes:
         estimator: its name.
+        t_min: only timesteps above it count.
         errors: "all", "neglect" or "binding".
         prompts: how many prompts count.
         spearman: within prompts, mean ± s.e. over prompts.
@@ -69,6 +73,7 @@ class Agreement:
     """
 
     estimator: str
+    t_min: int
     errors: str
     prompts: int
     spearman: Estimate
@@ -86,7 +91,12 @@ def _over(values: list[float]) -> Estimate:
 
 
 def agree(
-    estimator: str, errors: str, scores: Sequence[Tensor], values: Sequence[Tensor], least: int = 4
+    estimator: str,
+    t_min: int,
+    errors: str,
+    scores: Sequence[Tensor],
+    values: Sequence[Tensor],
+    least: int = 4,
 ) -> Agreement:
     """Agreement over pools: ``scores[p]`` and ``values[p]`` are ``[n_p]``, pools of fewer than
     ``least`` are left out."""
@@ -99,6 +109,7 @@ def agree(
     means = [float(v.mean()) for _, v in pools]
     return Agreement(
         estimator=estimator,
+        t_min=t_min,
         errors=errors,
         prompts=len(pools),
         spearman=_over([spearman(s, v) for s, v in pools]),
@@ -117,17 +128,31 @@ def gate(
     sampler: SamplerConfig,
     seed: int,
     draws: int,
+    t_mins: Sequence[int],
     say: Callable[[str], None] = print,
 ) -> list[Agreement]:
-    """Generate the pools, score them by every estimator, and compare with the oracle."""
+    """Generate the pools, score them by every estimator at every ``t_min``, and compare with the
+    oracle."""
     made = draw_candidates(model, prompts, images=candidates, sampler=sampler, seed=seed)
     latents = torch.stack([c.latent for c in made])
     texts = [c.prompt for c in made]
-    scores = {
-        "trajectory": torch.tensor([c.score for c in made]),
-        "orthogonal": score(model, texts, latents, estimator="orthogonal", draws=draws, seed=seed),
-        "standard": score(model, texts, latents, estimator="standard", draws=draws, seed=seed),
-    }
+    schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
+    terms = torch.stack([c.terms[:, 0] for c in made]).double()
+    scores: dict[tuple[str, int], Tensor] = {}
+    for t_min in t_mins:
+        scores["trajectory", t_min] = terms @ schedule.weights(sampler.convention, t_min)
+        for estimator in ESTIMATORS:
+            scores[estimator, t_min] = score(
+                model,
+                texts,
+                latents,
+                estimator=estimator,
+                draws=draws,
+                seed=seed,
+                convention=sampler.convention,
+                t_min=t_min,
+                shared_noise=True,
+            )
     verdicts = oracle.score(texts, model.decode(latents))
     graded = torch.tensor([v.graded for v in verdicts])
     strict = torch.tensor([float(v.strict) for v in verdicts])
@@ -141,7 +166,7 @@ def gate(
         f"strict where all colours are there {float(strict[all_colours].mean()):.3f}"
     )
     table = []
-    for name, values in scores.items():
+    for (name, t_min), values in scores.items():
         pools = values.view(len(prompts), -1)
         by_prompt = {
             "all": (list(pools), list(graded.view_as(pools))),
@@ -149,12 +174,12 @@ def gate(
             "binding": _masked(pools, bound.view_as(pools), all_colours.view_as(pools)),
         }
         for errors, (s, v) in by_prompt.items():
-            row = agree(name, errors, s, v)
+            row = agree(name, t_min, errors, s, v)
             table.append(row)
             say(
-                f"{name:<11} {errors:<8} {row.prompts:3d} prompts  spearman {row.spearman}  mean "
-                f"{row.mean.mean:.3f}  "
-                f"top-1 {row.top1.mean:.3f}  bottom-1 {row.bottom1.mean:.3f}  gain {row.gain}"
+                f"{name:<11} t>{t_min:<4d}{errors:<8} {row.prompts:3d} prompts  spearman "
+                f"{row.spearman}  mean {row.mean.mean:.3f}  top-1 {row.top1.mean:.3f}  "
+                f"bottom-1 {row.bottom1.mean:.3f}  gain {row.gain}"
             )
     return table
 
@@ -168,8 +193,8 @@ def _masked(scores: Tensor, values: Tensor, mask: Tensor) -> tuple[list[Tensor],
 class Options:
     """The gate of the embedded world: agreement of every estimator with the oracle."""
 
-    model: str = "shapes"
-    """The embedded model or a folder of another training of it."""
+    model: Path = FOLDER
+    """The embedded model, or a folder of another training of it."""
     prompts: int = 50
     """How many of the world's training prompts."""
     kind: Literal["pair", "spatial"] = "pair"
@@ -178,8 +203,8 @@ class Options:
     """Pool size."""
     guidance: list[float] | None = None
     """Guidance scales to try; None: the preset's."""
-    draws: int = 24
-    """Of the estimators that re-noise."""
+    draws: int | None = None
+    """Of the estimators that re-noise; None: the preset's."""
     seed: int = 7
     """Keys all noise."""
     out: Path | None = None
@@ -189,9 +214,7 @@ class Options:
 def main(options: Options) -> None:
     """Run the gate and print its table."""
     progress.quiet_libraries()
-    model = load(options.model)
-    # Another training of the embedded model is judged by the same oracle.
-    model.name = "shapes"
+    model = load_shapes(device=pick_device(None), dtype=torch.float32, folder=options.model)
     record = []
     for guidance in options.guidance or [model.preset.sampler.guidance]:
         sampler = replace(model.preset.sampler, guidance=guidance)
@@ -202,13 +225,14 @@ def main(options: Options) -> None:
             candidates=options.candidates,
             sampler=sampler,
             seed=options.seed,
-            draws=options.draws,
+            draws=options.draws or model.preset.draws,
+            t_mins=[-1] if sampler.t_min is None else [-1, sampler.t_min],
         )
         record.append({"sampler": asdict(sampler), "table": [asdict(row) for row in table]})
     if options.out:
         make_folder(options.out)
-        body = {"options": {**asdict(options), "out": str(options.out)}, "results": record}
-        body["environment"] = environment(model.device)
+        given = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
+        body = {"options": given, "results": record, "environment": environment(model.device)}
         publish(options.out / "gate.json", (json.dumps(body, indent=1) + "\n").encode())
 
 

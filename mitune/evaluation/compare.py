@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mitune.candidate import Candidate
 from mitune.errors import UserError
+from mitune.estimate import ESTIMATORS
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import SamplerConfig, generate
 from mitune.score import score
@@ -114,14 +115,25 @@ def measure(
 ) -> dict[str, Tensor]:
     """Metrics of pictures, each ``[N]`` float64.
 
-    ``mi_nats`` is the orthogonal point-wise MI (Eq. 2) under ``judge``, by re-noising with
-    ``draws`` draws: one judge, the base model, for the pictures of all models, since scores under
-    different models do not compare. Pictures of the shapes world also get the oracle's ``graded``
+    ``mi_nats`` is the point-wise MI under ``judge`` by re-noising, with the estimator and the
+    timesteps that its preset ranks pools by ("orthogonal" where that is the trajectory's): one
+    judge, the base model, for the pictures of all models, since scores under different models do
+    not compare. Pictures of the shapes world also get the oracle's ``graded``
     and ``strict``.
     """
-    metrics = {
-        "mi_nats": score(judge, images.prompts, images.latents, draws=draws, seed=seed).double()
-    }
+    preset = judge.preset
+    mi = score(
+        judge,
+        images.prompts,
+        images.latents,
+        estimator=preset.estimator if preset.estimator in ESTIMATORS else "orthogonal",
+        draws=draws,
+        seed=seed,
+        convention=preset.sampler.convention,
+        t_min=preset.sampler.t_min,
+        shared_noise=True,
+    )
+    metrics = {"mi_nats": mi.double()}
     if judge.name == "shapes":
         metrics |= oracle_metrics(images, judge.decode(images.latents))
     return metrics

@@ -15,7 +15,7 @@ from mitune.sampler import SamplerConfig
 from mitune.sets.files import make_folder, publish
 from mitune.tuning import adapter as adapters
 
-_MI_DRAWS = 16
+_MI_DRAWS = 8
 _PICTURED = 8
 
 

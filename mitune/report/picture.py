@@ -106,7 +106,8 @@ def best_and_worst(
     chosen = {}
     for prompt_index, pool in pools.items():
         ranked = sorted(pool, reverse=True)
-        chosen[prompt_index] = ranked[:each] + ranked[-each:]
+        shown = min(each, len(ranked) // 2)  # none twice
+        chosen[prompt_index] = ranked[: max(shown, 1)] + ranked[len(ranked) - shown :]
     texts = fine_tuning_set.prompts
     work = [
         Work(prompt=texts[p], prompt_index=p, index=c)

@@ -33,17 +33,20 @@ PRESET: Preset = replace(
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
 
 
-def load_shapes(*, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """The embedded model, through the same loader as any Stable Diffusion folder.
+def load_shapes(
+    *, device: torch.device, dtype: torch.dtype, folder: Path = FOLDER
+) -> StableDiffusion:
+    """The embedded model, or another training of it in ``folder``, through the same loader as any
+    Stable Diffusion folder.
 
     Raises:
         UserError: the weights are not installed.
     """
-    if not FOLDER.is_dir():
+    if not folder.is_dir():
         raise UserError(
-            f"the embedded model is not at {FOLDER}: reinstall mitune, or make it with "
+            f"the embedded model is not at {folder}: reinstall mitune, or make it with "
             "'python -m mitune.shapes.pretrain'"
         )
-    model = load_stable_diffusion(FOLDER, device=device, dtype=dtype, preset=PRESET)
+    model = load_stable_diffusion(folder, device=device, dtype=dtype, preset=PRESET)
     model.name = "shapes"
     return model

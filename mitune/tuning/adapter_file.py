@@ -1,5 +1,6 @@
 """The file of an adapter: safetensors in diffusers' layout, with notes in its header."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ def resolve(path: Path | str) -> Path:
             f"adapter {path} is not there: expected a folder with {FILE} or a .safetensors file"
         )
     return file
+
+
+def digest(path: Path | str) -> str:
+    """SHA-256 of the adapter's file, hexadecimal: what identifies it in the settings of a run."""
+    return hashlib.sha256(resolve(path).read_bytes()).hexdigest()
 
 
 def read_file(path: Path | str) -> AdapterFile:

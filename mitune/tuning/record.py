@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.sets.files import is_ours, publish
-from mitune.tuning.adapter_file import resolve
+from mitune.tuning.adapter_file import digest
 from mitune.tuning.batches import Tunable
 from mitune.tuning.config import TuneConfig
 
@@ -42,16 +42,16 @@ def settings(
     Raises:
         UserError: ``start`` is not there.
     """
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for prompt, latent in pairs:
-        digest.update(json.dumps(prompt).encode())
-        digest.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
+        content.update(json.dumps(prompt).encode())
+        content.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
     chosen = {name: value for name, value in asdict(config).items() if name not in _FREE}
     found = {
         "config": chosen,
         "model": {"fingerprint": model.fingerprint, "precision": str(model.dtype)},
-        "set": {"pairs": len(pairs), "sha256": digest.hexdigest(), "settings": dict(built_with)},
-        "adapter": start and hashlib.sha256(resolve(start).read_bytes()).hexdigest(),
+        "set": {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)},
+        "adapter": start and digest(start),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain

@@ -1,11 +1,12 @@
 """Make the embedded model from nothing: ``python -m mitune.shapes.pretrain --out FOLDER``.
 
 Three stages, each done once and skipped when its result is there; the third also resumes inside.
-About 45 minutes on two CPU cores. The result is a diffusers StableDiffusionPipeline folder, which
-``mitune --model FOLDER`` takes.
+About 45 minutes on two CPU cores that do nothing else. The result is a diffusers
+StableDiffusionPipeline folder, which ``mitune --model FOLDER`` takes.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,14 @@ def assemble(work: Path, folder: Path) -> Path:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
+    for config in folder.glob("*/config.json"):
+        # Where the parts lay on the machine that trained them concerns nobody else.
+        values = json.loads(config.read_text())
+        values.pop("_name_or_path", None)
+        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    for name in ("vocab.json", "merges.txt"):
+        # transformers before 5 reads these instead of tokenizer.json.
+        shutil.copy(work / "tokenizer" / name, folder / "tokenizer" / name)
     return folder
 
 

@@ -31,7 +31,7 @@ from mitune.shapes.scene import RELATIONS, Scenes, relation_of, render, sample_s
 class UnetRecipe:
     """How the denoiser is trained; shares are probabilities."""
 
-    steps: int = 7_000
+    steps: int = 6_000
     batch: int = 64
     peak_lr: float = 6e-4
     warmup: int = 300
@@ -44,9 +44,9 @@ class UnetRecipe:
     two_objects: float = 0.6
     relation: float = 0.3
     """Two-object captions that name a relation."""
-    ghost: float = 0.45
+    ghost: float = 0.7
     """One-object pictures whose caption names a second object that is not there."""
-    swapped: float = 0.12
+    swapped: float = 0.25
     """Two-object pictures whose caption exchanges the colours."""
     wrong_relation: float = 0.12
     """Captions with a relation that name another one."""
@@ -212,7 +212,8 @@ class Training:
         model.half().save_pretrained(folder)
 
 
-def _object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
+def object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
+    """``[N, 2]`` int64: which of the captions' objects each scene shows."""
     pairs = torch.stack([scenes.colour, scenes.shape], dim=-1)
     return (pairs[:, :, None] == captions.objects).all(dim=-1).long().argmax(dim=-1)
 
@@ -227,7 +228,7 @@ def batches(
     scenes = sample_scenes(
         recipe.scenes, generator, objects=captions.objects, two_objects=recipe.two_objects
     )
-    numbers = _object_numbers(captions, scenes)
+    numbers = object_numbers(captions, scenes)
     latents = scene_latents(folder, scenes)
     embeddings = caption_embeddings(folder, captions.texts)
     for step in range(start, recipe.steps):
