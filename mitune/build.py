@@ -85,6 +85,7 @@ def build_set(
         "sampler": asdict(sampler),
     }
     total = len(prompts) * candidates
+    slots = min(slots, total)  # idle slots cost as much as busy ones
     with SetWriter(
         out,
         settings,

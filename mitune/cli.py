@@ -6,9 +6,7 @@ JSON object. A mistake of the user's is one line on stderr and exit code 2; Ctrl
 and a line that says how to go on.
 """
 
-import json
 import logging
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import tyro
 from mitune import progress
 from mitune.commands import COMMANDS, Command
 from mitune.errors import UserError
+from mitune.provenance import as_json
 
 DESCRIPTION = """MI-Tune: align a text-to-image model with itself, by the point-wise mutual
 information of prompt and image.
@@ -27,23 +26,12 @@ Start with 'mitune align --out runs/first': it aligns the embedded shapes model 
 CPU cores. 'mitune VERB --help' explains every option of a verb."""
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: non-finite numbers become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
 def run(command: Command) -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
     result = command.run()
     if command.json:
-        print(json.dumps(_finite(result)), flush=True)
+        print(as_json(result), flush=True)
     return result
 
 

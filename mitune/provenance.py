@@ -1,5 +1,7 @@
-"""Where a result came from: versions, revision and device, as plain JSON for ``run.json``."""
+"""Where a result came from, versions, revision and device; and results as JSON text."""
 
+import json
+import math
 import platform
 import subprocess
 from importlib import metadata
@@ -62,3 +64,18 @@ def device_name(device: torch.device) -> str:
 def environment(device: torch.device) -> dict[str, Any]:
     """What is written beside every result; it never decides whether a run may be resumed."""
     return {"versions": versions(), "revision": revision(), "device": device_name(device)}
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON text. JSON has no NaN and no infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -14,7 +14,6 @@ looked at apart:
   value: share of the requested objects.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,7 @@ from mitune.estimate import ESTIMATORS
 from mitune.evaluation.compare import Estimate, draw_candidates
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.load import pick_device
-from mitune.provenance import environment
+from mitune.provenance import as_json, environment
 from mitune.sampler import SamplerConfig
 from mitune.schedule import Schedule
 from mitune.score import score
@@ -233,7 +232,7 @@ def main(options: Options) -> None:
         make_folder(options.out)
         given = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
         body = {"options": given, "results": record, "environment": environment(model.device)}
-        publish(options.out / "gate.json", (json.dumps(body, indent=1) + "\n").encode())
+        publish(options.out / "gate.json", as_json(body, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def draw_candidates(
 ) -> list[Candidate]:
     """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
     model the same noise."""
+    slots = min(slots, len(prompts) * images)  # idle slots cost as much as busy ones
     made = generate(model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots)
     return sorted(made, key=lambda c: (c.prompt_index, c.index))
 

@@ -1,6 +1,5 @@
 """Base against adapter: drawn, measured, told and written down."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from mitune.errors import UserError
 from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.provenance import environment
+from mitune.provenance import as_json, environment
 from mitune.report.picture import base_and_tuned
 from mitune.sampler import SamplerConfig
 from mitune.sets.files import make_folder, publish
@@ -112,7 +111,7 @@ def compare_adapter(
     }
     if out is not None and first is not None:
         make_folder(out)
-        publish(out / "eval.json", (json.dumps(result, indent=1) + "\n").encode())
+        publish(out / "eval.json", as_json(result, indent=1).encode())
         shown = list(prompts[:_PICTURED])
         count = len(shown) * images
         base, tuned = (model.decode(first[name].latents[:count]) for name in ("base", "tuned"))

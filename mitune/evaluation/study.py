@@ -9,7 +9,7 @@ same noise, and the oracle, which neither saw, judges. ``make demo`` is a small 
 ``make results`` the full one. Every stage resumes.
 """
 
-import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ from mitune.align import align
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
 from mitune.load import load
-from mitune.provenance import environment
+from mitune.provenance import as_json, environment
 from mitune.report.picture import base_and_tuned, best_and_worst
 from mitune.sets.files import make_folder, publish
 from mitune.shapes.prompts import prompts as shapes_prompts
@@ -150,7 +150,7 @@ def _tell(
         "environment": environment(device),
     }
     make_folder(study.out)
-    publish(study.out / "study.json", (json.dumps(result, indent=1) + "\n").encode())
+    publish(study.out / "study.json", as_json(result, indent=1).encode())
     print(f"{seconds:.0f} s; table: {study.out / 'study.json'}; pictures: {study.out}/*.png")
     return result
 
@@ -163,7 +163,8 @@ def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> l
     for metric in ("graded", "strict"):
         for other in ("base", *(f"{c} R={rounds}" for c in controls)):
             gain = comparison.difference(mine, other, metric)
-            ratio = gain.mean / gain.standard_error
+            error = gain.standard_error
+            ratio = gain.mean / error if error > 0 else math.nan
             base = comparison.mean("base", metric).mean
             closed = (comparison.mean(mine, metric).mean - base) / (1 - base)
             rows.append(
@@ -187,7 +188,7 @@ def main() -> None:
     progress.quiet_libraries()
     result = run(study)
     if study.json:
-        print(json.dumps(result))
+        print(as_json(result))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def best_and_worst(
     prompts: int = 8,
     each: int = 5,
 ) -> None:
-    """For each of the first ``prompts`` the ``each`` highest candidates by score, then the lowest.
+    """For each of the first ``prompts`` that have a score the ``each`` highest candidates, then the
+    lowest.
 
     A set keeps only the selected latents; the others are made again from their keys.
 
@@ -101,7 +102,7 @@ def best_and_worst(
     pools: dict[int, list[tuple[float, int]]] = {}
     columns = (table["prompt_index"], table["candidate"], table["score"], table["finite"])
     for prompt_index, candidate, score, finite in zip(*columns, strict=True):
-        if finite and prompt_index < prompts:
+        if finite and (prompt_index in pools or len(pools) < prompts):
             pools.setdefault(prompt_index, []).append((score, candidate))
     chosen = {}
     for prompt_index, pool in pools.items():
@@ -114,9 +115,10 @@ def best_and_worst(
         for p, pairs in chosen.items()
         for _, c in pairs
     ]
+    seed, slots = table["seed"][0], min(64, len(work))
     made = {
         (c.prompt_index, c.index): c.latent
-        for c in generate(model, texts, sampler=sampler, seed=table["seed"][0], work=work)
+        for c in generate(model, texts, sampler=sampler, seed=seed, work=work, slots=slots)
     }
     rows = []
     for p, pairs in chosen.items():

@@ -26,11 +26,10 @@ def test_study(tmp_path, capsys):
     assert "s.e." in capsys.readouterr().out
     by_mi = FineTuningSet.open(tmp_path / "seed-1" / "mi" / "round-1" / "set")
     control = FineTuningSet.open(tmp_path / "seed-1" / "random" / "round-1" / "set")
-    assert (by_mi.settings["seed"], by_mi.settings["select"]) == (1000, "mi")
-    assert control.settings["select"] == "random"
-    # Everything but what selection needs is equal.
-    for name in ("sampler", "model_fingerprint", "seed", "keep"):
-        assert by_mi.settings[name] == control.settings[name]
+    assert (by_mi.settings["seed"], by_mi.rule, control.rule) == (1000, "mi", "random")
+    # Everything but selection is equal.
+    assert by_mi.settings == control.settings
+    assert (by_mi.prompts, by_mi.keep) == (control.prompts, control.keep)
     written = json.loads((tmp_path / "study.json").read_text())
     assert written["table"] == result["table"]
     for name in ("ranking.png", "base_and_tuned.png"):

@@ -17,7 +17,7 @@ import tyro
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.provenance import environment
+from mitune.provenance import as_json, environment
 from mitune.sets.files import make_folder, publish
 from mitune.shapes import networks
 from mitune.shapes.pretrain.text import train_text_encoder
@@ -59,7 +59,7 @@ def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
         print(f"{name}: done before")
         return
     result = train() | {"environment": environment(torch.device("cpu"))}
-    publish(report, (json.dumps(result, indent=1) + "\n").encode())
+    publish(report, as_json(result, indent=1).encode())
 
 
 def assemble(work: Path, folder: Path) -> Path:
