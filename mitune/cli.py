@@ -26,6 +26,17 @@ Start with 'mitune align --out runs/first': it aligns the embedded shapes model 
 CPU cores. 'mitune VERB --help' explains every option of a verb."""
 
 
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the words after ``mitune`` name; exits with 2 where they name none."""
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=list(arguments),
+        prog="mitune",
+        description=DESCRIPTION,
+    )
+    return command
+
+
 def run(command: Command) -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
@@ -42,12 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     progress.quiet_libraries()
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        args=list(arguments),
-        prog="mitune",
-        description=DESCRIPTION,
-    )
+    command = parse(arguments)
     try:
         run(command)
     except UserError as error:

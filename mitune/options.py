@@ -118,7 +118,15 @@ class Tuning:
     method: str | None = None
     """dora or lora."""
     rank: int | None = None
-    """Rank of the adapter; alpha follows it."""
+    """Rank of the adapter."""
+    alpha: float | None = None
+    """The update is scaled by alpha / rank. None: equal to --rank where that is given."""
+    targets: tuple[str, ...] | None = None
+    """Ends of the names of the layers that are adapted, such as to_q."""
+    t_range: tuple[int, int] | None = None
+    """Timesteps FIRST END that are trained on. The paper: 500 1000; the authors' code: 0 1000."""
+    caption_dropout: float | None = None
+    """Share of samples trained on the empty prompt."""
     lr: float | None = None
     """Learning rate of AdamW."""
     iterations: int | None = None
@@ -133,7 +141,10 @@ class Tuning:
         given: dict[str, Any] = {
             "method": self.method,
             "rank": self.rank,
-            "alpha": self.rank,
+            "alpha": self.rank if self.alpha is None else self.alpha,
+            "targets": self.targets,
+            "t_range": self.t_range,
+            "caption_dropout": self.caption_dropout,
             "lr": self.lr,
         }
         given |= {"iterations": self.iterations, "batch": self.batch}

@@ -1,6 +1,7 @@
 """Candidates of prompts from a model: the public front of the engine."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mitune.candidate import Candidate
 from mitune.errors import UserError
@@ -37,6 +38,8 @@ def generate(
     prompts: Sequence[str],
     *,
     candidates: int = 50,
+    steps: int | None = None,
+    guidance: float | None = None,
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     slots: int = 64,
@@ -52,6 +55,7 @@ def generate(
         model: from ``mitune.load``.
         prompts: texts; too long ones are cut as diffusers cuts them.
         candidates: pool size M of each prompt.
+        steps, guidance: denoising steps N and guidance scale, in place of the sampler's.
         sampler: steps, guidance, solver, weights of the score; the model's own preset by default.
         seed: keys all noise, 0 <= seed < 2**63.
         slots: candidates in flight, the fixed batch; changes speed and memory, not results.
@@ -66,6 +70,11 @@ def generate(
     """
     check_run(prompts, candidates, seed, slots)
     sampler = sampler or model.preset.sampler
+    sampler = replace(
+        sampler,
+        steps=sampler.steps if steps is None else steps,
+        guidance=sampler.guidance if guidance is None else guidance,
+    )
     schedule = Schedule.from_diffusers(
         model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
     )

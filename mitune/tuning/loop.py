@@ -59,7 +59,7 @@ def tune(
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
         out: folder of the run: pytorch_lora_weights.safetensors, run.json, metrics.jsonl,
             checkpoints/.
-        config: hyper-parameters; None is the paper's.
+        config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         progress: called after each step with (steps done, steps in all, loss).
 
@@ -72,7 +72,8 @@ def tune(
         KeyboardInterrupt: after a checkpoint of the last whole step; the same call goes on from
             there.
     """
-    chosen, folder = config or TuneConfig(), Path(out)
+    preset: Any = getattr(model, "preset", None)
+    chosen, folder = config or (preset.tuning if preset else TuneConfig()), Path(out)
     start = None if adapter is None else Path(adapter)
     pairs = fine_tuning_set.selected()
     wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start)
