@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent / "pretrained"
 PRESET: Preset = replace(
     PAPER,
     candidates=16,
+    keep=2,
     estimator="standard",
     draws=12,
     sampler=SamplerConfig(steps=25, guidance=1.0, t_min=400),
@@ -24,10 +25,10 @@ PRESET: Preset = replace(
         rank=8,
         alpha=8,
         lr=1e-3,
-        t_range=(0, 1000),
-        batch=60,
-        micro_batch=60,
-        iterations=120,
+        t_range=(400, 1000),
+        batch=30,
+        micro_batch=30,
+        iterations=240,
     ),
 )
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
