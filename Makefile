@@ -19,7 +19,7 @@ $(STAMP): $(SOURCES)
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 3 seeds
-	$(BIN)/python -m mitune.evaluation.study --out runs/demo --prompts 40 --candidates 8 --images 3
+	$(BIN)/python -m mitune.evaluation.study --out runs/demo --candidates 8 --images 6
 
 results: $(STAMP) ## the full protocol behind the README's table (R = 3)
 	$(BIN)/python -m mitune.evaluation.study --out runs/results --rounds 3

@@ -1,6 +1,9 @@
 """The engine: against the closed form, against a plain loop over diffusers' own scheduler, and its
 invariances."""
 
+import math
+from dataclasses import replace
+
 import gaussian
 import pytest
 import torch
@@ -136,6 +139,27 @@ def test_slots_may_be_at_different_timesteps(shapes_model):
         expected = together[candidate.prompt_index, 0]
         assert candidate.score == pytest.approx(expected.score, rel=1e-4)
         torch.testing.assert_close(candidate.latent, expected.latent, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
+def test_unscored_pictures_are_the_scored_ones(shapes_model, monkeypatch, guidance, passes):
+    sampler = replace(SHORT, guidance=guidance)
+    scored = run(shapes_model, 5, sampler=sampler)
+    rows = set()
+    denoise = type(shapes_model).__call__
+
+    def counted(self, z, t, cond):
+        rows.add(len(z))
+        return denoise(self, z, t, cond)
+
+    monkeypatch.setattr(type(shapes_model), "__call__", counted)
+    pictures = run(shapes_model, 5, sampler=sampler, scored=False)
+    assert rows == {5 * passes}
+    assert pictures.keys() == scored.keys()
+    for key, candidate in pictures.items():
+        torch.testing.assert_close(candidate.latent, scored[key].latent, rtol=1e-3, atol=1e-3)
+        assert math.isnan(candidate.score)
+        assert bool(candidate.terms.isnan().all())
 
 
 def test_a_candidate_does_not_depend_on_the_list(shapes_model):

@@ -38,11 +38,14 @@ def draw_candidates(
     sampler: SamplerConfig,
     seed: int,
     slots: int = 64,
+    scored: bool = True,
 ) -> list[Candidate]:
     """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
     model the same noise."""
     slots = min(slots, len(prompts) * images)  # idle slots cost as much as busy ones
-    made = generate(model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots)
+    made = generate(
+        model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots, scored=scored
+    )
     return sorted(made, key=lambda c: (c.prompt_index, c.index))
 
 
@@ -56,7 +59,9 @@ def draw(
     slots: int = 64,
 ) -> Images:
     """As ``draw_candidates``, of which only prompts and latents are wanted."""
-    made = draw_candidates(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)
+    made = draw_candidates(
+        model, prompts, images=images, sampler=sampler, seed=seed, slots=slots, scored=False
+    )
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 

@@ -43,6 +43,7 @@ def generate(
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     slots: int = 64,
+    scored: bool = True,
     implementation: str = "auto",
     work: Iterable[Work] | None = None,
 ) -> Iterator[Candidate]:
@@ -59,6 +60,8 @@ def generate(
         sampler: steps, guidance, solver, weights of the score; the model's own preset by default.
         seed: keys all noise, 0 <= seed < 2**63.
         slots: candidates in flight, the fixed batch; changes speed and memory, not results.
+        scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
+            of the work, out: for those who want the pictures alone.
         implementation: of the fused step: "auto", "reference", "cpp".
         work: a part of the run's pool to make instead of all of it.
 
@@ -88,6 +91,7 @@ def generate(
         latent_shape=model.latent_shape,
         slots=slots,
         device=model.device,
+        scored=scored,
         implementation=implementation,
     )
     stream = pool(prompts, candidates) if work is None else work

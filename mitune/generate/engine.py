@@ -7,6 +7,7 @@ is no scheduler object, and the host only counts: since each candidate takes exa
 knows without asking the device when a slot is done.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,8 @@ class Engine:
     """Slots and their tick.
 
     Args:
-        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first.
+        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first; for ``[S, C, H, W]``
+            where nothing needs those, which is at guidance 1 without scores.
         schedule: the solver's table; its prediction type is the denoiser's.
         weights: ``[N]`` float64, of each step in the score.
         guidance: classifier-free guidance scale.
@@ -74,6 +76,7 @@ class Engine:
         latent_shape: (C, H, W).
         slots: S, candidates in flight.
         device: where the denoiser runs.
+        scored: whether candidates carry their score and terms along the path; NaN if not.
         implementation: of ``mitune_kernels.step``.
     """
 
@@ -89,12 +92,15 @@ class Engine:
         latent_shape: Sequence[int],
         slots: int,
         device: torch.device,
+        scored: bool = True,
         implementation: str = "auto",
     ) -> None:
         self._denoise = denoise
         self._steps = schedule.steps
         self._init_scale = schedule.init_scale
         self._guidance = guidance
+        self._scored = scored
+        self._passes = 2 if scored or guidance != 1.0 else 1
         self._seed = seed
         self._implementation = implementation
         self._table = schedule.table(weights, device)
@@ -108,7 +114,7 @@ class Engine:
         self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, self._steps, 2, device=device)
         self._cond = {
-            name: tensor.expand(2 * slots, *tensor.shape[1:]).clone()
+            name: tensor.expand(self._passes * slots, *tensor.shape[1:]).clone()
             for name, tensor in null.items()
         }
         self._work: list[Work | None] = [None] * slots
@@ -148,15 +154,17 @@ class Engine:
         self._index[rows] = 0
         for slot, work in taken:
             for name, tensor in prompts.row(work.prompt_index).items():
-                self._cond[name][self._slots + slot] = tensor
+                self._cond[name][slot - self._slots] = tensor
 
     @torch.no_grad()
     def _tick(self) -> None:
         index = self._index
         active = index >= 0
         t = self._timesteps[index.clamp(min=0)]
-        prediction = self._denoise(self._z.repeat(2, 1, 1, 1), t.repeat(2), self._cond)
-        uncond, cond = prediction.chunk(2)
+        z = self._z.repeat(self._passes, 1, 1, 1)
+        prediction = self._denoise(z, t.repeat(self._passes), self._cond)
+        # One and the same where there is a single pass: guidance 1 is the conditional prediction.
+        uncond, cond = prediction[: self._slots], prediction[-self._slots :]
         self._z, self._score, terms = mitune_kernels.step(
             uncond,
             cond,
@@ -175,8 +183,10 @@ class Engine:
 
     def _retire(self, done: list[int]) -> Iterator[Candidate]:
         rows = torch.tensor(done, device=self._device)
-        scores = self._score[rows].tolist()
-        latents, terms = self._z[rows].cpu(), self._terms[rows].cpu()
+        latents = self._z[rows].cpu()
+        scores, terms = self._score[rows].cpu(), self._terms[rows].cpu()
+        if not self._scored:
+            scores, terms = torch.full_like(scores, math.nan), torch.full_like(terms, math.nan)
         self._index[rows] = -1
         for i, slot in enumerate(done):
             work = self._work[slot]
@@ -187,7 +197,7 @@ class Engine:
                     prompt_index=work.prompt_index,
                     index=work.index,
                     seed=self._seed,
-                    score=scores[i],
+                    score=float(scores[i]),
                     terms=terms[i],
                     latent=latents[i],
                 )

@@ -118,7 +118,9 @@ def best_and_worst(
     seed, slots = table["seed"][0], min(64, len(work))
     made = {
         (c.prompt_index, c.index): c.latent
-        for c in generate(model, texts, sampler=sampler, seed=seed, work=work, slots=slots)
+        for c in generate(
+            model, texts, sampler=sampler, seed=seed, work=work, slots=slots, scored=False
+        )
     }
     rows = []
     for p, pairs in chosen.items():
