@@ -129,6 +129,8 @@ class Tuning:
     """Share of samples trained on the empty prompt."""
     lr: float | None = None
     """Learning rate of AdamW."""
+    lr_scheduler: str | None = None
+    """constant, or linear, which falls to 0."""
     iterations: int | None = None
     """Optimizer steps."""
     batch: int | None = None
@@ -146,6 +148,7 @@ class Tuning:
             "t_range": self.t_range,
             "caption_dropout": self.caption_dropout,
             "lr": self.lr,
+            "lr_scheduler": self.lr_scheduler,
         }
         given |= {"iterations": self.iterations, "batch": self.batch}
         micro_batch = self.micro_batch or min(preset.micro_batch, self.batch or preset.batch)

@@ -7,6 +7,7 @@ from typing import Literal
 from mitune.errors import UserError
 
 METHODS = ("dora", "lora")
+LR_SCHEDULERS = ("constant", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,10 @@ class TuneConfig:
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Ends of the names of the UNet's linear and convolution layers that are adapted."""
     lr: float = 1e-4
-    """Learning rate of AdamW, constant."""
+    """Learning rate of AdamW's first step."""
+    lr_scheduler: Literal["constant", "linear"] = "constant"
+    """constant is the paper's; linear falls to 0, so that the adapter does not end wherever the
+    last batches' noise threw it."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
     weight_decay: float = 1e-2
@@ -54,6 +58,11 @@ class TuneConfig:
             raise UserError(
                 f"method {self.method!r} is not known: choose one of {', '.join(METHODS)}"
             )
+        if self.lr_scheduler not in LR_SCHEDULERS:
+            raise UserError(
+                f"lr_scheduler {self.lr_scheduler!r} is not known: choose one of "
+                f"{', '.join(LR_SCHEDULERS)}"
+            )
         for name in ("rank", "batch", "micro_batch", "iterations", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
@@ -76,3 +85,10 @@ class TuneConfig:
             raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of optimizer step ``step``, 0 <= step < iterations, as
+        ``diffusers.optimization`` has it without warm-up. A function of the step alone, so there
+        is no state to resume."""
+        left = 1 - step / self.iterations
+        return self.lr * (left if self.lr_scheduler == "linear" else 1.0)

@@ -143,9 +143,12 @@ def _train(
             loss, norm = gradient
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(_diverged(loss, norm, state.step + 1, checkpoint.find(places)))
+            lr = config.lr_at(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
             state.optimizer.step()
             state.step += 1
-            line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": config.lr}
+            line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
             record.append_metrics(out, {**line, "seconds": time.perf_counter() - began})
             if state.step % config.checkpoint_every == 0:
                 checkpoint.save(state, places, metadata, run)

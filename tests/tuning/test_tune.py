@@ -245,6 +245,21 @@ def test_one_step_is_the_equation_of_adamw(tmp_path: Path) -> None:
         assert (after[name] - expected).abs().max() < 1e-6, name
 
 
+def test_a_falling_learning_rate_is_used_and_survives_a_kill(
+    tmp_path: Path, straight: Path
+) -> None:
+    falling = config(lr_scheduler="linear")
+    whole = tune(TinyModel(), TinySet(), tmp_path / "whole", falling)
+    rates = [line["lr"] for line in lines(whole)]
+    assert rates == pytest.approx([1e-3 * (6 - step) / 6 for step in range(6)])
+    assert weights(whole).keys() == weights(straight).keys()
+    assert distance(whole, straight) > 1e-5
+    with pytest.raises(Killed):
+        tune(TinyModel(), TinySet(), tmp_path / "killed", falling, progress=kill_at(4))
+    tune(TinyModel(), TinySet(), tmp_path / "killed", falling)
+    assert (tmp_path / "killed" / FILE).read_bytes() == (whole / FILE).read_bytes()
+
+
 def test_a_tiny_clip_changes_the_result(tmp_path: Path, straight: Path) -> None:
     # Adam forgets a common scale of its gradients, but not one that eps rivals.
     run(tmp_path, clip=1e-7)
