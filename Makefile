@@ -18,8 +18,8 @@ $(STAMP): $(SOURCES)
 	MITUNE_BUILD_CPP=1 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 3 seeds
-	$(BIN)/python -m mitune.evaluation.study --out runs/demo --candidates 8 --images 6
+demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 4 seeds
+	$(BIN)/python -m mitune.evaluation.study --out runs/demo --seeds 4 --prompts 40 --candidates 8 --images 3
 
 results: $(STAMP) ## the full protocol behind the README's table (R = 3)
 	$(BIN)/python -m mitune.evaluation.study --out runs/results --rounds 3

@@ -22,13 +22,12 @@ PRESET: Preset = replace(
     use_guidance=1.0,
     tuning=replace(
         PAPER.tuning,
-        rank=8,
-        alpha=8,
-        lr=1e-3,
+        lr=2e-3,
+        lr_scheduler="linear",
         t_range=(400, 1000),
         batch=30,
         micro_batch=30,
-        iterations=240,
+        iterations=160,
     ),
 )
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
