@@ -21,8 +21,8 @@ $(STAMP): $(SOURCES)
 demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 4 seeds
 	$(BIN)/python -m mitune.evaluation.study --out runs/demo --seeds 4 --prompts 40 --candidates 8 --images 3
 
-results: $(STAMP) ## the full protocol behind the README's table (R = 3)
-	$(BIN)/python -m mitune.evaluation.study --out runs/results --rounds 3
+results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rounds
+	$(BIN)/python -m mitune.evaluation.study --out runs/results --seeds 5 --rounds 3
 
 test: $(STAMP)   ## all tests
 	$(BIN)/python -m pytest -q

@@ -47,7 +47,7 @@ def test_build_tune_eval(prompts, tmp_path, capsys):
     built = tmp_path / "set"
     run("build", "--prompts", prompts, "--out", built, *QUICK, "--json")
     summary = last_json(capsys)
-    assert (summary["candidates"], summary["kept"], summary["complete"]) == (6, 2, True)
+    assert (summary["candidates"], summary["kept"], summary["complete"]) == (6, 4, True)
     adapter = tmp_path / "adapter"
     tune = ["tune", "--set", built, "--out", adapter, "--iterations", 2, "--batch", 4, "--quiet"]
     run(*tune, "--json")

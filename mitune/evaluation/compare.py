@@ -168,9 +168,14 @@ class Comparison:
         difference = self.values[name][metric] - self.values[other][metric]
         return estimate(difference, self.prompts, self.seeds)
 
+    def seed_means(self, name: str, metric: str) -> list[float]:
+        """The mean of each seed, in the order in which seeds first appear: how far runs differ."""
+        values, seeds = self.values[name][metric], torch.tensor(self.seeds)
+        return [float(values[seeds == seed].mean()) for seed in dict.fromkeys(self.seeds)]
+
     def rows(self) -> list[dict[str, object]]:
         """The table as plain JSON: one row for each model and metric, with its difference to the
-        first model."""
+        first model and the mean of each seed."""
         first = next(iter(self.values))
         table: list[dict[str, object]] = []
         for name, metrics in self.values.items():
@@ -179,6 +184,7 @@ class Comparison:
                 row: dict[str, object] = {"model": name, "metric": metric}
                 row |= {"mean": mean.mean, "standard_error": mean.standard_error}
                 row |= {"gain": gain.mean, "gain_standard_error": gain.standard_error}
+                row["seed_means"] = self.seed_means(name, metric)
                 table.append(row)
         return table
 

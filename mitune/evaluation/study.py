@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,27 +157,30 @@ def _tell(
 
 
 def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> list[dict[str, Any]]:
-    """The differences that the claim is about, in standard errors: against base, and against each
-    control."""
-    mine = f"mi R={rounds}"
+    """The differences that the claim is about, in standard errors: after each round, against base
+    and against each control."""
     rows = []
-    for metric in ("graded", "strict"):
-        for other in ("base", *(f"{c} R={rounds}" for c in controls)):
+    for number, metric in product(range(1, rounds + 1), ("graded", "strict")):
+        mine = f"mi R={number}"
+        base = comparison.mean("base", metric).mean
+        closed = (comparison.mean(mine, metric).mean - base) / (1 - base)
+        for other in ("base", *(f"{c} R={number}" for c in controls)):
             gain = comparison.difference(mine, other, metric)
             error = gain.standard_error
             ratio = gain.mean / error if error > 0 else math.nan
-            base = comparison.mean("base", metric).mean
-            closed = (comparison.mean(mine, metric).mean - base) / (1 - base)
+            text = f"{metric}: {mine} less {other} = {gain} = {ratio:.1f} s.e."
+            if other == "base":
+                text += f"; {closed:.0%} of the gap between base and perfect closed"
             rows.append(
                 {
+                    "round": number,
                     "metric": metric,
                     "against": other,
                     "gain": gain.mean,
-                    "standard_error": gain.standard_error,
+                    "standard_error": error,
                     "standard_errors": ratio,
                     "gap_closed": closed,
-                    "text": f"{metric}: {mine} less {other} = {gain} = {ratio:.1f} s.e.; "
-                    f"{closed:.0%} of the gap between base and perfect closed",
+                    "text": text,
                 }
             )
     return rows

@@ -74,7 +74,9 @@ def test_differences_are_paired():
 
 def test_pooling_keeps_names_apart():
     one = Comparison(prompts=["a"], seeds=[0], values={"base": {"m": torch.ones(1)}})
-    assert pooled([one, replace(one, seeds=[1])]).seeds == [0, 1]
+    two = replace(one, seeds=[1], values={"base": {"m": torch.zeros(1)}})
+    assert pooled([two, one, two]).seeds == [1, 0, 1]
+    assert pooled([two, one, two]).seed_means("base", "m") == [0.0, 1.0]
     other = replace(one, values={"tuned": {"m": torch.ones(1)}})
     with pytest.raises(UserError, match="different models"):
         pooled([one, other])

@@ -20,8 +20,10 @@ def test_study(tmp_path, capsys):
     result = study.run(small)
     names = {row["model"] for row in result["table"]}
     assert names == {"base", "mi R=1", "random R=1"}
-    assert [(v["metric"], v["against"]) for v in result["verdicts"]] == [
-        (metric, against) for metric in ("graded", "strict") for against in ("base", "random R=1")
+    assert [(v["round"], v["metric"], v["against"]) for v in result["verdicts"]] == [
+        (1, metric, against)
+        for metric in ("graded", "strict")
+        for against in ("base", "random R=1")
     ]
     assert "s.e." in capsys.readouterr().out
     by_mi = FineTuningSet.open(tmp_path / "seed-1" / "mi" / "round-1" / "set")
