@@ -1,9 +1,9 @@
 """``mitune align | build | tune | score | eval | doctor``: one verb each, options generated from
-the dataclasses below.
+the dataclasses of ``mitune.commands``.
 
-Only this module prints. Progress goes to stderr; with ``--json`` the last line of stdout is one
-JSON object. A mistake of the user's is one line on stderr and exit code 2; Ctrl-C is exit code 130
-and a line that says how to go on.
+Verbs tell people what they did on stdout; with ``--json`` its last line is one JSON object.
+Progress goes to stderr. A mistake of the user's is one line on stderr and exit code 2; Ctrl-C is
+exit code 130 and a line that says how to go on.
 """
 
 import logging

@@ -1,0 +1,46 @@
+"""The prompts that a verb was given, or the embedded world's own."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from mitune import progress
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.prompts import read_prompts
+from mitune.shapes.prompts import prompts as shapes_prompts
+
+
+def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
+    """The prompts a command works on, before its ``limit``: a file's, or the shapes world's list.
+
+    Raises:
+        UserError: a limit below 1; no file for a model other than shapes; as ``read_prompts``.
+    """
+    if command.limit is not None and command.limit < 1:
+        raise UserError(f"limit is {command.limit}: expected at least 1 prompt")
+    if path is not None:
+        return read_prompts(path)
+    if command.model != "shapes":
+        raise UserError(
+            "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "
+            "list)"
+        )
+    return shapes_prompts(split)
+
+
+def held_out_prompts(model: str, path: Path | None) -> list[str]:
+    """The prompts that ``align`` compares on: a file's, or the shapes world's test list; none for
+    other models.
+
+    Raises:
+        UserError: as ``read_prompts``.
+    """
+    if path is not None:
+        return read_prompts(path)
+    return shapes_prompts("test") if model == "shapes" else []
+
+
+def warn_long(model: StableDiffusion, prompts: list[str]) -> None:
+    """Tell, on stderr, which prompts the text encoder will not read to their end."""
+    for prompt in model.too_long(prompts):
+        progress.warn(f"prompt is cut to {model.tokenizer.model_max_length} tokens: {prompt}")

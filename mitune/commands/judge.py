@@ -1,0 +1,121 @@
+"""The verbs that look at something: score, eval, doctor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from mitune import doctor
+from mitune.commands.given import given_prompts, warn_long
+from mitune.errors import UserError
+from mitune.evaluation.report import compare_adapter
+from mitune.images import read_images
+from mitune.options import Common
+from mitune.score import score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Common):
+    """Point-wise mutual information of given pictures with prompts, in nats, by re-noising."""
+
+    images: Positional[list[Path]]
+    """PNG or JPEG files; each is resized to the model's picture size."""
+    prompt: list[str]
+    """One prompt for all pictures, or one for each."""
+    adapter: Path | None = None
+    """A LoRA or DoRA on the model that scores."""
+    estimator: str = "orthogonal"
+    """orthogonal (Eq. 2) or standard (Kong et al. 2024: the exact point-wise log-ratio on average;
+    can be negative)."""
+    draws: int = 64
+    """Draws of (t, noise) for each picture; more is steadier."""
+    seed: int = 0
+    """Keys the draws."""
+    convention: str = "paper"
+    """Weights: paper or reference."""
+    t_min: int | None = None
+    """Only t > t_min counts."""
+
+    def run(self) -> dict[str, Any]:
+        if len(self.prompt) not in (1, len(self.images)):
+            raise UserError(
+                f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for "
+                "all, or one for each"
+            )
+        prompts = self.prompt * len(self.images) if len(self.prompt) == 1 else self.prompt
+        model = self.load(self.adapter)
+        warn_long(model, prompts)
+        pictures = read_images(self.images, model.picture_size)
+        values = score(
+            model,
+            prompts,
+            pictures,
+            estimator=self.estimator,
+            draws=self.draws,
+            seed=self.seed,
+            convention=self.convention,
+            t_min=self.t_min,
+        ).tolist()
+        rows = [
+            {"image": str(image), "prompt": prompt, "mi_nats": value}
+            for image, prompt, value in zip(self.images, prompts, values, strict=True)
+        ]
+        for row in rows:
+            print(f"{row['mi_nats']:10.3f} nats  {row['image']}  {row['prompt']}")
+        return {"estimator": self.estimator, "draws": self.draws, "scores": rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Common):
+    """Compare base and adapter on the same prompts and the same noise, with standard errors."""
+
+    adapter: Path
+    """The LoRA or DoRA to compare with its base."""
+    prompts: Path | None = None
+    """Text file of held-out prompts. None: the shapes world's test list."""
+    limit: int | None = None
+    """Only the first so many prompts."""
+    images: int = 4
+    """Pictures of each prompt and seed."""
+    seeds: int = 1
+    """Seeds of the noise."""
+    seed: int = 1_000_000
+    """The first of them; far from a set's seeds, so that no noise is shared with it."""
+    steps: int | None = None
+    """Denoising steps."""
+    guidance: float | None = None
+    """Guidance at which both are used."""
+    slots: int = 64
+    """Pictures in flight."""
+    out: Path | None = None
+    """Folder for eval.json and eval.png."""
+
+    def run(self) -> dict[str, Any]:
+        prompts = given_prompts(self, self.prompts, "test")[: self.limit]
+        model = self.load()
+        warn_long(model, prompts)
+        return compare_adapter(
+            model,
+            self.adapter,
+            prompts,
+            out=self.out,
+            images=self.images,
+            seeds=list(range(self.seed, self.seed + self.seeds)),
+            slots=self.slots,
+            steps=self.steps,
+            guidance=self.guidance,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Devices, versions, which implementations are active, and why the others are not."""
+
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def run(self) -> dict[str, Any]:
+        report = doctor.examine()
+        print(doctor.tell(report))
+        return report
