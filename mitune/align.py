@@ -72,6 +72,7 @@ def align(
         )
     folder = Path(out)
     config = replace(tuning or model.preset.tuning, seed=seed)
+    adapter.check_targets(model.unet, config)
     done: list[Round] = []
     for number in range(1, rounds + 1):
         place = folder / f"round-{number}"

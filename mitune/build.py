@@ -73,7 +73,13 @@ def build_set(
         raise UserError(
             f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}"
         )
+    if draws < 1:
+        raise UserError(f"draws is {draws}: expected at least 1")
     check_run(prompts, candidates, seed, slots)
+    schedule = Schedule.from_diffusers(
+        model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
+    )
+    schedule.weights(sampler.convention, sampler.t_min)  # raises before anything is written
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -107,7 +113,7 @@ def build_set(
             work=work,
         )
         if estimator != "trajectory":
-            made = _rescore(model, prompts, made, estimator, draws, seed, sampler, slots)
+            made = _rescore(model, prompts, made, schedule, estimator, draws, seed, sampler, slots)
         done = total - len(pending) * candidates
         for candidate in made:
             writer.add(candidate)
@@ -140,6 +146,7 @@ def _rescore(
     model: StableDiffusion,
     prompts: Sequence[str],
     made: Iterable[Candidate],
+    schedule: Schedule,
     estimator: str,
     draws: int,
     seed: int,
@@ -150,7 +157,6 @@ def _rescore(
     they come. All share the draws' noise: candidates are to be compared, and a score may depend on
     nothing but its candidate.
     """
-    schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
     encoder = PromptEncoder(model.encode_prompts, prompts)
     null = model.encode_null()
     made = iter(made)

@@ -125,6 +125,11 @@ def test_help_explains_every_option(verb, capsys):
         (["--limit", "0"], "limit is 0"),
         (["--adapter", "/nowhere"], "/nowhere"),
         (["--guidance", "nan"], "guidance is nan"),
+        (["--steps", "5000"], "steps is 5000"),
+        (["--t-min", "2000"], "t_min is 2000"),
+        (["--draws", "0"], "draws is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--slots", "0"], "slots is 0"),
     ],
 )
 def test_mistakes(arguments, words, tmp_path, capsys):
@@ -134,6 +139,20 @@ def test_mistakes(arguments, words, tmp_path, capsys):
     arguments = [files.get(a, a) for a in arguments]
     assert words in fails(capsys, "build", "--out", tmp_path / "s", "--quiet", *arguments)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--targets", "to_x"], "'to_x' names no layer"),
+        (["--rank", "0"], "rank is 0"),
+        (["--rounds", "0"], "rounds is 0"),
+        (["--eval-prompts", "nowhere.txt"], "nowhere.txt does not exist"),
+    ],
+)
+def test_mistakes_that_matter_late_are_told_first(arguments, words, tmp_path, capsys):
+    assert words in fails(capsys, "align", "--out", tmp_path / "r", "--quiet", *arguments)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_set_with_other_settings(prompts, tmp_path, capsys):

@@ -38,14 +38,7 @@ def attach(unet: Any, config: TuneConfig) -> None:
     """
     if attached(unet):
         raise _occupied()
-    modules = dict(unet.named_modules())
-    for target in config.targets:
-        found = [module for name, module in modules.items() if _ends(name, target)]
-        if not found or not all(isinstance(module, nn.Linear | nn.Conv2d) for module in found):
-            raise UserError(
-                f"target {target!r} names no layer that can be adapted: expected ends of names "
-                f"such as {', '.join(_candidates(modules))}"
-            )
+    check_targets(unet, config)
     alpha: Any = config.alpha  # peft declares an int and takes any number
     _inject(
         unet,
@@ -58,6 +51,24 @@ def attach(unet: Any, config: TuneConfig) -> None:
         ),
         config.seed,
     )
+
+
+def check_targets(unet: Any, config: TuneConfig) -> None:
+    """That every target of ``config`` names layers of the UNet; for those who are long at work
+    before they attach.
+
+    Raises:
+        UserError: a target that names no linear or convolution layer (the message lists those there
+            are).
+    """
+    modules = dict(unet.named_modules())
+    for target in config.targets:
+        found = [module for name, module in modules.items() if _ends(name, target)]
+        if not found or not all(isinstance(module, nn.Linear | nn.Conv2d) for module in found):
+            raise UserError(
+                f"target {target!r} names no layer that can be adapted: expected ends of names "
+                f"such as {', '.join(_candidates(modules))}"
+            )
 
 
 def load(
