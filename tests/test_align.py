@@ -72,8 +72,8 @@ def test_a_finished_run_is_not_done_again(shapes_model, tmp_path):
 def test_the_adapter_works_in_plain_diffusers(shapes_model, tmp_path):
     done = run(shapes_model, tmp_path, 1)
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
-    pipeline.to(dtype=torch.float32)
     pipeline.load_lora_weights(done[-1].adapter)
+    assert pipeline(PROMPTS[0], num_inference_steps=2, output_type="np").images.shape[-1] == 3
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, *shapes_model.latent_shape, generator=generator)
     t = torch.tensor([10, 500, 950])

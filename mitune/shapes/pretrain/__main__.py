@@ -63,7 +63,8 @@ def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
 
 
 def assemble(work: Path, folder: Path) -> Path:
-    """One diffusers pipeline folder, fp16 safetensors, from the stages' results below ``work``."""
+    """One diffusers pipeline folder, fp16 safetensors but for the text encoder, from the stages'
+    results below ``work``."""
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(work / "vae"),
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
@@ -75,6 +76,8 @@ def assemble(work: Path, folder: Path) -> Path:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16)
+    # transformers loads the type it finds, diffusers float32: a plain pipeline would mix the two.
+    pipeline.text_encoder.to(torch.float32)
     pipeline.save_pretrained(folder)
     for config in folder.glob("*/config.json"):
         # Where the parts lay on the machine that trained them concerns nobody else.
