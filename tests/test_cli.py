@@ -1,7 +1,9 @@
 """The command line as a user meets it: results, JSON, and one line for every mistake."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from mitune.cli import main
+from mitune.commands import COMMANDS
 
 QUICK = ["--candidates", "3", "--steps", "3", "--slots", "6", "--quiet"]
 
@@ -88,6 +91,16 @@ def test_score(tmp_path, capsys):
     scores = last_json(capsys)["scores"]
     assert [s["image"] for s in scores] == [str(p) for p in pictures]
     assert all(isinstance(s["mi_nats"], float) for s in scores)
+    same = [pictures[1], pictures[1], "--draws", 2, "--json"]
+    run("score", *same, "--prompt", "a red circle")
+    one, two = (s["mi_nats"] for s in last_json(capsys)["scores"])
+    assert one == two
+    run("score", *same, "--prompt", "a red circle", "--prompt", "a blue square")
+    first, second = last_json(capsys)["scores"]
+    assert (first["mi_nats"], second["prompt"]) == (one, "a blue square")
+    assert second["mi_nats"] != one
+    prompts = ["--prompt", "a"] * 3
+    assert "3 prompts for 2 pictures" in fails(capsys, "score", *same, *prompts)
 
 
 def test_doctor(capsys):
@@ -98,15 +111,23 @@ def test_doctor(capsys):
     assert set(report["optional"]) == {"triton", "xformers", "tensorrt"}
 
 
-@pytest.mark.parametrize("verb", ["align", "build", "tune", "score", "eval", "doctor"])
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_explains_every_option(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         run(verb, "--help")
     assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert "--json" in text
-    # tyro prints this for an option without words of its own.
-    assert "(required)" in text or verb == "doctor"
+    # After the usage, each option: name and type, its words, in brackets its default.
+    text = " ".join(re.sub("[│|]", " ", capsys.readouterr().out.partition(" options")[2]).split())
+    options = re.split(r"(?<= )(?=--(?!no-)[a-z])", text)[1:]
+    explained = {}
+    for option in options:
+        name, _, text = option.partition(" ")
+        words = re.sub(r"\(default: .*?\)|\(required\)|\(repeatable\)", "", text)
+        explained[name.strip(",")] = words.split()
+    for field in dataclasses.fields(COMMANDS[verb]):
+        if field.name != "images" or verb != "score":  # a positional argument
+            words = explained["--" + field.name.replace("_", "-")]
+            assert len(words) >= 4, field.name
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from mitune import doctor
 from mitune.commands.given import given_prompts, warn_long
@@ -21,8 +21,8 @@ class Score(Common):
 
     images: Positional[list[Path]]
     """PNG or JPEG files; each is resized to the model's picture size."""
-    prompt: list[str]
-    """One prompt for all pictures, or one for each."""
+    prompt: UseAppendAction[list[str]]
+    """The prompt of all pictures; or repeated, one for each."""
     adapter: Path | None = None
     """A LoRA or DoRA on the model that scores."""
     estimator: str = "orthogonal"
@@ -38,6 +38,8 @@ class Score(Common):
     """Only t > t_min counts."""
 
     def run(self) -> dict[str, Any]:
+        if not self.images:
+            raise UserError("no pictures: expected PNG or JPEG files, such as 'mitune score a.png'")
         if len(self.prompt) not in (1, len(self.images)):
             raise UserError(
                 f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for "
@@ -56,6 +58,7 @@ class Score(Common):
             seed=self.seed,
             convention=self.convention,
             t_min=self.t_min,
+            shared_noise=True,  # pictures are compared, and equal ones score equally
         ).tolist()
         rows = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
