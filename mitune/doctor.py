@@ -9,7 +9,6 @@ import torch
 from mitune.provenance import device_name, versions
 
 _OPTIONAL = {
-    "triton": "pip install triton (Linux; the CUDA builds of torch bring it)",
     "xformers": "pip install xformers, built for the same CUDA as torch",
     "tensorrt": "pip install tensorrt on a machine with an NVIDIA GPU",
 }

@@ -1,11 +1,16 @@
 """Fixtures that several folders share."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports the operations: Triton's kernels are tested by its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Helper modules lie beside the tests that use them.
 for folder in ("", "sets", "tuning", "kernels"):

@@ -5,7 +5,9 @@ compiled extension, which only adds its kernels. One operation per implementatio
 decided before tracing, and two of them can be compared in one process.
 """
 
+import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,9 @@ _SCHEMAS = {
     "step": f"({_STEP}) -> (Tensor, Tensor, Tensor)",
     "step_out": f"({_STEP}, Tensor(a!) z_next, Tensor(b!) score_next, Tensor(c!) terms) -> ()",
 }
-IMPLEMENTATIONS = ("reference", "cpp")
+IMPLEMENTATIONS = ("reference", "cpp", "triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's kernels run on the CPU, by its interpreter; as Triton, read once."""
 
 
 def _fake_philox(key: Tensor, step: Tensor, count: int) -> Tensor:
@@ -68,6 +72,17 @@ def _reference_step_out(
         out.copy_(result)
 
 
+def _in_triton(name: str) -> Callable[..., Any]:
+    """The launcher of that name. Triton is imported when it is first used: it may not be there."""
+
+    def launch(*arguments: object) -> object:
+        from mitune_kernels import triton_ops
+
+        return getattr(triton_ops, name)(*arguments)
+
+    return launch
+
+
 _FAKES: dict[str, Callable[..., object]] = {
     "philox": _fake_philox,
     "normal": _fake_normal,
@@ -88,3 +103,4 @@ for _op, _schema in _SCHEMAS.items():
         _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"mitune::{_name}", _FAKES[_op], lib=_library)
     _library.impl(f"{_op}_reference", _REFERENCES[_op], "CompositeExplicitAutograd")
+    _library.impl(f"{_op}_triton", _in_triton(_op), "CPU" if INTERPRETED else "CUDA")

@@ -62,7 +62,7 @@ def generate(
         slots: candidates in flight, the fixed batch; changes speed and memory, not results.
         scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
             of the work, out: for those who want the pictures alone.
-        implementation: of the fused step: "auto", "reference", "cpp".
+        implementation: of the fused step: "auto", "reference", "cpp", "triton".
         work: a part of the run's pool to make instead of all of it.
 
     Yields:

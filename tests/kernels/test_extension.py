@@ -28,7 +28,7 @@ def test_the_extension_is_built() -> None:
     """Otherwise every test of the compiled kernels is left out without a word."""
     if os.environ.get("MITUNE_BUILD_CPP") == "0":
         pytest.skip("MITUNE_BUILD_CPP=0")
-    assert implementations() == {"reference": None, "cpp": None}
+    assert implementations()["cpp"] is None
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ def test_cpp_and_reference_give_the_same_bits(dtype: torch.dtype, shape: tuple[i
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_follows_the_formulas_in_rows_of_stable_diffusions_size(impl: str) -> None:
+    test_follows_the_formulas(impl, torch.bfloat16, (4, 64, 64))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 19, 29), (1, 5, 6), (5, 1, 1)])
 def test_layout_changes_no_bit(impl: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,174 @@
+"""The device code of triton_ops.py.
+
+The arithmetic of the noise is that of reference_noise.py, line by line, with correctly rounded
+division and square root, and its launches forbid contraction: the words are the same, and the
+normals have the same bits. Sums have an order of their own: each lane adds its element of every
+block of the row, and Triton's tree adds the lanes; nothing in it depends on the batch.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _words(row, key, step, first, QUARTER: tl.constexpr):
+    """Four ``[QUARTER]`` uint32 tensors: the words of the Philox blocks from element ``first``."""
+    seed_lo = tl.load(key + 4 * row).to(tl.uint32).to(tl.uint64)
+    seed_hi = tl.load(key + 4 * row + 1).to(tl.uint32).to(tl.uint64)
+    block = (first // 4 + tl.arange(0, QUARTER)).to(tl.uint32)
+    zero = tl.zeros_like(block)
+    return tl.philox(
+        seed_lo | (seed_hi << 32),
+        block,
+        zero + step.to(tl.uint32),
+        zero + tl.load(key + 4 * row + 2).to(tl.uint32),
+        zero + tl.load(key + 4 * row + 3).to(tl.uint32),
+    )
+
+
+@triton.jit
+def _uniform(x):
+    return x.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33
+
+
+@triton.jit
+def _radius(u):
+    """sqrt(-2 ln u), by the series of ``reference_noise._log``."""
+    i = u.to(tl.int32, bitcast=True)
+    k = (i - 0x3F3504F3) >> 23
+    f = (i - k * 0x800000).to(tl.float32, bitcast=True) - 1.0
+    s = tl.div_rn(f, f + 2.0)
+    w = s * s
+    series = w * (
+        0.6666666666666666 + w * (0.4 + w * (0.2857142857142857 + w * 0.2222222222222222))
+    )
+    log = k.to(tl.float32) * 0.693147180559945309 + (s * 2.0 + s * series)
+    return tl.sqrt_rn(log * -2.0)
+
+
+@triton.jit
+def _circle(v):
+    """Cosine and sine of 2 pi v, as ``reference_noise._circle``."""
+    quarter = (v * 4.0 + 0.5).to(tl.int32)
+    x = (v - quarter.to(tl.float32) * 0.25) * 6.28318530717958648
+    w = x * x
+    s = x + x * (
+        w
+        * (
+            -0.16666666666666666
+            + w * (0.008333333333333333 + w * (-0.0001984126984126984 + w * 2.7557319223985893e-06))
+        )
+    )
+    c = 1.0 + w * (
+        -0.5
+        + w
+        * (
+            0.041666666666666664
+            + w * (-0.001388888888888889 + w * (2.48015873015873e-05 + w * -2.755731922398589e-07))
+        )
+    )
+    swap = (quarter & 1) == 1
+    along, across = tl.where(swap, s, c), tl.where(swap, c, s)
+    cosine = tl.where(((quarter + 1) & 2) == 2, -along, along)
+    sine = tl.where((quarter & 2) == 2, -across, across)
+    return cosine, sine
+
+
+@triton.jit
+def _normals(row, key, step, first, QUARTER: tl.constexpr):
+    """``[4 QUARTER]`` float32 standard normals of the elements from ``first``."""
+    x0, x1, x2, x3 = _words(row, key, step, first, QUARTER)
+    r0, r1 = _radius(_uniform(x0)), _radius(_uniform(x2))
+    c0, s0 = _circle(_uniform(x1))
+    c1, s1 = _circle(_uniform(x3))
+    return tl.interleave(tl.interleave(r0 * c0, r1 * c1), tl.interleave(r0 * s0, r1 * s1))
+
+
+@triton.jit
+def philox_kernel(key, step, out, count, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1).to(tl.int64) * BLOCK
+    x0, x1, x2, x3 = _words(row, key, tl.load(step + row), first, BLOCK // 4)
+    values = tl.interleave(tl.interleave(x0, x2), tl.interleave(x1, x3)).to(tl.int64)
+    at = first + tl.arange(0, BLOCK)
+    tl.store(out + row * count + at, values, mask=at < count)
+
+
+@triton.jit
+def normal_kernel(key, step, out, count, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1).to(tl.int64) * BLOCK
+    values = _normals(row, key, tl.load(step + row), first, BLOCK // 4)
+    at = first + tl.arange(0, BLOCK)
+    tl.store(out + row * count + at, values, mask=at < count)
+
+
+@triton.jit
+def _offset(at, count, channels, LAST: tl.constexpr):
+    """Where a row's elements, counted in C order, lie: channels-last or in that order."""
+    if LAST:
+        plane = count // channels
+        return (at % plane) * channels + at // plane
+    else:
+        return at
+
+
+@triton.jit
+def step_kernel(
+    uncond,
+    cond,
+    z,
+    score,
+    index,
+    key,
+    table,
+    z_next,
+    score_next,
+    terms,
+    guidance,
+    count,
+    channels,
+    LAST_UNCOND: tl.constexpr,
+    LAST_COND: tl.constexpr,
+    LAST_Z: tl.constexpr,
+    LAST_NEXT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program for each row: every tensor is read once, and an idle row's predictions never."""
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.load(index + row)
+    if i < 0:
+        for first in range(0, count, BLOCK):
+            at = first + tl.arange(0, BLOCK)
+            inside = at < count
+            now = tl.load(z + row * count + _offset(at, count, channels, LAST_Z), mask=inside)
+            to = z_next + row * count + _offset(at, count, channels, LAST_NEXT)
+            tl.store(to, now, mask=inside)
+        tl.store(score_next + row, tl.load(score + row))
+        tl.store(terms + 2 * row, 0.0)
+        tl.store(terms + 2 * row + 1, 0.0)
+    else:
+        a, b = tl.load(table + 4 * i), tl.load(table + 4 * i + 1)
+        sigma, weight = tl.load(table + 4 * i + 2), tl.load(table + 4 * i + 3)
+        squared = tl.zeros([BLOCK], tl.float32)
+        cross = tl.zeros([BLOCK], tl.float32)
+        for first in range(0, count, BLOCK):
+            at = first + tl.arange(0, BLOCK)
+            inside = at < count
+            u_at = row * count + _offset(at, count, channels, LAST_UNCOND)
+            c_at = row * count + _offset(at, count, channels, LAST_COND)
+            z_at = row * count + _offset(at, count, channels, LAST_Z)
+            u = tl.load(uncond + u_at, mask=inside, other=0.0).to(tl.float32)
+            delta = tl.load(cond + c_at, mask=inside, other=0.0).to(tl.float32) - u
+            now = tl.load(z + z_at, mask=inside, other=0.0)
+            squared += delta * delta
+            cross += u * delta
+            moved = a * now + b * (u + guidance * delta)
+            if sigma != 0.0:
+                moved += sigma * _normals(row, key, i + 1, first, BLOCK // 4)
+            to = z_next + row * count + _offset(at, count, channels, LAST_NEXT)
+            tl.store(to, moved, mask=inside)
+        total = tl.sum(squared, axis=0)
+        tl.store(terms + 2 * row, total)
+        tl.store(terms + 2 * row + 1, tl.sum(cross, axis=0))
+        tl.store(score_next + row, tl.load(score + row) + weight * total)

@@ -1,0 +1,100 @@
+"""The operations as Triton kernels, for GPUs; under TRITON_INTERPRET=1 also, slowly, for CPUs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from mitune_kernels import triton_kernels as kernels
+
+BLOCK = 1024
+"""Elements of a row that one program works on at a time; a multiple of 4, the words of a block of
+Philox."""
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+"""Of every launch. Contraction would round a product and a sum once where the definition of the
+noise rounds twice."""
+_MOST_ELEMENTS = 2**31 - BLOCK
+"""Of a row of the step: its elements are counted in 32 bits, which halves the registers."""
+
+
+def philox(key: Tensor, step: Tensor, count: int) -> Tensor:
+    """See :func:`mitune_kernels.philox`."""
+    out = step.new_empty((step.shape[0], count))
+    _launch_noise(kernels.philox_kernel, key, step, out)
+    return out
+
+
+def normal(key: Tensor, step: Tensor, count: int) -> Tensor:
+    """See :func:`mitune_kernels.normal`, with rows flat."""
+    out = step.new_empty((step.shape[0], count), dtype=torch.float32)
+    _launch_noise(kernels.normal_kernel, key, step, out)
+    return out
+
+
+def _launch_noise(kernel: Any, key: Tensor, step: Tensor, out: Tensor) -> None:
+    rows, count = out.shape
+    if out.numel() > 0:
+        with torch.cuda.device_of(out):
+            grid = (rows, cdiv(count, BLOCK))
+            kernel[grid](key, step, out, count, BLOCK=BLOCK, **OPTIONS)
+
+
+def step(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`mitune_kernels.step`."""
+    out = torch.empty_like(z), torch.empty_like(score), score.new_empty((score.shape[0], 2))
+    step_out(eps_uncond, eps_cond, z, score, index, key, table, guidance, *out)
+    return out
+
+
+def step_out(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+    z_next: Tensor,
+    score_next: Tensor,
+    terms: Tensor,
+) -> None:
+    """See :func:`mitune_kernels.step_out`."""
+    rows = z.shape[0]
+    if rows == 0:
+        return
+    count = z[0].numel()
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"z: got {count} elements in a row, expected at most {_MOST_ELEMENTS}")
+    with torch.cuda.device_of(z):
+        kernels.step_kernel[(rows,)](
+            eps_uncond,
+            eps_cond,
+            z,
+            score,
+            index,
+            key,
+            table,
+            z_next,
+            score_next,
+            terms,
+            guidance,
+            count,
+            z.shape[1],
+            LAST_UNCOND=not eps_uncond.is_contiguous(),
+            LAST_COND=not eps_cond.is_contiguous(),
+            LAST_Z=not z.is_contiguous(),
+            LAST_NEXT=not z_next.is_contiguous(),
+            BLOCK=BLOCK,
+            **OPTIONS,
+        )
