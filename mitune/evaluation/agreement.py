@@ -192,8 +192,8 @@ def _masked(scores: Tensor, values: Tensor, mask: Tensor) -> tuple[list[Tensor],
 class Options:
     """The gate of the embedded world: agreement of every estimator with the oracle."""
 
-    model: Path = FOLDER
-    """The embedded model, or a folder of another training of it."""
+    model: Path | None = None
+    """Folder of another training of the embedded model. None: the shipped one."""
     prompts: int = 50
     """How many of the world's training prompts."""
     kind: Literal["pair", "spatial"] = "pair"
@@ -213,7 +213,8 @@ class Options:
 def main(options: Options) -> None:
     """Run the gate and print its table."""
     progress.quiet_libraries()
-    model = load_shapes(device=pick_device(None), dtype=torch.float32, folder=options.model)
+    folder = options.model or FOLDER
+    model = load_shapes(device=pick_device(None), dtype=torch.float32, folder=folder)
     record = []
     for guidance in options.guidance or [model.preset.sampler.guidance]:
         sampler = replace(model.preset.sampler, guidance=guidance)
