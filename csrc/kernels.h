@@ -8,26 +8,18 @@
 // is loaded. Since the build forbids contraction and every sum has a written order, all of them
 // return the same bits.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define MITUNE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define MITUNE_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define MITUNE_CLONES
-#endif
-
-// For loops whose arrays are either distinct or the same one, element for element.
-#if defined(__GNUC__) && !defined(__clang__)
-#define MITUNE_INDEPENDENT _Pragma("GCC ivdep")
-#elif defined(__clang__)
-#define MITUNE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define MITUNE_INDEPENDENT
 #endif
 
 namespace mitune {
 
 // Elements that are worked on together: four float buffers of it fit the first-level cache. Also
 // the leaf of the sums' tree, so it is part of the result's definition (CHUNK in
-// reference_step.py).
+// reference_step.py), as are the lanes that a chunk is summed in.
 constexpr int64_t kChunk = 1024;
+constexpr int64_t kLanes = 32;
 
 // Philox key and the counter's upper three words; the lowest word is the block, four elements each.
 struct Stream {

@@ -15,15 +15,16 @@ namespace {
 
 #define MITUNE_INLINE inline __attribute__((always_inline))
 
+// 32-bit words in 64-bit lanes, where the product of two needs no shuffle. What an exclusive or
+// leaves in the upper halves never counts: a factor is cut to its low half, and so is the result.
 struct Words {
-  uint32_t x0, x1, x2, x3;
+  uint64_t x0, x1, x2, x3;
 };
 
 MITUNE_INLINE void round_of(Words& c, uint32_t k0, uint32_t k1) {
-  const uint64_t p0 = uint64_t{c.x0} * 0xD2511F53u;
-  const uint64_t p1 = uint64_t{c.x2} * 0xCD9E8D57u;
-  c = {static_cast<uint32_t>(p1 >> 32) ^ c.x1 ^ k0, static_cast<uint32_t>(p1),
-       static_cast<uint32_t>(p0 >> 32) ^ c.x3 ^ k1, static_cast<uint32_t>(p0)};
+  const uint64_t p0 = (c.x0 & 0xFFFFFFFFu) * 0xD2511F53u;
+  const uint64_t p1 = (c.x2 & 0xFFFFFFFFu) * 0xCD9E8D57u;
+  c = {(p1 >> 32) ^ c.x1 ^ k0, p1, (p0 >> 32) ^ c.x3 ^ k1, p0};
 }
 
 MITUNE_INLINE Words philox(const Stream& s, uint32_t block) {
@@ -89,10 +90,10 @@ MITUNE_CLONES void philox_words(const Stream& stream, uint32_t first_block, int6
   const Stream s = stream;
   for (int64_t i = 0; i < blocks; ++i) {
     const Words w = philox(s, first_block + static_cast<uint32_t>(i));
-    out[4 * i] = w.x0;
-    out[4 * i + 1] = w.x1;
-    out[4 * i + 2] = w.x2;
-    out[4 * i + 3] = w.x3;
+    out[4 * i] = static_cast<uint32_t>(w.x0);
+    out[4 * i + 1] = static_cast<uint32_t>(w.x1);
+    out[4 * i + 2] = static_cast<uint32_t>(w.x2);
+    out[4 * i + 3] = static_cast<uint32_t>(w.x3);
   }
 }
 
@@ -100,11 +101,11 @@ MITUNE_CLONES void normals(const Stream& stream, uint32_t first_block, int64_t b
   const Stream s = stream;
   for (int64_t i = 0; i < blocks; ++i) {
     const Words w = philox(s, first_block + static_cast<uint32_t>(i));
-    const float r0 = std::sqrt(log_of(uniform(w.x0)) * -2.0f);
-    const float r1 = std::sqrt(log_of(uniform(w.x2)) * -2.0f);
+    const float r0 = std::sqrt(log_of(uniform(static_cast<uint32_t>(w.x0))) * -2.0f);
+    const float r1 = std::sqrt(log_of(uniform(static_cast<uint32_t>(w.x2))) * -2.0f);
     float c0, s0, c1, s1;
-    circle(uniform(w.x1), c0, s0);
-    circle(uniform(w.x3), c1, s1);
+    circle(uniform(static_cast<uint32_t>(w.x1)), c0, s0);
+    circle(uniform(static_cast<uint32_t>(w.x3)), c1, s1);
     out[4 * i] = r0 * c0;
     out[4 * i + 1] = r0 * s0;
     out[4 * i + 2] = r1 * c1;
