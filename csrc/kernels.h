@@ -32,10 +32,12 @@ void philox_words(const Stream& stream, uint32_t first_block, int64_t blocks, ui
 // 4 * blocks standard normals, those of elements 4 * first_block onwards.
 void normals(const Stream& stream, uint32_t first_block, int64_t blocks, float* out);
 
-// One row of the schedule's table.
+// One row of the schedule's table; t is the timestep that the model is told.
 struct Coefficients {
-  float a, b, sigma, weight;
+  float a, b, sigma, weight, t;
 };
+
+constexpr int64_t kColumns = 5;
 
 // ||delta||^2 and <uncond, delta>.
 struct Terms {
@@ -54,5 +56,10 @@ float fold(float* x, int64_t size);
 void load(const float* in, int64_t stride, int64_t n, float* out);
 void load_bfloat16(const uint16_t* in, int64_t stride, int64_t n, float* out);
 void load_half(const uint16_t* in, int64_t stride, int64_t n, float* out);
+
+// out[i * stride] = in[i], rounded to nearest, ties to even.
+void store(const float* in, int64_t n, int64_t stride, float* out);
+void store_bfloat16(const float* in, int64_t n, int64_t stride, uint16_t* out);
+void store_half(const float* in, int64_t n, int64_t stride, uint16_t* out);
 
 }  // namespace mitune

@@ -98,4 +98,42 @@ struct Source {
   }
 };
 
+// A [B, ...] tensor that float32 values are written to, in its own type and layout.
+struct Target {
+  void* data;
+  ScalarType dtype;
+  Layout layout;
+
+  explicit Target(const Tensor& t)
+      : data(t.mutable_data_ptr()), dtype(t.scalar_type()), layout(t) {
+    STD_TORCH_CHECK(t.is_cpu(), "expected a CPU tensor");
+    STD_TORCH_CHECK(
+        dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+        "expected float32, bfloat16 or float16, got ", torch::headeronly::toString(dtype));
+  }
+
+  // Where n elements from `first` of a row may be computed in place; null where they may not.
+  float* run(int64_t row, int64_t first) const {
+    return dtype == ScalarType::Float && layout.is_run()
+               ? static_cast<float*>(data) + row * layout.row_stride + first
+               : nullptr;
+  }
+
+  // Puts n elements where they belong, unless they were computed there.
+  void write(int64_t row, int64_t first, int64_t n, const float* values) const {
+    if (values == run(row, first)) {
+      return;
+    }
+    layout.spans(row, first, n, [&](int64_t offset, int64_t at, int64_t length) {
+      if (dtype == ScalarType::Float) {
+        store(values + at, length, layout.stride, static_cast<float*>(data) + offset);
+      } else if (dtype == ScalarType::BFloat16) {
+        store_bfloat16(values + at, length, layout.stride, static_cast<uint16_t*>(data) + offset);
+      } else {
+        store_half(values + at, length, layout.stride, static_cast<uint16_t*>(data) + offset);
+      }
+    });
+  }
+};
+
 }  // namespace mitune

@@ -94,6 +94,19 @@ MITUNE_INLINE void load_bits(const Bits* in, int64_t stride, int64_t n, float* o
   }
 }
 
+template <class T, class Bits>
+MITUNE_INLINE void store_bits(const float* in, int64_t n, int64_t stride, Bits* out) {
+  if (stride == 1) {
+    for (int64_t i = 0; i < n; ++i) {
+      out[i] = T(in[i]).x;
+    }
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      out[i * stride] = T(in[i]).x;
+    }
+  }
+}
+
 }  // namespace
 
 MITUNE_CLONES Terms step_chunk(const float* uncond, const float* cond, const float* z,
@@ -125,6 +138,20 @@ MITUNE_CLONES void load_bfloat16(const uint16_t* in, int64_t stride, int64_t n, 
 
 MITUNE_CLONES void load_half(const uint16_t* in, int64_t stride, int64_t n, float* out) {
   load_bits<c10::Half>(in, stride, n, out);
+}
+
+MITUNE_CLONES void store(const float* in, int64_t n, int64_t stride, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i * stride] = in[i];
+  }
+}
+
+MITUNE_CLONES void store_bfloat16(const float* in, int64_t n, int64_t stride, uint16_t* out) {
+  store_bits<c10::BFloat16>(in, n, stride, out);
+}
+
+MITUNE_CLONES void store_half(const float* in, int64_t n, int64_t stride, uint16_t* out) {
+  store_bits<c10::Half>(in, n, stride, out);
 }
 
 }  // namespace mitune

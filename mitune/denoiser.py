@@ -20,7 +20,7 @@ class Denoiser(Protocol):
         """The raw prediction.
 
         Args:
-            z: ``[B, ...]`` float32 latents in the variance-preserving scale.
+            z: ``[B, ...]`` latents in the variance-preserving scale, float32 or the model's dtype.
             t: ``[B]`` timesteps, one for each row.
             cond: records of B rows.
 

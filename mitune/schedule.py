@@ -161,8 +161,10 @@ class Schedule:
         return self.kappa(self.timesteps.round().long(), convention) * counted / counted.sum()
 
     def table(self, weights: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """``[N, 4]`` float32 on ``device`` for ``mitune_kernels.step``: a, b, sigma, weight."""
-        columns = torch.stack([self.a, self.b, self.sigma, weights.double()], dim=1)
+        """``[N, 5]`` float32 on ``device`` for ``mitune_kernels.step``: a, b, sigma, weight, t."""
+        columns = torch.stack(
+            [self.a, self.b, self.sigma, weights.double(), self.timesteps.double()], dim=1
+        )
         return columns.to(device=device, dtype=torch.float32)
 
 

@@ -8,7 +8,8 @@ import gaussian
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from mitune_kernels import normal
+from mitune_kernels import implementations, normal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mitune.errors import UserError
 from mitune.generate import Engine, PromptEncoder, SamplerConfig, Work, generate, pool
@@ -17,6 +18,7 @@ from mitune.schedule import Schedule
 from mitune.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:5]
+IMPLS = [name for name, missing in implementations().items() if missing is None]
 SHORT = SamplerConfig(steps=6, guidance=2.0)
 
 
@@ -249,8 +251,50 @@ def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
     asked.clear()
     for _ in range(5):
         engine._tick()
-    # On the CPU alone the op checks the range of its index, where nothing has to be waited for.
-    assert [name for name in asked if name != "__bool__"] == []
+    # The op looks at a table once; and on the CPU alone, where nothing has to be waited for, at the
+    # range of its index.
+    assert asked == ["__bool__"] + ["tolist"] * 5
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do, by name; views move no data."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("implementation", IMPLS)
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_tick_is_the_model_and_one_operation(shapes_model, implementation, guidance, scored):
+    schedule = Schedule.from_diffusers(shapes_model.scheduler, 6)
+    engine = Engine(
+        lambda z, t, cond: z,
+        schedule,
+        schedule.weights(),
+        guidance=guidance,
+        seed=3,
+        null=shapes_model.encode_null(),
+        latent_shape=shapes_model.latent_shape,
+        input_dtype=torch.bfloat16,
+        slots=3,
+        device=torch.device("cpu"),
+        scored=scored,
+        implementation=implementation,
+    )
+    engine._refill(iter(pool(PROMPTS[:2], 1)), PromptEncoder(shapes_model.encode_prompts, PROMPTS))
+    engine._tick()
+    with Operations() as counted:
+        for _ in range(5):
+            engine._tick()
+    assert counted.names == [f"mitune::step_out_{implementation}"] * 5
+    assert engine._index.tolist() == [-1, -1, -1]
 
 
 def test_a_stream_of_part_of_the_pool(shapes_model):

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 
 def check_tensor(
@@ -18,19 +19,44 @@ def check_tensor(
     check_no_gradient(name, tensor)
 
 
-def check_rows(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], like: Tensor) -> None:
-    """Refuse a row tensor unlike ``like``, or neither contiguous nor channels-last."""
+def check_rows(
+    name: str,
+    tensor: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    like: Tensor,
+    copies: tuple[int, ...] = (1,),
+) -> None:
+    """Refuse a row tensor unlike ``like``, repeated so often, or neither contiguous nor
+    channels-last."""
     if tensor.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise ValueError(f"{name}: got {tensor.dtype}, expected {expected}")
-    if tensor.shape != like.shape:
-        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected z's {list(like.shape)}")
+    rows = like.shape[0]
+    if tensor.shape[1:] != like.shape[1:] or all(tensor.shape[0] != n * rows for n in copies):
+        expected = " or ".join(str([n * rows, *like.shape[1:]]) for n in copies)
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected z's {expected}")
     if not _is_dense(tensor):
         raise ValueError(
             f"{name}: got strides {tensor.stride()}, expected a contiguous or channels-last tensor"
         )
     check_device(name, tensor, like.device)
     check_no_gradient(name, tensor)
+
+
+_FOUND_FINITE = WeakIdKeyDictionary()
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor with NaN or infinity. Looks once at each version of a tensor, and never while
+    a CUDA graph is captured, where looking is not possible."""
+    version = None if tensor.is_inference() else tensor._version
+    if version is not None and _FOUND_FINITE.get(tensor) == version:
+        return
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name}: got a value that is not finite, expected finite numbers")
+    _FOUND_FINITE[tensor] = version
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:

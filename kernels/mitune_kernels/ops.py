@@ -21,8 +21,11 @@ _STEP = (
 _SCHEMAS = {
     "philox": "(Tensor key, Tensor step, int count) -> Tensor",
     "normal": "(Tensor key, Tensor step, int count) -> Tensor",
-    "step": f"({_STEP}) -> (Tensor, Tensor, Tensor)",
-    "step_out": f"({_STEP}, Tensor(a!) z_next, Tensor(b!) score_next, Tensor(c!) terms) -> ()",
+    "step": f"({_STEP}, ScalarType? input_dtype, int copies) -> (Tensor, Tensor, Tensor, Tensor)",
+    "step_out": (
+        f"({_STEP}, Tensor(a!) z_next, Tensor(b!) score_next, Tensor(c!) terms, "
+        "Tensor(d!)? model_input, Tensor(e!)? index_next, Tensor(f!)? t_next) -> ()"
+    ),
 }
 IMPLEMENTATIONS = ("reference", "cpp", "triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -46,30 +49,47 @@ def _fake_step(
     key: Tensor,
     table: Tensor,
     guidance: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(z), torch.empty_like(score), score.new_empty((score.shape[0], 2))
+    input_dtype: torch.dtype | None,
+    copies: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The step's results, not yet filled. An operation has a fixed number of them: where no model
+    input is asked for, it is empty."""
+    if input_dtype is None:
+        model_input = z.new_empty(0)
+    else:
+        shape = (copies * z.shape[0], *z.shape[1:])
+        model_input = torch.empty(
+            shape, dtype=input_dtype, device=z.device, memory_format=_layout_of(z)
+        )
+    return (
+        torch.empty_like(z),
+        torch.empty_like(score),
+        score.new_empty((score.shape[0], 2)),
+        model_input,
+    )
+
+
+def _layout_of(z: Tensor) -> torch.memory_format:
+    if z.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last if z.dim() == 4 else torch.channels_last_3d
+
+
+def _step(implementation: str) -> Callable[..., object]:
+    """The functional form: the other one, into new memory."""
+
+    def step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        results = _fake_step(*arguments)
+        model_input = None if arguments[8] is None else results[3]
+        into = getattr(torch.ops.mitune, f"step_out_{implementation}").default
+        into(*arguments[:8], *results[:3], model_input, None, None)
+        return results
+
+    return step
 
 
 def _nothing(*_: object) -> None:
     """The ``_out`` forms return nothing, so tracing has nothing to shape."""
-
-
-def _reference_step_out(
-    eps_uncond: Tensor,
-    eps_cond: Tensor,
-    z: Tensor,
-    score: Tensor,
-    index: Tensor,
-    key: Tensor,
-    table: Tensor,
-    guidance: float,
-    z_next: Tensor,
-    score_next: Tensor,
-    terms: Tensor,
-) -> None:
-    results = reference_step.step(eps_uncond, eps_cond, z, score, index, key, table, guidance)
-    for out, result in zip((z_next, score_next, terms), results, strict=True):
-        out.copy_(result)
 
 
 def _in_triton(name: str) -> Callable[..., Any]:
@@ -92,8 +112,7 @@ _FAKES: dict[str, Callable[..., object]] = {
 _REFERENCES: dict[str, Callable[..., object]] = {
     "philox": lambda key, step, count: reference_noise.words(key, step, count).contiguous(),
     "normal": lambda key, step, count: reference_noise.normals(key, step, count).contiguous(),
-    "step": reference_step.step,
-    "step_out": _reference_step_out,
+    "step_out": reference_step.step_out,
 }
 
 _library = torch.library.Library("mitune", "DEF")
@@ -102,5 +121,8 @@ for _op, _schema in _SCHEMAS.items():
         _name = f"{_op}_{_implementation}"
         _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"mitune::{_name}", _FAKES[_op], lib=_library)
-    _library.impl(f"{_op}_reference", _REFERENCES[_op], "CompositeExplicitAutograd")
+for _op, _reference in _REFERENCES.items():
+    _library.impl(f"{_op}_reference", _reference, "CompositeExplicitAutograd")
     _library.impl(f"{_op}_triton", _in_triton(_op), "CPU" if INTERPRETED else "CUDA")
+for _implementation in IMPLEMENTATIONS:
+    _library.impl(f"step_{_implementation}", _step(_implementation), "CompositeExplicitAutograd")

@@ -51,7 +51,7 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`mitune_kernels.step`; computes in z's dtype, so float64 in gives float64 out."""
     active = index >= 0
-    a, b, sigma, weight = table[index.clamp(min=0)].unbind(1)
+    a, b, sigma, weight, _ = table[index.clamp(min=0)].unbind(1)
     a, b, sigma = a[:, None], b[:, None], sigma[:, None]
     now = z.flatten(1)
     uncond = eps_uncond.flatten(1).to(z.dtype)
@@ -65,3 +65,43 @@ def step(
     z_next = torch.empty_like(z).copy_(torch.where(active[:, None], moved, now).reshape(z.shape))
     score_next = torch.where(active, score + weight * terms[:, 0], score)
     return z_next, score_next, torch.where(active[:, None], terms, 0.0)
+
+
+def step_out(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z: Tensor,
+    score: Tensor,
+    index: Tensor,
+    key: Tensor,
+    table: Tensor,
+    guidance: float,
+    z_next: Tensor,
+    score_next: Tensor,
+    terms: Tensor,
+    model_input: Tensor | None,
+    index_next: Tensor | None,
+    t_next: Tensor | None,
+) -> None:
+    """See :func:`mitune_kernels.step_out`."""
+    active, in_place = index >= 0, z_next.data_ptr() == z.data_ptr()
+    results = step(eps_uncond, eps_cond, z, score, index, key, table, guidance)
+    at = index.clamp(min=0)
+    following = torch.where(active & (index + 1 < len(table)), index + 1, -1)
+    z_next.copy_(results[0])
+    score_next.copy_(results[1])
+    if terms.dim() == 2:
+        terms.copy_(results[2])
+    else:
+        row = torch.arange(len(at), device=at.device)
+        terms[row, at] = torch.where(active[:, None], results[2], terms[row, at])
+    if model_input is not None:
+        halves = model_input.unflatten(0, (-1, len(z))) if len(z) else model_input[None]
+        written = active | (not in_place)
+        written = written.view(-1, *[1] * (z.dim() - 1))
+        halves.copy_(torch.where(written, results[0].to(model_input.dtype), halves))
+    if t_next is not None:
+        halves = t_next.view(-1, len(z)) if len(z) else t_next[None]
+        halves.copy_(torch.where(following >= 0, table[following.clamp(min=0), 4], halves))
+    if index_next is not None:
+        index_next.copy_(following)

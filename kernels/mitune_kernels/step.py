@@ -1,11 +1,12 @@
 """One solver step of a batch of candidates: guidance, score, solver update and noise."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mitune_kernels.checks import check_rows, check_tensor
+from mitune_kernels.checks import check_finite, check_rows, check_tensor
 from mitune_kernels.dispatch import choose
 from mitune_kernels.ops import IMPLEMENTATIONS
 
@@ -13,7 +14,21 @@ _STEP = {name: getattr(torch.ops.mitune, f"step_{name}").default for name in IMP
 _STEP_OUT = {
     name: getattr(torch.ops.mitune, f"step_out_{name}").default for name in IMPLEMENTATIONS
 }
-_PREDICTION_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class StepResult(NamedTuple):
+    """What :func:`step` returns; all new tensors."""
+
+    z: Tensor
+    """The next latents ``[B, ...]`` float32, laid out as the given ones."""
+    score: Tensor
+    """``[B]`` float32, nats so far."""
+    terms: Tensor
+    """``[B, 2]`` float32: ||delta||^2 and <eps_uncond, delta>."""
+    model_input: Tensor | None
+    """``[copies B, ...]`` of the asked dtype: the next latents, once or twice; None if not asked
+    for."""
 
 
 def step(
@@ -25,11 +40,14 @@ def step(
     key: Tensor,
     table: Tensor,
     guidance: float,
+    *,
+    input_dtype: torch.dtype | None = None,
+    copies: int = 2,
     impl: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> StepResult:
     """One step of an affine solver, with the score's increment (MI-Tune, Eq. 2 and Algorithm 2).
 
-    With delta = eps_cond - eps_uncond, and (a, b, sigma, weight) the table's row ``index``::
+    With delta = eps_cond - eps_uncond, and (a, b, sigma, weight, t) the table's row ``index``::
 
         z_next     = a z + b (eps_uncond + guidance delta) + sigma w,   w = normal(key, index + 1)
         score_next = score + weight ||delta||^2
@@ -49,26 +67,30 @@ def step(
             and gets terms 0.
         key: ``[B, 4]`` int64: seed_lo, seed_hi, candidate, prompt (see
             :func:`mitune_kernels.normal`).
-        table: ``[N, 4]`` float32, columns a, b, sigma, weight (nats per unit of ||delta||^2).
+        table: ``[N, 5]`` float32, columns a, b, sigma, weight (nats per unit of ||delta||^2) and t,
+            the timestep that the model is told (used by :func:`step_out` alone).
         guidance: scale of classifier-free guidance.
+        input_dtype: also return the next latents as the model's next input, in this dtype
+            (float32, bfloat16 or float16).
+        copies: of the latents in that input: 2 for the unconditional and the conditional pass.
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
-
-    Returns:
-        z_next, laid out as z; score_next ``[B]``; terms ``[B, 2]``; all float32, none an alias of
-        an input.
 
     Raises:
         ValueError: an argument of another shape, dtype, layout or device; guidance not finite; a
-            tensor that requires grad; an unknown ``impl``; on CPU, outside compiled code, also an
-            index outside the table or a table that is not finite (elsewhere checking them would
-            wait for the device).
+            tensor that requires grad; an unknown ``impl``; outside compiled code, also a table that
+            is not finite and, on CPU, an index outside the table (elsewhere looking would wait for
+            the device: such a row gets NaN).
         RuntimeError: the named implementation is not available here.
     """
     _check(eps_uncond, eps_cond, z, score, index, key, table, guidance)
-    result: tuple[Tensor, Tensor, Tensor] = _STEP[choose(impl, z.device)](
-        eps_uncond, eps_cond, z, score, index, key, table, guidance
+    if input_dtype is not None and input_dtype not in _MODEL_DTYPES:
+        raise ValueError(f"input_dtype: got {input_dtype}, expected one of {_MODEL_DTYPES}")
+    if copies not in (1, 2):
+        raise ValueError(f"copies: got {copies}, expected 1 or 2")
+    z_next, score_next, terms, model_input = _STEP[choose(impl, z.device)](
+        eps_uncond, eps_cond, z, score, index, key, table, guidance, input_dtype, copies
     )
-    return result
+    return StepResult(z_next, score_next, terms, None if input_dtype is None else model_input)
 
 
 def step_out(
@@ -83,24 +105,63 @@ def step_out(
     z_next: Tensor,
     score_next: Tensor,
     terms: Tensor,
+    *,
+    model_input: Tensor | None = None,
+    index_next: Tensor | None = None,
+    t_next: Tensor | None = None,
     impl: str = "auto",
 ) -> None:
     """:func:`step` into given buffers, for loops that keep them at fixed addresses.
 
+    With the optional buffers nothing is left to compute between two calls of a model. An inactive
+    row keeps z and score; where z_next is z, that is no work, and neither it nor its model input is
+    touched.
+
     Args:
         z_next: as z; may be z itself.
         score_next: as score; may be score itself.
-        terms: ``[B, 2]`` float32.
+        terms: ``[B, 2]`` float32; or ``[B, N, 2]``, a history of which row ``index`` is written,
+            and none for an inactive row.
+        model_input: ``[B, ...]`` or ``[2 B, ...]`` float32, bfloat16 or float16: gets z_next, once
+            or twice.
+        index_next: ``[B]`` int64, may be index itself: gets index + 1, and -1 after the table's
+            last row and for an inactive row.
+        t_next: ``[B]`` or ``[2 B]`` float32: gets the table's t at index_next, once or twice; left
+            as it is where index_next is -1.
 
     Raises:
         ValueError, RuntimeError: as :func:`step`.
     """
     _check(eps_uncond, eps_cond, z, score, index, key, table, guidance)
+    rows = z.shape[0]
     check_rows("z_next", z_next, (torch.float32,), z)
-    check_tensor("score_next", score_next, torch.float32, (z.shape[0],), z.device)
-    check_tensor("terms", terms, torch.float32, (z.shape[0], 2), z.device)
+    check_tensor("score_next", score_next, torch.float32, (rows,), z.device)
+    history = (rows, table.shape[0], 2)
+    check_tensor(
+        "terms", terms, torch.float32, history if terms.dim() == 3 else (rows, 2), z.device
+    )
+    if model_input is not None:
+        check_rows("model_input", model_input, _MODEL_DTYPES, z, copies=(1, 2))
+    if index_next is not None:
+        check_tensor("index_next", index_next, torch.int64, (rows,), z.device)
+    if t_next is not None:
+        copies = 2 if t_next.numel() == 2 * rows else 1
+        check_tensor("t_next", t_next, torch.float32, (copies * rows,), z.device)
     _STEP_OUT[choose(impl, z.device)](
-        eps_uncond, eps_cond, z, score, index, key, table, guidance, z_next, score_next, terms
+        eps_uncond,
+        eps_cond,
+        z,
+        score,
+        index,
+        key,
+        table,
+        guidance,
+        z_next,
+        score_next,
+        terms,
+        model_input,
+        index_next,
+        t_next,
     )
 
 
@@ -120,27 +181,22 @@ def _check(
         )
     rows = z.shape[0]
     check_rows("z", z, (torch.float32,), z)
-    check_rows("eps_uncond", eps_uncond, _PREDICTION_DTYPES, z)
+    check_rows("eps_uncond", eps_uncond, _MODEL_DTYPES, z)
     check_rows("eps_cond", eps_cond, (eps_uncond.dtype,), z)
     check_tensor("score", score, torch.float32, (rows,), z.device)
     check_tensor("index", index, torch.int64, (rows,), z.device)
     check_tensor("key", key, torch.int64, (rows, 4), z.device)
     if table.dim() != 2 or table.shape[0] == 0:
-        raise ValueError(f"table: got shape {list(table.shape)}, expected [N, 4] with N > 0")
-    check_tensor("table", table, torch.float32, (table.shape[0], 4), z.device)
+        raise ValueError(f"table: got shape {list(table.shape)}, expected [N, 5] with N > 0")
+    check_tensor("table", table, torch.float32, (table.shape[0], 5), z.device)
     if not math.isfinite(guidance):
         raise ValueError(f"guidance: got {guidance}, expected a finite number")
-    if z.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_values(index, table)
-
-
-def _check_values(index: Tensor, table: Tensor) -> None:
-    if not bool(table.isfinite().all()):
-        raise ValueError(
-            "table: got a value that is not finite, expected finite a, b, sigma, weight"
-        )
-    if index.numel() > 0:
-        low, high = (int(bound) for bound in index.aminmax())
-        if low < -1 or high >= table.shape[0]:
-            got = low if low < -1 else high
-            raise ValueError(f"index: got {got}, expected -1 to {table.shape[0] - 1}")
+    if not torch.compiler.is_compiling():
+        check_finite("table", table)
+        if z.device.type == "cpu" and rows > 0:
+            # On a list, not by torch: a tick is one operation.
+            indices = index.tolist()
+            low, high = min(indices), max(indices)
+            if low < -1 or high >= table.shape[0]:
+                got = low if low < -1 else high
+                raise ValueError(f"index: got {got}, expected -1 to {table.shape[0] - 1}")

@@ -114,6 +114,41 @@ def _offset(at, count, channels, LAST: tl.constexpr):
 
 
 @triton.jit
+def _rounded(x, dtype: tl.constexpr):
+    """float32 in the type of the model's input, to nearest, ties to even; written out for bfloat16,
+    which Triton's interpreter would cut off."""
+    if dtype == tl.bfloat16:
+        i = x.to(tl.uint32, bitcast=True)
+        i = tl.where(x == x, i + 0x7FFF + ((i >> 16) & 1), 0x7FC00000)
+        return (i >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(dtype)
+
+
+@triton.jit
+def _store_rows(
+    z_next,
+    model_input,
+    row,
+    rows,
+    at,
+    count,
+    channels,
+    values,
+    COPIES: tl.constexpr,
+    LAST_NEXT: tl.constexpr,
+    LAST_INPUT: tl.constexpr,
+):
+    """The next latent, and its copies in the model's input."""
+    inside = at < count
+    tl.store(z_next + row * count + _offset(at, count, channels, LAST_NEXT), values, mask=inside)
+    to = _offset(at, count, channels, LAST_INPUT)
+    rounded = _rounded(values, model_input.dtype.element_ty)
+    for copy in tl.static_range(COPIES):
+        tl.store(model_input + (copy * rows + row) * count + to, rounded, mask=inside)
+
+
+@triton.jit
 def step_kernel(
     uncond,
     cond,
@@ -125,31 +160,54 @@ def step_kernel(
     z_next,
     score_next,
     terms,
+    model_input,
+    index_next,
+    t_next,
     guidance,
+    rows,
+    table_rows,
     count,
     channels,
     LAST_UNCOND: tl.constexpr,
     LAST_COND: tl.constexpr,
     LAST_Z: tl.constexpr,
     LAST_NEXT: tl.constexpr,
+    LAST_INPUT: tl.constexpr,
+    IN_PLACE: tl.constexpr,
+    HISTORY: tl.constexpr,
+    COPIES: tl.constexpr,
+    MOVES_INDEX: tl.constexpr,
+    T_COPIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program for each row: every tensor is read once, and an idle row's predictions never."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.load(index + row)
+    before = tl.load(score + row)
     if i < 0:
-        for first in range(0, count, BLOCK):
-            at = first + tl.arange(0, BLOCK)
-            inside = at < count
-            now = tl.load(z + row * count + _offset(at, count, channels, LAST_Z), mask=inside)
-            to = z_next + row * count + _offset(at, count, channels, LAST_NEXT)
-            tl.store(to, now, mask=inside)
-        tl.store(score_next + row, tl.load(score + row))
-        tl.store(terms + 2 * row, 0.0)
-        tl.store(terms + 2 * row + 1, 0.0)
+        if not IN_PLACE:
+            for first in range(0, count, BLOCK):
+                at = first + tl.arange(0, BLOCK)
+                z_at = z + row * count + _offset(at, count, channels, LAST_Z)
+                now = tl.load(z_at, mask=at < count)
+                _store_rows(
+                    z_next, model_input, row, rows, at, count, channels, now, COPIES, LAST_NEXT,
+                    LAST_INPUT,
+                )  # fmt: skip
+        tl.store(score_next + row, before)
+        if not HISTORY:
+            tl.store(terms + 2 * row, 0.0)
+            tl.store(terms + 2 * row + 1, 0.0)
+        if MOVES_INDEX:
+            tl.store(index_next + row, i * 0 - 1)
     else:
-        a, b = tl.load(table + 4 * i), tl.load(table + 4 * i + 1)
-        sigma, weight = tl.load(table + 4 * i + 2), tl.load(table + 4 * i + 3)
+        # The host does not wait to see an index outside the table: its row becomes NaN.
+        known = i < table_rows
+        nan = float("nan")
+        a = tl.load(table + 5 * i, mask=known, other=nan)
+        b = tl.load(table + 5 * i + 1, mask=known, other=nan)
+        sigma = tl.load(table + 5 * i + 2, mask=known, other=nan)
+        weight = tl.load(table + 5 * i + 3, mask=known, other=nan)
         squared = tl.zeros([BLOCK], tl.float32)
         cross = tl.zeros([BLOCK], tl.float32)
         for first in range(0, count, BLOCK):
@@ -166,9 +224,19 @@ def step_kernel(
             moved = a * now + b * (u + guidance * delta)
             if sigma != 0.0:
                 moved += sigma * _normals(row, key, i + 1, first, BLOCK // 4)
-            to = z_next + row * count + _offset(at, count, channels, LAST_NEXT)
-            tl.store(to, moved, mask=inside)
+            _store_rows(
+                z_next, model_input, row, rows, at, count, channels, moved, COPIES, LAST_NEXT,
+                LAST_INPUT,
+            )  # fmt: skip
         total = tl.sum(squared, axis=0)
-        tl.store(terms + 2 * row, total)
-        tl.store(terms + 2 * row + 1, tl.sum(cross, axis=0))
-        tl.store(score_next + row, tl.load(score + row) + weight * total)
+        to = terms + 2 * (row * table_rows + i) if HISTORY else terms + 2 * row
+        tl.store(to, total, mask=known)
+        tl.store(to + 1, tl.sum(cross, axis=0), mask=known)
+        tl.store(score_next + row, before + weight * total)
+        goes_on = i + 1 < table_rows
+        if MOVES_INDEX:
+            tl.store(index_next + row, tl.where(goes_on, i + 1, -1))
+        if T_COPIES > 0:
+            t = tl.load(table + 5 * (i + 1) + 4, mask=goes_on)
+            for copy in tl.static_range(T_COPIES):
+                tl.store(t_next + copy * rows + row, t, mask=goes_on)

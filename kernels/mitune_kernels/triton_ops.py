@@ -40,22 +40,6 @@ def _launch_noise(kernel: Any, key: Tensor, step: Tensor, out: Tensor) -> None:
             kernel[grid](key, step, out, count, BLOCK=BLOCK, **OPTIONS)
 
 
-def step(
-    eps_uncond: Tensor,
-    eps_cond: Tensor,
-    z: Tensor,
-    score: Tensor,
-    index: Tensor,
-    key: Tensor,
-    table: Tensor,
-    guidance: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`mitune_kernels.step`."""
-    out = torch.empty_like(z), torch.empty_like(score), score.new_empty((score.shape[0], 2))
-    step_out(eps_uncond, eps_cond, z, score, index, key, table, guidance, *out)
-    return out
-
-
 def step_out(
     eps_uncond: Tensor,
     eps_cond: Tensor,
@@ -68,6 +52,9 @@ def step_out(
     z_next: Tensor,
     score_next: Tensor,
     terms: Tensor,
+    model_input: Tensor | None,
+    index_next: Tensor | None,
+    t_next: Tensor | None,
 ) -> None:
     """See :func:`mitune_kernels.step_out`."""
     rows = z.shape[0]
@@ -88,13 +75,25 @@ def step_out(
             z_next,
             score_next,
             terms,
+            # Where a buffer is left out, a pointer that is not followed.
+            z_next if model_input is None else model_input,
+            index if index_next is None else index_next,
+            score_next if t_next is None else t_next,
             guidance,
+            rows,
+            len(table),
             count,
             z.shape[1],
             LAST_UNCOND=not eps_uncond.is_contiguous(),
             LAST_COND=not eps_cond.is_contiguous(),
             LAST_Z=not z.is_contiguous(),
             LAST_NEXT=not z_next.is_contiguous(),
+            LAST_INPUT=model_input is not None and not model_input.is_contiguous(),
+            IN_PLACE=z_next.data_ptr() == z.data_ptr(),
+            HISTORY=terms.dim() == 3,
+            COPIES=0 if model_input is None else len(model_input) // rows,
+            MOVES_INDEX=index_next is not None,
+            T_COPIES=0 if t_next is None else len(t_next) // rows,
             BLOCK=BLOCK,
             **OPTIONS,
         )

@@ -89,6 +89,7 @@ def generate(
         seed=seed,
         null=model.encode_null(),
         latent_shape=model.latent_shape,
+        input_dtype=model.dtype,
         slots=slots,
         device=model.device,
         scored=scored,

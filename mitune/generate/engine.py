@@ -74,6 +74,7 @@ class Engine:
         seed: the run's seed, which keys all noise.
         null: conditioning of the empty prompt, one row.
         latent_shape: (C, H, W).
+        input_dtype: of the latents that the denoiser is called with; the engine's own are float32.
         slots: S, candidates in flight.
         device: where the denoiser runs.
         scored: whether candidates carry their score and terms along the path; NaN if not.
@@ -90,6 +91,7 @@ class Engine:
         seed: int,
         null: Conditioning,
         latent_shape: Sequence[int],
+        input_dtype: torch.dtype = torch.float32,
         slots: int,
         device: torch.device,
         scored: bool = True,
@@ -104,12 +106,17 @@ class Engine:
         self._seed = seed
         self._implementation = implementation
         self._table = schedule.table(weights, device)
-        self._timesteps = schedule.timesteps.to(device=device, dtype=torch.float32)
         self._slots = slots
         self._device = device
         self._z = torch.zeros(slots, *latent_shape, device=device)
+        # What the model is called with. The step writes its next latents and timesteps there.
+        self._input = torch.zeros(
+            self._passes * slots, *latent_shape, dtype=input_dtype, device=device
+        )
+        self._t = self._table[0, 4].repeat(self._passes * slots)
         self._score = torch.zeros(slots, device=device)
-        # -1 marks an idle slot: its row is computed with the batch, and left untouched.
+        # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
+        # untouched.
         self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
         self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, self._steps, 2, device=device)
@@ -148,7 +155,10 @@ class Engine:
         key = key.to(self._device)
         first = torch.zeros(len(taken), dtype=torch.int64, device=self._device)
         noise = mitune_kernels.normal(key, first, self._z.shape[1:], impl=self._implementation)
-        self._z[rows] = self._init_scale * noise
+        z = self._init_scale * noise
+        self._z[rows] = z
+        self._input.unflatten(0, (self._passes, self._slots))[:, rows] = z.to(self._input.dtype)
+        self._t.view(self._passes, self._slots)[:, rows] = self._table[0, 4]
         self._key[rows] = key
         self._score[rows] = 0.0
         self._index[rows] = 0
@@ -158,27 +168,28 @@ class Engine:
 
     @torch.no_grad()
     def _tick(self) -> None:
-        index = self._index
-        active = index >= 0
-        t = self._timesteps[index.clamp(min=0)]
-        z = self._z.repeat(self._passes, 1, 1, 1)
-        prediction = self._denoise(z, t.repeat(self._passes), self._cond)
+        prediction = self._denoise(self._input, self._t, self._cond)
         # One and the same where there is a single pass: guidance 1 is the conditional prediction.
         uncond, cond = prediction[: self._slots], prediction[-self._slots :]
-        self._z, self._score, terms = mitune_kernels.step(
+        # All in place, and each step's terms at its place in the history: between two calls of the
+        # model this is the only operation.
+        mitune_kernels.step_out(
             uncond,
             cond,
             self._z,
             self._score,
-            index,
+            self._index,
             self._key,
             self._table,
             self._guidance,
+            self._z,
+            self._score,
+            self._terms,
+            model_input=self._input,
+            index_next=self._index,
+            t_next=self._t,
             impl=self._implementation,
         )
-        # Idle slots write to row 0 of a history that their next candidate overwrites.
-        self._terms[torch.arange(self._slots, device=self._device), index.clamp(min=0)] = terms
-        self._index = torch.where(active, index + 1, index)
         self._left = [max(0, left - 1) for left in self._left]
 
     def _retire(self, done: list[int]) -> Iterator[Candidate]:
@@ -187,7 +198,6 @@ class Engine:
         scores, terms = self._score[rows].cpu(), self._terms[rows].cpu()
         if not self._scored:
             scores, terms = torch.full_like(scores, math.nan), torch.full_like(terms, math.nan)
-        self._index[rows] = -1
         for i, slot in enumerate(done):
             work = self._work[slot]
             self._work[slot] = None

@@ -63,7 +63,7 @@ def step_in_float64(
             values.append((x.reshape(shape), score[row].double(), torch.zeros(2).double()))
             budgets.append((torch.zeros(shape), torch.tensor(0.0), torch.zeros(2)))
             continue
-        a, b, sigma, weight = (float(v) for v in table[index[row]])
+        a, b, sigma, weight, _ = (float(v) for v in table[index[row]])
         words = []
         seed_lo, seed_hi, candidate, prompt = key[row].tolist()
         for block in range((count + 3) // 4):

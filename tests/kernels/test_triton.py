@@ -21,14 +21,21 @@ from mitune_kernels import triton_kernels, triton_ops
 KEYS = dict(key="*i64", step="*i64", count="i32", BLOCK="constexpr")
 STEP = dict(
     uncond="*bf16", cond="*bf16", z="*fp32", score="*fp32", index="*i64", key="*i64", table="*fp32",
-    z_next="*fp32", score_next="*fp32", terms="*fp32", guidance="fp32", count="i32", channels="i32",
-    LAST_UNCOND="constexpr", LAST_COND="constexpr", LAST_Z="constexpr", LAST_NEXT="constexpr",
-    BLOCK="constexpr",
+    z_next="*fp32", score_next="*fp32", terms="*fp32", model_input="*bf16", index_next="*i64",
+    t_next="*fp32", guidance="fp32", rows="i32", table_rows="i32", count="i32", channels="i32",
 )
-last = dict.fromkeys(("LAST_UNCOND", "LAST_COND", "LAST_Z", "LAST_NEXT"), False)
+plain = dict.fromkeys(
+    ("LAST_UNCOND", "LAST_COND", "LAST_Z", "LAST_NEXT", "LAST_INPUT"), False
+)
+last = dict.fromkeys(plain, True)
+functional = dict(IN_PLACE=False, HISTORY=False, COPIES=0, MOVES_INDEX=False, T_COPIES=0)
+loop = dict(IN_PLACE=True, HISTORY=True, COPIES=2, MOVES_INDEX=True, T_COPIES=2)
+STEP |= dict.fromkeys([*plain, *loop, "BLOCK"], "constexpr")
 kernels = {
-    "step": (triton_kernels.step_kernel, STEP, last),
-    "step_channels_last": (triton_kernels.step_kernel, STEP, dict.fromkeys(last, True)),
+    "step": (triton_kernels.step_kernel, STEP, plain | functional),
+    "step_channels_last": (triton_kernels.step_kernel, STEP, last | functional),
+    "step_loop": (triton_kernels.step_kernel, STEP, plain | loop),
+    "step_loop_channels_last": (triton_kernels.step_kernel, STEP, last | loop),
     "normal": (triton_kernels.normal_kernel, KEYS | {"out": "*fp32"}, {}),
     "philox": (triton_kernels.philox_kernel, KEYS | {"out": "*i64"}, {}),
 }
@@ -72,7 +79,7 @@ def test_it_compiles_for_ampere_and_hopper_within_its_budget() -> None:
         [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
     )
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(rows) == 8
+    assert len(rows) == 12
     for row in rows:
         assert (row["STACK"], row["LOCAL"], row["fma"]) == (0, 0, 0), row
         assert row["REG"] <= 96, row
