@@ -71,7 +71,7 @@ setup(
     ext_modules=[
         Extension(
             "mitune_kernels._cpp",
-            sources=["csrc/ops.cpp", "csrc/step.cpp", "csrc/noise.cpp"],
+            sources=["csrc/ops.cpp", "csrc/renoise.cpp", "csrc/step.cpp", "csrc/noise.cpp"],
             depends=["csrc/kernels.h", "csrc/rows.h"],
             include_dirs=["csrc"],
             libraries=["torch_cpu", "c10"],

@@ -49,6 +49,20 @@ struct Terms {
 Terms step_chunk(const float* uncond, const float* cond, const float* z, const float* noise,
                  int64_t n, const Coefficients& row, float guidance, float* z_next);
 
+// A row's levels of noise: those of the re-noised latent, and those of the model's target.
+struct Levels {
+  float signal, spread, of_noise, of_clean;
+};
+
+// z_t = signal clean + spread noise.
+void renoise_chunk(const float* clean, const float* noise, int64_t n, const Levels& levels,
+                   float* out);
+
+// ||delta||^2 and <delta, (target - uncond) + (target - cond)>, target = of_noise noise + of_clean
+// clean, for n <= kChunk elements.
+Terms renoise_score_chunk(const float* uncond, const float* cond, const float* clean,
+                          const float* noise, int64_t n, const Levels& levels);
+
 // Sum of a power of two of numbers, in the order of the tree; overwrites x.
 float fold(float* x, int64_t size);
 

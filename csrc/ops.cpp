@@ -17,35 +17,19 @@
 
 namespace {
 
+using mitune::check;
 using mitune::Coefficients;
+using mitune::copies_of;
 using mitune::kChunk;
 using mitune::Layout;
+using mitune::rows_per_task;
 using mitune::Source;
 using mitune::Stream;
+using mitune::stream_of;
 using mitune::Target;
 using mitune::Terms;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Work for one thread, in elements: below it, starting threads costs more than they save.
-constexpr int64_t kGrain = 16384;
-
-int64_t rows_per_task(int64_t count) {
-  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
-}
-
-void check(const Tensor& t, const char* name, ScalarType dtype, std::vector<int64_t> sizes) {
-  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype, name, ": expected a CPU tensor of ",
-                  torch::headeronly::toString(dtype), ", got ",
-                  torch::headeronly::toString(t.scalar_type()));
-  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
-                  name, ": expected another shape, contiguous");
-}
-
-Stream stream_of(const int64_t* key, int64_t step) {
-  return {static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]), static_cast<uint32_t>(step),
-          static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])};
-}
 
 // Calls draw(stream, first block, blocks, buffer) and emit(position in the output, n, buffer) until
 // every row has its `count` elements.
@@ -174,14 +158,6 @@ struct Step {
     }
   }
 };
-
-// How often `rows` rows are repeated in the first dimension of t: once or twice.
-int64_t copies_of(const Tensor& t, const char* name, int64_t rows) {
-  const int64_t copies = rows == 0 ? 1 : t.size(0) / rows;
-  STD_TORCH_CHECK((copies == 1 || copies == 2) && t.size(0) == copies * rows, name, ": expected ",
-                  rows, " or ", 2 * rows, " rows, got ", t.size(0));
-  return copies;
-}
 
 void step_out(const Tensor& eps_uncond, const Tensor& eps_cond, const Tensor& z,
               const Tensor& score, const Tensor& index, const Tensor& key, const Tensor& table,

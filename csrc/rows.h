@@ -1,10 +1,12 @@
-// How the rows of a [B, ...] tensor lie in memory, and reading them as float32 in logical order.
+// What the operations share: checks of tensors, how the rows of a [B, ...] tensor lie in memory, and
+// reading and writing them as float32 in logical order.
 #pragma once
 
 #include "kernels.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -13,6 +15,34 @@ namespace mitune {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Work for one thread, in elements: below it, starting threads costs more than they save.
+constexpr int64_t kGrain = 16384;
+
+inline int64_t rows_per_task(int64_t count) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
+}
+
+inline void check(const Tensor& t, const char* name, ScalarType dtype, std::vector<int64_t> sizes) {
+  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype, name, ": expected a CPU tensor of ",
+                  torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
+                  name, ": expected another shape, contiguous");
+}
+
+inline Stream stream_of(const int64_t* key, int64_t step) {
+  return {static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]), static_cast<uint32_t>(step),
+          static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])};
+}
+
+// How often `rows` rows are repeated in the first dimension of t: once or twice.
+inline int64_t copies_of(const Tensor& t, const char* name, int64_t rows) {
+  const int64_t copies = rows == 0 ? 1 : t.size(0) / rows;
+  STD_TORCH_CHECK((copies == 1 || copies == 2) && t.size(0) == copies * rows, name, ": expected ",
+                  rows, " or ", 2 * rows, " rows, got ", t.size(0));
+  return copies;
+}
 
 // How the elements of a row, in their logical (C) order, lie in memory: `planes` runs of `run`
 // elements. Contiguous rows are one run; channels-last rows are one run per channel with the

@@ -1,12 +1,13 @@
-// One solver step on a chunk of a row, its two reductions, and the conversions to float32 in front
-// of it.
+// One solver step on a chunk of a row, the re-noising of one, their reductions, and the conversions
+// from and to float32 around them.
 //
-// Each line of arithmetic has its twin in kernels/mitune_kernels/reference_step.py, in the same
-// order.
+// Each line of arithmetic has its twin in kernels/mitune_kernels/reference_step.py or
+// reference_renoise.py, in the same order.
 
 #include "kernels.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -18,9 +19,15 @@ namespace {
 // AVX2, and its arithmetic is that of its elements.
 using Vector = float __attribute__((vector_size(4 * kLanes / 2)));
 
-#define MITUNE_INLINE inline __attribute__((always_inline))
+#define MITUNE_ALWAYS __attribute__((always_inline))
+#define MITUNE_INLINE inline MITUNE_ALWAYS
 
-MITUNE_INLINE void read(const float* from, Vector& x) { std::memcpy(&x, from, sizeof x); }
+// One element or a vector of them; by reference, since vectors have no common way to be passed by
+// value.
+template <class T>
+MITUNE_INLINE void read(const float* from, T& x) {
+  std::memcpy(&x, from, sizeof x);
+}
 
 template <int64_t N>
 MITUNE_INLINE float fold_fixed(float* x) {
@@ -34,19 +41,23 @@ MITUNE_INLINE float fold_fixed(float* x) {
   }
 }
 
-// For one element, or for each of a vector; by reference, since vectors have no common way to be
-// passed by value.
-template <bool noisy, class T>
-MITUNE_INLINE void step_elements(const T& u, const T& c, const T& z, const T& noise,
-                                 const Coefficients& row, float guidance, T& squared, T& cross,
-                                 T& z_next) {
-  const T delta = c - u;
-  squared += delta * delta;
-  cross += u * delta;
-  z_next = row.a * z + row.b * (u + guidance * delta);
-  if constexpr (noisy) {
-    z_next = z_next + row.sigma * noise;
+// Sums f's two terms over a chunk, in the order of reference_step.py's row_sum; f(at, terms...)
+// adds those of a vector's worth of elements, or of one, from `at`.
+template <class F>
+MITUNE_INLINE Terms sum_lanes(int64_t n, const F& f) {
+  Vector squared[2] = {}, cross[2] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    f(i, squared[0], cross[0]);
+    f(i + kLanes / 2, squared[1], cross[1]);
   }
+  alignas(64) float lanes[2][kLanes];
+  std::memcpy(lanes[0], squared, sizeof lanes[0]);
+  std::memcpy(lanes[1], cross, sizeof lanes[1]);
+  for (int64_t lane = 0; i < n; ++i, ++lane) {
+    f(i, lanes[0][lane], lanes[1][lane]);
+  }
+  return {fold_fixed<kLanes>(lanes[0]), fold_fixed<kLanes>(lanes[1])};
 }
 
 template <bool noisy>
@@ -54,31 +65,22 @@ MITUNE_INLINE Terms step_lanes(const float* uncond, const float* cond, const flo
                                const float* noise, int64_t n, const Coefficients& given,
                                float guidance, float* z_next) {
   const Coefficients row = given;
-  Vector squared[2] = {}, cross[2] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-#pragma GCC unroll 2
-    for (int64_t half = 0; half < 2; ++half) {
-      const int64_t at = i + half * kLanes / 2;
-      Vector u, c, now, w = {}, next;
-      read(uncond + at, u);
-      read(cond + at, c);
-      read(z + at, now);
-      if constexpr (noisy) {
-        read(noise + at, w);
-      }
-      step_elements<noisy>(u, c, now, w, row, guidance, squared[half], cross[half], next);
-      std::memcpy(z_next + at, &next, sizeof next);
+  return sum_lanes(n, [=](int64_t at, auto& squared, auto& cross) MITUNE_ALWAYS {
+    using T = std::remove_reference_t<decltype(squared)>;
+    T u, c, now, w, next;
+    read(uncond + at, u);
+    read(cond + at, c);
+    read(z + at, now);
+    const T delta = c - u;
+    squared += delta * delta;
+    cross += u * delta;
+    next = row.a * now + row.b * (u + guidance * delta);
+    if constexpr (noisy) {
+      read(noise + at, w);
+      next = next + row.sigma * w;
     }
-  }
-  alignas(64) float lanes[2][kLanes];
-  std::memcpy(lanes[0], squared, sizeof lanes[0]);
-  std::memcpy(lanes[1], cross, sizeof lanes[1]);
-  for (int64_t lane = 0; i < n; ++i, ++lane) {
-    step_elements<noisy>(uncond[i], cond[i], z[i], noisy ? noise[i] : 0.0f, row, guidance,
-                         lanes[0][lane], lanes[1][lane], z_next[i]);
-  }
-  return {fold_fixed<kLanes>(lanes[0]), fold_fixed<kLanes>(lanes[1])};
+    std::memcpy(z_next + at, &next, sizeof next);
+  });
 }
 
 template <class T, class Bits>
@@ -115,6 +117,31 @@ MITUNE_CLONES Terms step_chunk(const float* uncond, const float* cond, const flo
   return noise == nullptr
              ? step_lanes<false>(uncond, cond, z, noise, n, row, guidance, z_next)
              : step_lanes<true>(uncond, cond, z, noise, n, row, guidance, z_next);
+}
+
+MITUNE_CLONES void renoise_chunk(const float* clean, const float* noise, int64_t n,
+                                 const Levels& levels, float* out) {
+  const float signal = levels.signal, spread = levels.spread;
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = signal * clean[i] + spread * noise[i];
+  }
+}
+
+MITUNE_CLONES Terms renoise_score_chunk(const float* uncond, const float* cond, const float* clean,
+                                        const float* noise, int64_t n, const Levels& given) {
+  const Levels levels = given;
+  return sum_lanes(n, [=](int64_t at, auto& squared, auto& gap) MITUNE_ALWAYS {
+    using T = std::remove_reference_t<decltype(squared)>;
+    T u, c, x, w;
+    read(uncond + at, u);
+    read(cond + at, c);
+    read(clean + at, x);
+    read(noise + at, w);
+    const T target = levels.of_noise * w + levels.of_clean * x;
+    const T delta = c - u;
+    squared += delta * delta;
+    gap += delta * ((target - u) + (target - c));
+  });
 }
 
 float fold(float* x, int64_t size) {

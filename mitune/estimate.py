@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from mitune_kernels import normal, philox
+from mitune_kernels import philox, renoise, renoise_score
 from torch import Tensor
 
 from mitune.denoiser import concat, take
@@ -14,7 +14,8 @@ from mitune.schedule import Schedule
 from mitune.solvers import config_of
 
 ESTIMATORS = ("orthogonal", "standard")
-"""Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024."""
+"""Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024. In
+the order of the columns of ``mitune_kernels.renoise_score``."""
 
 _STREAM = (0x4D495F65, 0x4D495F74)
 """Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's
@@ -87,21 +88,19 @@ def pointwise_mi(
     device, least = z0.device, schedule.least_t(convention, t_min)
     abar = schedule.alphas_cumprod.to(device)
     kappa = schedule.kappa(torch.arange(schedule.num_train_timesteps), convention).to(device)
+    # Flat rows, which every operation and any rank of latent has in common.
+    clean = z0.detach().float().reshape(rows, -1).contiguous()
     terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
     for items in torch.arange(rows * draws, device=device).split(batch):
         row, draw = items // draws, items % draws
         source = torch.zeros_like(row) if shared_noise else row
         t = _timesteps(seed, source, draw, draws, least, schedule.num_train_timesteps)
-        noise = normal(_keys(seed, source, _STREAM[0]), draw, z0.shape[1:])
-        level = abar[t].view(-1, *[1] * (z0.ndim - 1))
-        signal, spread = level.sqrt().float(), (1 - level).sqrt().float()
-        clean = z0[row].float()
-        noisy = signal * clean + spread * noise
+        noise = row, _keys(seed, source, _STREAM[0]), draw, _noise_levels(schedule, abar[t])
         first = row if _count(empty) == rows else torch.zeros_like(row)
         both = concat([take(empty, first), take(given, row)])
         with torch.no_grad():
             predicted = denoise(
-                torch.cat([noisy, noisy]),
+                renoise(clean, *noise).view(-1, *z0.shape[1:]),
                 torch.cat([t, t]),
                 both[""] if isinstance(cond, Tensor) else both,
             )
@@ -109,16 +108,21 @@ def pointwise_mi(
             raise ValueError(
                 f"denoise must return {[2 * len(items), *z0.shape[1:]]}, got {[*predicted.shape]}"
             )
-        uncond, conditional = predicted.float().chunk(2)
-        if estimator == "orthogonal":
-            gap = (conditional - uncond).square()
-        else:
-            v = schedule.prediction == "v_prediction"
-            target = signal * noise - spread * clean if v else noise
-            gap = (target - uncond).square() - (target - conditional).square()
-        terms[items] = kappa[t] * gap.flatten(1).sum(dim=1).double()
+        if predicted.dtype == torch.float64:
+            predicted = predicted.float()
+        uncond, conditional = predicted.reshape(2 * len(items), -1).contiguous().chunk(2)
+        sums = renoise_score(uncond, conditional, clean, *noise)
+        terms[items] = kappa[t] * sums[:, ESTIMATORS.index(estimator)].double()
     # One sum per row over all its draws: the same order however the draws were batched.
     return terms.view(rows, draws).mean(dim=1).float()
+
+
+def _noise_levels(schedule: Schedule, abar: Tensor) -> Tensor:
+    """``[B, 4]`` float32 for ``mitune_kernels.renoise``: of z_t, and of what the model predicts."""
+    signal, spread = abar.sqrt(), (1 - abar).sqrt()
+    velocity = schedule.prediction == "v_prediction"
+    target = (signal, -spread) if velocity else (torch.ones_like(signal), torch.zeros_like(spread))
+    return torch.stack((signal, spread, *target), dim=1).float()
 
 
 def _levels(scheduler: Any) -> Schedule:

@@ -37,7 +37,7 @@ def test_orthogonal_along_fifty_ancestral_steps():
         at = torch.full((len(p),), t)
         index = torch.full((len(p),), i)
         uncond = denoise(z, at, gaussian.NULL.expand_as(p))
-        z, score, _ = step(uncond, denoise(z, at, p), z, score, index, key, table, 1.0)
+        z, score, _, _ = step(uncond, denoise(z, at, p), z, score, index, key, table, 1.0)
     assert float(score.mean()) == pytest.approx(gaussian.TRUE_MI, rel=0.03)
 
 

@@ -1,4 +1,5 @@
-"""The operations of mitune: one solver step with its score and its noise, and the noise alone.
+"""The operations of mitune: one solver step with its score and its noise, the noise alone, and the
+re-noising of given latents with its score.
 
 Every operation has a public function that validates, picks an implementation by name and calls one
 registered torch operation. ``reference`` is plain torch and runs on every device; ``cpp`` is the
@@ -8,6 +9,7 @@ device's kind. All of them draw the same noise, and ``reference`` and ``cpp`` re
 
 from mitune_kernels.dispatch import implementations
 from mitune_kernels.noise import normal, philox
+from mitune_kernels.renoise import renoise, renoise_score
 from mitune_kernels.step import step, step_out
 
-__all__ = ["implementations", "normal", "philox", "step", "step_out"]
+__all__ = ["implementations", "normal", "philox", "renoise", "renoise_score", "step", "step_out"]

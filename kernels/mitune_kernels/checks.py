@@ -59,6 +59,19 @@ def check_finite(name: str, tensor: Tensor) -> None:
     _FOUND_FINITE[tensor] = version
 
 
+def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
+    """Refuse int64 values outside ``least`` to ``most``, on the CPU: elsewhere looking would wait
+    for the device."""
+    if tensor.device.type == "cpu" and tensor.numel() > 0:
+        # On a list, not by torch: a step of the engine is one operation.
+        values = tensor.tolist()
+        low, high = min(values), max(values)
+        if low < least or high > most:
+            raise ValueError(
+                f"{name}: got {low if low < least else high}, expected {least} to {most}"
+            )
+
+
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     """Refuse a tensor elsewhere than ``device``."""
     if tensor.device != device:

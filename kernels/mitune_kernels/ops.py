@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune_kernels import reference_noise, reference_step
+from mitune_kernels import reference_noise, reference_renoise, reference_step
 
 _STEP = (
     "Tensor eps_uncond, Tensor eps_cond, Tensor z, Tensor score, Tensor index, Tensor key, "
     "Tensor table, float guidance"
 )
+_RENOISED = "Tensor z0, Tensor row, Tensor key, Tensor draw, Tensor levels"
 _SCHEMAS = {
     "philox": "(Tensor key, Tensor step, int count) -> Tensor",
     "normal": "(Tensor key, Tensor step, int count) -> Tensor",
@@ -26,6 +27,8 @@ _SCHEMAS = {
         f"({_STEP}, Tensor(a!) z_next, Tensor(b!) score_next, Tensor(c!) terms, "
         "Tensor(d!)? model_input, Tensor(e!)? index_next, Tensor(f!)? t_next) -> ()"
     ),
+    "renoise": f"({_RENOISED}, ScalarType dtype, int copies) -> Tensor",
+    "renoise_score": f"(Tensor eps_uncond, Tensor eps_cond, {_RENOISED}) -> Tensor",
 }
 IMPLEMENTATIONS = ("reference", "cpp", "triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -69,6 +72,30 @@ def _fake_step(
     )
 
 
+def _fake_renoise(
+    z0: Tensor,
+    row: Tensor,
+    key: Tensor,
+    draw: Tensor,
+    levels: Tensor,
+    dtype: torch.dtype,
+    copies: int,
+) -> Tensor:
+    return z0.new_empty((copies * row.shape[0], *z0.shape[1:]), dtype=dtype)
+
+
+def _fake_renoise_score(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z0: Tensor,
+    row: Tensor,
+    key: Tensor,
+    draw: Tensor,
+    levels: Tensor,
+) -> Tensor:
+    return z0.new_empty((row.shape[0], 2))
+
+
 def _layout_of(z: Tensor) -> torch.memory_format:
     if z.is_contiguous():
         return torch.contiguous_format
@@ -108,11 +135,15 @@ _FAKES: dict[str, Callable[..., object]] = {
     "normal": _fake_normal,
     "step": _fake_step,
     "step_out": _nothing,
+    "renoise": _fake_renoise,
+    "renoise_score": _fake_renoise_score,
 }
 _REFERENCES: dict[str, Callable[..., object]] = {
     "philox": lambda key, step, count: reference_noise.words(key, step, count).contiguous(),
     "normal": lambda key, step, count: reference_noise.normals(key, step, count).contiguous(),
     "step_out": reference_step.step_out,
+    "renoise": reference_renoise.renoise,
+    "renoise_score": reference_renoise.renoise_score,
 }
 
 _library = torch.library.Library("mitune", "DEF")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mitune_kernels.checks import check_finite, check_rows, check_tensor
+from mitune_kernels.checks import check_finite, check_range, check_rows, check_tensor
 from mitune_kernels.dispatch import choose
 from mitune_kernels.ops import IMPLEMENTATIONS
 
@@ -193,10 +193,4 @@ def _check(
         raise ValueError(f"guidance: got {guidance}, expected a finite number")
     if not torch.compiler.is_compiling():
         check_finite("table", table)
-        if z.device.type == "cpu" and rows > 0:
-            # On a list, not by torch: a tick is one operation.
-            indices = index.tolist()
-            low, high = min(indices), max(indices)
-            if low < -1 or high >= table.shape[0]:
-                got = low if low < -1 else high
-                raise ValueError(f"index: got {got}, expected -1 to {table.shape[0] - 1}")
+        check_range("index", index, -1, table.shape[0] - 1)

@@ -240,3 +240,49 @@ def step_kernel(
             t = tl.load(table + 5 * (i + 1) + 4, mask=goes_on)
             for copy in tl.static_range(T_COPIES):
                 tl.store(t_next + copy * rows + row, t, mask=goes_on)
+
+
+@triton.jit
+def renoise_kernel(
+    z0, row, key, draw, levels, out, given, rows, count, COPIES: tl.constexpr, BLOCK: tl.constexpr
+):
+    i = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCK
+    source = tl.load(row + i)
+    known = (source >= 0) & (source < given)
+    signal = tl.load(levels + 4 * i, mask=known, other=float("nan"))
+    spread = tl.load(levels + 4 * i + 1)
+    at = first + tl.arange(0, BLOCK)
+    inside = at < count
+    clean = tl.load(z0 + source * count + at, mask=inside & known, other=0.0)
+    noisy = signal * clean + spread * _normals(i, key, tl.load(draw + i), first, BLOCK // 4)
+    rounded = _rounded(noisy, out.dtype.element_ty)
+    for copy in tl.static_range(COPIES):
+        tl.store(out + (copy * rows + i) * count + at, rounded, mask=inside)
+
+
+@triton.jit
+def renoise_score_kernel(
+    uncond, cond, z0, row, key, draw, levels, terms, given, count, BLOCK: tl.constexpr
+):
+    """One program for each row."""
+    i = tl.program_id(0).to(tl.int64)
+    source = tl.load(row + i)
+    known = (source >= 0) & (source < given)
+    of_noise = tl.load(levels + 4 * i + 2, mask=known, other=float("nan"))
+    of_clean = tl.load(levels + 4 * i + 3)
+    step = tl.load(draw + i)
+    squared = tl.zeros([BLOCK], tl.float32)
+    gap = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, count, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        inside = at < count
+        u = tl.load(uncond + i * count + at, mask=inside, other=0.0).to(tl.float32)
+        c = tl.load(cond + i * count + at, mask=inside, other=0.0).to(tl.float32)
+        clean = tl.load(z0 + source * count + at, mask=inside & known, other=0.0)
+        target = of_noise * _normals(i, key, step, first, BLOCK // 4) + of_clean * clean
+        delta = c - u  # 0 beyond the row's end, and so is all that is summed there
+        squared += delta * delta
+        gap += delta * ((target - u) + (target - c))
+    tl.store(terms + 2 * i, tl.sum(squared, axis=0))
+    tl.store(terms + 2 * i + 1, tl.sum(gap, axis=0))

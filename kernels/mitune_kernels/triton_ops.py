@@ -60,9 +60,7 @@ def step_out(
     rows = z.shape[0]
     if rows == 0:
         return
-    count = z[0].numel()
-    if count > _MOST_ELEMENTS:
-        raise ValueError(f"z: got {count} elements in a row, expected at most {_MOST_ELEMENTS}")
+    count = _count(z)
     with torch.cuda.device_of(z):
         kernels.step_kernel[(rows,)](
             eps_uncond,
@@ -97,3 +95,54 @@ def step_out(
             BLOCK=BLOCK,
             **OPTIONS,
         )
+
+
+def renoise(
+    z0: Tensor,
+    row: Tensor,
+    key: Tensor,
+    draw: Tensor,
+    levels: Tensor,
+    dtype: torch.dtype,
+    copies: int,
+) -> Tensor:
+    """See :func:`mitune_kernels.renoise`."""
+    rows = len(row)
+    out = z0.new_empty((copies * rows, *z0.shape[1:]), dtype=dtype)
+    if rows > 0:
+        count = _count(z0)
+        with torch.cuda.device_of(z0):
+            kernels.renoise_kernel[(rows, cdiv(count, BLOCK))](
+                z0, row, key, draw, levels, out, len(z0), rows, count,
+                COPIES=copies, BLOCK=BLOCK, **OPTIONS,
+            )  # fmt: skip
+    return out
+
+
+def renoise_score(
+    eps_uncond: Tensor,
+    eps_cond: Tensor,
+    z0: Tensor,
+    row: Tensor,
+    key: Tensor,
+    draw: Tensor,
+    levels: Tensor,
+) -> Tensor:
+    """See :func:`mitune_kernels.renoise_score`."""
+    rows = len(row)
+    terms = z0.new_empty((rows, 2))
+    if rows > 0:
+        with torch.cuda.device_of(z0):
+            kernels.renoise_score_kernel[(rows,)](
+                eps_uncond, eps_cond, z0, row, key, draw, levels, terms, len(z0), _count(z0),
+                BLOCK=BLOCK, **OPTIONS,
+            )  # fmt: skip
+    return terms
+
+
+def _count(z: Tensor) -> int:
+    """Elements of a row."""
+    count = z[0].numel()
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"got {count} elements in a row, expected at most {_MOST_ELEMENTS}")
+    return count

@@ -24,6 +24,10 @@ STEP = dict(
     z_next="*fp32", score_next="*fp32", terms="*fp32", model_input="*bf16", index_next="*i64",
     t_next="*fp32", guidance="fp32", rows="i32", table_rows="i32", count="i32", channels="i32",
 )
+RENOISE = STEP | dict(
+    z0="*fp32", row="*i64", draw="*i64", levels="*fp32", out="*bf16", given="i32",
+    COPIES="constexpr", BLOCK="constexpr",
+)
 plain = dict.fromkeys(
     ("LAST_UNCOND", "LAST_COND", "LAST_Z", "LAST_NEXT", "LAST_INPUT"), False
 )
@@ -36,6 +40,8 @@ kernels = {
     "step_channels_last": (triton_kernels.step_kernel, STEP, last | functional),
     "step_loop": (triton_kernels.step_kernel, STEP, plain | loop),
     "step_loop_channels_last": (triton_kernels.step_kernel, STEP, last | loop),
+    "renoise": (triton_kernels.renoise_kernel, RENOISE, dict(COPIES=2)),
+    "renoise_score": (triton_kernels.renoise_score_kernel, RENOISE, {}),
     "normal": (triton_kernels.normal_kernel, KEYS | {"out": "*fp32"}, {}),
     "philox": (triton_kernels.philox_kernel, KEYS | {"out": "*i64"}, {}),
 }
@@ -79,7 +85,7 @@ def test_it_compiles_for_ampere_and_hopper_within_its_budget() -> None:
         [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
     )
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(rows) == 12
+    assert len(rows) == 16
     for row in rows:
         assert (row["STACK"], row["LOCAL"], row["fma"]) == (0, 0, 0), row
         assert row["REG"] <= 96, row
