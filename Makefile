@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type bench bench-compare results docs clean
+.PHONY: help demo test cuda lint type bench bench-compare results docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -26,6 +26,10 @@ results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rou
 
 test: $(STAMP)   ## all tests
 	$(BIN)/python -m pytest -q
+
+cuda: $(STAMP)   ## the CUDA kernels, in place: needs nvcc, no GPU; fails on spilled registers
+	MITUNE_BUILD_CPP=0 MITUNE_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -m pytest -q tests/kernels/test_cuda_build.py
 
 lint: $(STAMP)   ## ruff: style and format
 	$(BIN)/ruff check .

@@ -6,6 +6,10 @@ without either, on its torch reference.
 """
 
 import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -23,6 +27,18 @@ COMPILE_ARGS = [
     "-Wall",
     "-Wextra",
 ]
+# For Ampere and Hopper, and by way of PTX for what comes after. Contraction would change the noise.
+NVCC_ARGS = [
+    "-std=c++17",
+    "-O3",
+    "-fmad=false",
+    "-Icsrc",
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=[sm_90,compute_90]",
+    "-Xptxas=-v",  # registers and spills, which tests/kernels/test_cuda_build.py reads
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+]
+CUDA_MODULE = "mitune_kernels._cuda"
 # Oldest torch whose stable ABI the binary may use; a newer one loads it as it is.
 TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020b000000000000")
 
@@ -37,9 +53,23 @@ def setting(name: str) -> str:
 CPP = setting("MITUNE_BUILD_CPP")
 CUDA = setting("MITUNE_BUILD_CUDA")
 
-if CUDA == "1":
+
+def toolkit_of(nvcc: str) -> Path:
+    """The folder of the toolkit, by nvcc's own word: what is on the path may be a link or a script
+    that starts it."""
+    command = [nvcc, "--dryrun", "-c", "csrc/cuda_kernels.cu", "-o", "cuda_kernels.o"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{nvcc} does not say where its toolkit is: no TOP= in {nvcc} --dryrun")
+    return Path(found[1].strip())
+
+
+HOME = os.environ.get("CUDA_HOME")
+NVCC = shutil.which("nvcc", path=f"{HOME}/bin" if HOME else None)
+if CUDA == "1" and NVCC is None:
     raise SystemExit(
-        "MITUNE_BUILD_CUDA=1: this version has no CUDA sources yet; unset it, or set it to auto"
+        "MITUNE_BUILD_CUDA=1: nvcc is not found; install the CUDA toolkit, or set CUDA_HOME to it"
     )
 
 
@@ -47,44 +77,69 @@ class BuildExtensions(build_ext):
     """Builds against the installed torch, imported only here: metadata must not need it."""
 
     def build_extensions(self) -> None:
-        if CUDA == "auto":
-            print("mitune: CUDA kernels left out: this version has no CUDA sources yet")
         try:
+            import torch
             from torch.utils.cpp_extension import include_paths, library_paths
         except ImportError as error:
-            if CPP == "1":
-                raise SystemExit(
-                    f"MITUNE_BUILD_CPP=1: torch cannot be imported ({error}); install torch first "
-                    "and build with pip install --no-build-isolation"
-                ) from error
-            print(f"mitune: C++ kernels left out: torch cannot be imported ({error})")
+            for name, value in (("CPP", CPP), ("CUDA", CUDA)):
+                if value == "1":
+                    raise SystemExit(
+                        f"MITUNE_BUILD_{name}=1: torch cannot be imported ({error}); install torch "
+                        "first and build with pip install --no-build-isolation"
+                    ) from error
+            print(f"mitune: compiled kernels left out: torch cannot be imported ({error})")
             self.extensions = []
             return
+        if CUDA == "auto" and (NVCC is None or torch.version.cuda is None):
+            reason = "nvcc is not found" if NVCC is None else "this torch is built without CUDA"
+            print(f"mitune: CUDA kernels left out: {reason}; MITUNE_BUILD_CUDA=1 insists")
+            self.extensions = [e for e in self.extensions if e.name != CUDA_MODULE]
         for extension in self.extensions:
             # As system headers: their warnings are not ours.
             extension.extra_compile_args += [f"-isystem{path}" for path in include_paths()]
             extension.library_dirs += library_paths()
         super().build_extensions()
 
+    def build_extension(self, extension: Extension) -> None:
+        if extension.name == CUDA_MODULE:
+            # The host's compiler cannot; and torch's CUDAExtension needs a torch built with CUDA.
+            kernels = Path(self.build_temp) / "cuda_kernels.o"
+            kernels.parent.mkdir(parents=True, exist_ok=True)
+            self.spawn([NVCC, *NVCC_ARGS, "-c", "csrc/cuda_kernels.cu", "-o", str(kernels)])
+            extension.extra_objects = [str(kernels)]
+            # Static: one binary then serves a torch with CUDA 12 and one with CUDA 13.
+            extension.libraries += ["cudart_static", "rt", "pthread", "dl"]
+            extension.library_dirs.append(str(toolkit_of(NVCC) / "lib64"))
+        super().build_extension(extension)
+
+
+def extension(module: str, sources: list[str], headers: list[str], setting: str) -> Extension:
+    """A plain library of torch operations, loaded by path; no Python symbol is used."""
+    return Extension(
+        module,
+        sources=[f"csrc/{name}" for name in sources],
+        depends=[f"csrc/{name}" for name in headers],
+        include_dirs=["csrc"],
+        libraries=["torch_cpu", "c10"],
+        define_macros=[TORCH_TARGET],
+        extra_compile_args=list(COMPILE_ARGS),
+        language="c++",
+        optional=setting == "auto",
+        py_limited_api=True,
+    )
+
+
+extensions = []
+if CPP != "0":
+    sources = ["ops.cpp", "renoise.cpp", "step.cpp", "noise.cpp"]
+    headers = ["kernels.h", "noise.h", "rows.h"]
+    extensions.append(extension("mitune_kernels._cpp", sources, headers, CPP))
+if CUDA != "0":
+    headers = ["kernels.h", "noise.h", "cuda_kernels.h", "cuda_kernels.cu"]
+    extensions.append(extension(CUDA_MODULE, ["cuda_ops.cpp"], headers, CUDA))
 
 setup(
-    ext_modules=[
-        Extension(
-            "mitune_kernels._cpp",
-            sources=["csrc/ops.cpp", "csrc/renoise.cpp", "csrc/step.cpp", "csrc/noise.cpp"],
-            depends=["csrc/kernels.h", "csrc/rows.h"],
-            include_dirs=["csrc"],
-            libraries=["torch_cpu", "c10"],
-            define_macros=[TORCH_TARGET],
-            extra_compile_args=COMPILE_ARGS,
-            language="c++",
-            optional=CPP == "auto",
-            # A plain library of torch operations, loaded by path; no Python symbol is used.
-            py_limited_api=True,
-        )
-    ]
-    if CPP != "0"
-    else [],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildExtensions},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

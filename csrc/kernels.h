@@ -7,7 +7,7 @@
 // One function is compiled for several instruction sets and the best one is picked when the library
 // is loaded. Since the build forbids contraction and every sum has a written order, all of them
 // return the same bits.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__linux__) && !defined(__CUDACC__) && defined(__GNUC__) && !defined(__clang__)
 #define MITUNE_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define MITUNE_CLONES

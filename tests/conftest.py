@@ -1,6 +1,7 @@
 """Fixtures that several folders share."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ if not torch.cuda.is_available():
 # Helper modules lie beside the tests that use them.
 for folder in ("", "sets", "tuning", "kernels"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+if not torch.cuda.is_available() and shutil.which("g++"):
+    import cuda_emulation
+
+    cuda_emulation.load()
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,32 @@ import importlib.util
 
 import torch
 
-from mitune_kernels._build import CPP_MISSING
+from mitune_kernels._build import CPP_MISSING, CUDA_MISSING
 from mitune_kernels.ops import IMPLEMENTATIONS, INTERPRETED
+
+CUDA_RUNS_ON = "cuda"
+"""Where the kernels of ``cuda`` run; a test that loads them compiled for CPUs says so here."""
 
 
 def implementations() -> dict[str, str | None]:
     """Each implementation's name: None when usable here, else the reason and the mend."""
-    return {"reference": None, "cpp": CPP_MISSING, "triton": _triton_missing()}
+    return {name: _missing(name) for name in IMPLEMENTATIONS}
+
+
+def _missing(impl: str) -> str | None:
+    if impl == "cpp":
+        return CPP_MISSING
+    if impl == "triton":
+        return _triton_missing()
+    return _cuda_missing() if impl == "cuda" else None
+
+
+def _cuda_missing() -> str | None:
+    if CUDA_RUNS_ON == "cpu":
+        return None
+    if CUDA_MISSING is not None:
+        return CUDA_MISSING
+    return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
 
 
 def _triton_missing() -> str | None:
@@ -45,20 +64,19 @@ def choose(impl: str, device: torch.device) -> str:
         RuntimeError: it is not usable here; the message says why and what mends it.
     """
     if impl == "auto":
-        # Not triton, not even on a GPU, before its kernels were run on one.
+        # Neither triton nor cuda, not even on a GPU, before their kernels were run on one.
         return "cpp" if device.type == "cpu" and CPP_MISSING is None else "reference"
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl: got {impl!r}, expected one of auto, {', '.join(IMPLEMENTATIONS)}")
-    if impl == "cpp":
-        if device.type != "cpu":
-            raise ValueError(f"impl 'cpp' runs on CPU tensors, got tensors on {device}")
-        if CPP_MISSING is not None:
-            raise RuntimeError(f"impl 'cpp' is not available: {CPP_MISSING}")
-    if impl == "triton":
-        missing = _triton_missing()
-        if missing is not None:
-            raise RuntimeError(f"impl 'triton' is not available: {missing}")
-        expected = "cpu" if INTERPRETED else "cuda"
-        if device.type != expected:
-            raise ValueError(f"impl 'triton' runs on {expected} tensors here, got some on {device}")
+    missing = _missing(impl)
+    if missing is not None:
+        raise RuntimeError(f"impl {impl!r} is not available: {missing}")
+    runs_on = {
+        "reference": device.type,
+        "cpp": "cpu",
+        "triton": "cpu" if INTERPRETED else "cuda",
+        "cuda": CUDA_RUNS_ON,
+    }[impl]
+    if device.type != runs_on:
+        raise ValueError(f"impl {impl!r} runs on {runs_on} tensors here, got some on {device}")
     return impl

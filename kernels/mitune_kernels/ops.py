@@ -30,7 +30,7 @@ _SCHEMAS = {
     "renoise": f"({_RENOISED}, ScalarType dtype, int copies) -> Tensor",
     "renoise_score": f"(Tensor eps_uncond, Tensor eps_cond, {_RENOISED}) -> Tensor",
 }
-IMPLEMENTATIONS = ("reference", "cpp", "triton")
+IMPLEMENTATIONS = ("reference", "cpp", "triton", "cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's kernels run on the CPU, by its interpreter; as Triton, read once."""
 
