@@ -1,25 +1,33 @@
-"""The fused step against its plain torch reference: ``make bench``.
+"""The fused step against eager torch and torch.compile of its reference: ``make bench``.
 
-Bytes moved count one read of the two predictions and the latent and one write of the next latent.
+``bytes`` is what a step has to move, one read of both predictions and the latent and one write of
+the next; ``bandwidth_fraction`` divides its rate by that of a copy measured beside it.
 """
 
-import mitune_kernels
 import pytest
 import torch
 
-ROWS, ELEMENTS = 64, 4 * 32 * 32
+from mitune.bench.step import Case, median_seconds, timeable
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ELEMENTS = 16384
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.5], ids=["no-noise", "noise"])
-@pytest.mark.parametrize("implementation", ["reference", "cpp"])
-def test_step(benchmark, implementation, sigma):
-    generator = torch.Generator().manual_seed(0)
-    uncond, cond, z = torch.randn(3, ROWS, ELEMENTS, generator=generator)
-    table = torch.tensor([[1.01, -0.2, sigma, 0.1]])
-    index = torch.zeros(ROWS, dtype=torch.int64)
-    key = torch.randint(0, 2**32, (ROWS, 4), generator=generator)
-    score = torch.zeros(ROWS)
-    benchmark.extra_info["bytes"] = 4 * ROWS * ELEMENTS * 4
-    benchmark(
-        mitune_kernels.step, uncond, cond, z, score, index, key, table, 7.5, impl=implementation
-    )
+@pytest.mark.parametrize("noisy", [False, True], ids=["no-noise", "noise"])
+@pytest.mark.parametrize("rows", [1, 8, 64, 128, 1024])
+@pytest.mark.parametrize("way", ["eager", "compiled", *timeable(DEVICE)])
+def test_step(benchmark, way, rows, noisy):
+    case = Case(rows, ELEMENTS, noisy=noisy, device=DEVICE)
+    step = {"eager": case.eager, "compiled": case.compiled}.get(way, lambda: case.fused(way))()
+    step()  # compiles where that is to be done
+    wait = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
+
+    def run():
+        step()
+        wait()
+
+    copy = median_seconds(case.copy(), at_least=0.2)
+    benchmark(run)
+    benchmark.extra_info["bytes"] = case.bytes
+    benchmark.extra_info["copy_bytes_per_s"] = case.bytes / copy
+    benchmark.extra_info["bandwidth_fraction"] = copy / benchmark.stats.stats.median

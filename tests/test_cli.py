@@ -17,6 +17,7 @@ from PIL import Image
 from mitune.cli import main
 from mitune.commands import COMMANDS
 
+SHARE = {"slots": 100, "tick_seconds": 1.0, "step_seconds": 0.1, "share": 0.1}
 QUICK = ["--candidates", "3", "--steps", "3", "--slots", "6", "--quiet"]
 
 
@@ -103,6 +104,24 @@ def test_score(tmp_path, capsys):
     assert "3 prompts for 2 pictures" in fails(capsys, "score", *same, *prompts)
 
 
+def test_bench_step(capsys, monkeypatch):
+    """What it prints, not how fast it is."""
+
+    def once(way, at_least=1.0):
+        way()
+        return 0.5
+
+    monkeypatch.setattr("mitune.bench.step.median_seconds", once)
+    monkeypatch.setattr("mitune.commands.measure.measure_share", SHARE.copy)
+    run("bench", "step", "--rows", "3", "--elements", "64", "--no-compiled", "--json")
+    report = last_json(capsys)
+    assert (report["rows"], report["elements"], report["tick"]) == (3, 64, SHARE)
+    for name in ("eager", "reference", "cpp"):
+        for case in (report[name], report[name]["noise"]):
+            assert {"seconds", "ratio_vs_eager", "bandwidth_fraction"} <= case.keys()
+    assert "rows is 0: expected at least 1" in fails(capsys, "bench", "step", "--rows", "0")
+
+
 def test_doctor(capsys):
     run("doctor", "--json")
     report = last_json(capsys)
@@ -125,7 +144,7 @@ def test_help_explains_every_option(verb, capsys):
         words = re.sub(r"\(default: .*?\)|\(required\)|\(repeatable\)", "", text)
         explained[name.strip(",")] = words.split()
     for field in dataclasses.fields(COMMANDS[verb]):
-        if field.name != "images" or verb != "score":  # a positional argument
+        if (verb, field.name) not in (("score", "images"), ("bench", "what")):  # positional
             words = explained["--" + field.name.replace("_", "-")]
             assert len(words) >= 4, field.name
 

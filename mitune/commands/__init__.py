@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from mitune.commands.judge import Doctor, Eval, Score
 from mitune.commands.make import Align, Build, Tune
+from mitune.commands.measure import Bench
 
 
 class Command(Protocol):
@@ -27,5 +28,6 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "tune": Tune,
     "score": Score,
     "eval": Eval,
+    "bench": Bench,
     "doctor": Doctor,
 }

@@ -1,0 +1,1 @@
+"""Benchmarks: what ``mitune bench`` prints and ``bench/`` stores."""
