@@ -8,7 +8,8 @@ import gaussian
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from mitune_kernels import implementations, normal
+from kernel_oracles import IMPLS, device_of
+from mitune_kernels import normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mitune.errors import UserError
@@ -18,7 +19,6 @@ from mitune.schedule import Schedule
 from mitune.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:5]
-IMPLS = [name for name, missing in implementations().items() if missing is None]
 SHORT = SamplerConfig(steps=6, guidance=2.0)
 
 
@@ -284,7 +284,7 @@ def test_a_tick_is_the_model_and_one_operation(shapes_model, implementation, gui
         latent_shape=shapes_model.latent_shape,
         input_dtype=torch.bfloat16,
         slots=3,
-        device=torch.device("cpu"),
+        device=device_of(implementation),
         scored=scored,
         implementation=implementation,
     )

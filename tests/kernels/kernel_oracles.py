@@ -1,13 +1,52 @@
 """What the kernels are held against: the definitions, on unbounded integers and in float64."""
 
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
 import numpy as np
 import torch
-from mitune_kernels import implementations
+from mitune_kernels import dispatch, implementations
+from mitune_kernels.ops import INTERPRETED
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
 IMPLS = [name for name, missing in implementations().items() if missing is None]
 WORD = 0xFFFFFFFF
+
+
+def device_of(impl: str) -> torch.device:
+    """Where an implementation runs in these tests: without a GPU all of them on the CPU."""
+    if impl == "triton" and not INTERPRETED:
+        return torch.device("cuda")
+    return torch.device(dispatch.CUDA_RUNS_ON if impl == "cuda" else "cpu")
+
+
+def on_device(impl: str, *arguments: Any) -> tuple[Any, ...]:
+    """The arguments on the implementation's device."""
+    device = device_of(impl)
+    return tuple(x.to(device) if isinstance(x, Tensor) else x for x in arguments)
+
+
+def there(
+    function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """``function(..., impl=impl)`` on its implementation's device. What it returns, and what it
+    wrote into its arguments, comes back to the CPU."""
+    device = device_of(str(kwargs["impl"]))
+    if device.type == "cpu":
+        return function(*args, **kwargs)
+    given = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
+    moved = {i: x.to(device) for i, x in given.items()}
+    result = function(
+        *(moved.get(id(x), x) for x in args),  # type: ignore[arg-type]
+        **{name: moved.get(id(x), x) for name, x in kwargs.items()},  # type: ignore[arg-type]
+    )
+    for i, x in moved.items():
+        given[i].copy_(x)
+    return cast(Result, tree_map_only(Tensor, Tensor.cpu, result))
 
 
 def philox_by_integers(counter: list[int], key: list[int]) -> list[int]:

@@ -14,9 +14,13 @@ from mitune_kernels import implementations, normal
 REPOSITORY = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc")
 PROBE = """
+import sys
+if {blocked}:
+    sys.modules["triton"] = None
 import torch, mitune_kernels
 key, step = torch.ones(2, 4, dtype=torch.int64), torch.arange(2)
 print(mitune_kernels.implementations()["cpp"])
+print(mitune_kernels.implementations()["triton"])
 print(mitune_kernels.normal(key, step, (3,)).tolist())
 try:
     mitune_kernels.normal(key, step, (3,), impl="cpp")
@@ -36,8 +40,9 @@ def test_the_extension_is_built() -> None:
     ("library", "reason"),
     [(None, "the C++ extension is not built"), (b"no library", "the C++ extension does not load")],
 )
+@pytest.mark.parametrize("triton_blocked", [False, True])
 def test_works_without_the_extension_and_says_why(
-    library: bytes | None, reason: str, tmp_path: Path
+    library: bytes | None, reason: str, triton_blocked: bool, tmp_path: Path
 ) -> None:
     package = tmp_path / "mitune_kernels"
     source = Path(mitune_kernels.__file__).parent
@@ -45,14 +50,15 @@ def test_works_without_the_extension_and_says_why(
     if library is not None:
         (package / "_cpp.abi3.so").write_bytes(library)
     run = subprocess.run(
-        [sys.executable, "-c", PROBE],
+        [sys.executable, "-c", PROBE.format(blocked=triton_blocked)],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    missing, values, refusal = run.stdout.splitlines()
+    missing, triton_missing, values, refusal = run.stdout.splitlines()
     assert missing.startswith(reason)
+    assert triton_missing.startswith("triton is not installed") == triton_blocked
     assert "MITUNE_BUILD_CPP=1 pip install" in missing
     assert refusal == f"impl 'cpp' is not available: {missing}"
     key, step = torch.ones(2, 4, dtype=torch.int64), torch.arange(2)

@@ -6,7 +6,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from kernel_oracles import IMPLS, WORD, box_muller_in_float64, philox_by_integers, random_keys
+from kernel_oracles import (
+    IMPLS,
+    WORD,
+    box_muller_in_float64,
+    on_device,
+    philox_by_integers,
+    random_keys,
+    there,
+)
 from mitune_kernels import normal, philox
 from mitune_kernels.reference_noise import _circle, _log
 from torch import Tensor
@@ -35,7 +43,7 @@ def test_words_equal_the_independent_philox(impl: str) -> None:
     key, step = random_keys(3)
     key[1], step[1] = WORD, WORD
     key[2], step[2] = 0, 0
-    words = philox(key, step, 4099, impl=impl)
+    words = there(philox, key, step, 4099, impl=impl)
     assert words.dtype == torch.int64
     assert words[2, :4].tolist() == KNOWN[0][2]
     for row in range(3):
@@ -51,16 +59,15 @@ def test_words_equal_the_independent_philox(impl: str) -> None:
 def test_all_give_the_bits_of_the_reference(impl: str, count: int) -> None:
     key, step = random_keys(17)
     for draw in (philox, lambda k, s, n, impl: normal(k, s, (n,), impl=impl)):
-        assert torch.equal(
-            draw(key, step, count, impl=impl), draw(key, step, count, impl="reference")
-        )
+        expected = draw(key, step, count, impl="reference")
+        assert torch.equal(there(draw, key, step, count, impl=impl), expected)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_normals_follow_box_muller(impl: str) -> None:
     key, step = random_keys(32, seed=1)
     expected = box_muller_in_float64(philox(key, step, 16384).numpy())
-    got = normal(key, step, (16384,), impl=impl).numpy()
+    got = there(normal, key, step, (16384,), impl=impl).numpy()
     assert np.abs(got - expected).max() <= 1e-6
 
 
@@ -123,8 +130,8 @@ def test_every_part_of_the_key_changes_the_noise(impl: str, column: int | str) -
     else:
         other_key[:, column] ^= 1
     first, second = (
-        normal(key, step, (64,), impl=impl),
-        normal(other_key, other_step, (64,), impl=impl),
+        there(normal, key, step, (64,), impl=impl),
+        there(normal, other_key, other_step, (64,), impl=impl),
     )
     assert (first == second).sum() == 0
 
@@ -132,11 +139,13 @@ def test_every_part_of_the_key_changes_the_noise(impl: str, column: int | str) -
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_row_has_the_same_bits_in_any_batch(impl: str) -> None:
     key, step = random_keys(13)
-    together = normal(key, step, (3, 19, 29), impl=impl)
+    together = there(normal, key, step, (3, 19, 29), impl=impl)
     order = torch.randperm(13, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(normal(key[order], step[order], (3, 19, 29), impl=impl), together[order])
+    assert torch.equal(
+        there(normal, key[order], step[order], (3, 19, 29), impl=impl), together[order]
+    )
     for row in range(13):
-        alone = normal(key[row : row + 1], step[row : row + 1], (3, 19, 29), impl=impl)
+        alone = there(normal, key[row : row + 1], step[row : row + 1], (3, 19, 29), impl=impl)
         assert torch.equal(alone[0], together[row])
 
 
@@ -144,15 +153,16 @@ def test_a_row_has_the_same_bits_in_any_batch(impl: str) -> None:
 def test_a_longer_row_begins_with_a_shorter_one(impl: str) -> None:
     key, step = random_keys(2)
     assert torch.equal(
-        normal(key, step, (2051,), impl=impl)[:, :77], normal(key, step, (77,), impl=impl)
+        there(normal, key, step, (2051,), impl=impl)[:, :77],
+        there(normal, key, step, (77,), impl=impl),
     )
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_no_rows_and_no_elements_are_valid(impl: str) -> None:
     key, step = random_keys(2)
-    assert normal(key[:0], step[:0], (4, 8, 8), impl=impl).shape == (0, 4, 8, 8)
-    assert philox(key, step, 0, impl=impl).shape == (2, 0)
+    assert there(normal, key[:0], step[:0], (4, 8, 8), impl=impl).shape == (0, 4, 8, 8)
+    assert there(philox, key, step, 0, impl=impl).shape == (2, 0)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -160,7 +170,9 @@ def test_no_rows_and_no_elements_are_valid(impl: str) -> None:
 def test_registration(impl: str, rows: int) -> None:
     key, step = random_keys(rows)
     for name in ("philox", "normal"):
-        torch.library.opcheck(getattr(torch.ops.mitune, f"{name}_{impl}").default, (key, step, 11))
+        torch.library.opcheck(
+            getattr(torch.ops.mitune, f"{name}_{impl}").default, on_device(impl, key, step, 11)
+        )
 
 
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
@@ -173,6 +185,7 @@ def test_compiles_without_a_graph_break(impl: str) -> None:
     compiled: Callable[[Tensor, Tensor], Tensor] = torch.compile(
         scaled, fullgraph=True, backend="aot_eager"
     )
+    key, step = on_device(impl, key, step)
     assert torch.equal(compiled(key, step), scaled(key, step))
 
 

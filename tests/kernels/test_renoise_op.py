@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_oracles import IMPLS, random_keys
+from kernel_oracles import IMPLS, on_device, random_keys, there
 from mitune_kernels import normal, renoise, renoise_score
 from torch import Tensor
 
@@ -33,9 +33,11 @@ def test_the_latents_are_the_keyed_noise_and_the_clean_ones(
 ) -> None:
     z0, row, key, draw, levels = inputs(shape)
     scale = levels.view(7, 4, *[1] * len(shape))
-    expected = scale[:, 0] * z0[row] + scale[:, 1] * normal(key, draw, shape, impl="reference")
+    expected = scale[:, 0] * z0[row] + scale[:, 1] * there(
+        normal, key, draw, shape, impl="reference"
+    )
     for copies in (1, 2):
-        got = renoise(z0, row, key, draw, levels, dtype=dtype, copies=copies, impl=impl)
+        got = there(renoise, z0, row, key, draw, levels, dtype=dtype, copies=copies, impl=impl)
         assert got.dtype == dtype
         assert torch.equal(got, torch.cat([expected.to(dtype)] * copies))
 
@@ -50,8 +52,8 @@ def test_the_score_follows_its_formulas(
     of parts that each carry 6 roundings and the noise's 1e-6."""
     z0, row, key, draw, levels = inputs(shape)
     uncond, cond = predictions(shape, dtype)
-    got = renoise_score(uncond, cond, z0, row, key, draw, levels, impl=impl)
-    noise = normal(key, draw, shape, impl="reference").double().flatten(1)
+    got = there(renoise_score, uncond, cond, z0, row, key, draw, levels, impl=impl)
+    noise = there(normal, key, draw, shape, impl="reference").double().flatten(1)
     clean, u, c = z0[row].double().flatten(1), uncond.double().flatten(1), cond.double().flatten(1)
     of_noise, of_clean = levels.double()[:, 2:3], levels.double()[:, 3:]
     target = of_noise * noise + of_clean * clean
@@ -72,7 +74,8 @@ def test_the_score_follows_its_formulas(
 def test_cpp_and_reference_give_the_same_bits(shape: tuple[int, ...]) -> None:
     arguments = (*predictions(shape, torch.bfloat16), *inputs(shape))
     assert torch.equal(
-        renoise_score(*arguments, impl="cpp"), renoise_score(*arguments, impl="reference")
+        there(renoise_score, *arguments, impl="cpp"),
+        there(renoise_score, *arguments, impl="reference"),
     )
 
 
@@ -80,12 +83,12 @@ def test_cpp_and_reference_give_the_same_bits(shape: tuple[int, ...]) -> None:
 def test_a_row_has_the_same_bits_in_any_batch(impl: str) -> None:
     z0, *rest = inputs((3, 19, 29))
     uncond, cond = predictions((3, 19, 29), torch.float32)
-    noisy = renoise(z0, *rest, copies=1, impl=impl)
-    terms = renoise_score(uncond, cond, z0, *rest, impl=impl)
+    noisy = there(renoise, z0, *rest, copies=1, impl=impl)
+    terms = there(renoise_score, uncond, cond, z0, *rest, impl=impl)
     for i in range(7):
         one = [t[i : i + 1] for t in rest]
-        assert torch.equal(renoise(z0, *one, copies=1, impl=impl)[0], noisy[i])
-        alone = renoise_score(uncond[i : i + 1], cond[i : i + 1], z0, *one, impl=impl)
+        assert torch.equal(there(renoise, z0, *one, copies=1, impl=impl)[0], noisy[i])
+        alone = there(renoise_score, uncond[i : i + 1], cond[i : i + 1], z0, *one, impl=impl)
         assert torch.equal(alone[0], terms[i])
 
 
@@ -94,9 +97,9 @@ def test_a_row_has_the_same_bits_in_any_batch(impl: str) -> None:
 def test_registration(impl: str, rows: int) -> None:
     arguments = inputs(rows=rows)
     check, names = torch.library.opcheck, torch.ops.mitune
-    check(getattr(names, f"renoise_{impl}").default, (*arguments, torch.bfloat16, 2))
+    check(getattr(names, f"renoise_{impl}").default, on_device(impl, *arguments, torch.bfloat16, 2))
     pair = predictions((4, 8, 8), torch.float16, rows)
-    check(getattr(names, f"renoise_score_{impl}").default, (*pair, *arguments))
+    check(getattr(names, f"renoise_score_{impl}").default, on_device(impl, *pair, *arguments))
 
 
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
@@ -106,7 +109,8 @@ def test_compiles_without_a_graph_break(impl: str) -> None:
         return renoise_score(uncond, 2 * cond, z0, *rest, impl=impl)
 
     compiled = torch.compile(estimate, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(*inputs()), estimate(*inputs()))
+    arguments = on_device(impl, *inputs())
+    assert torch.equal(compiled(*arguments), estimate(*arguments))
 
 
 def test_wrong_arguments_are_refused() -> None:

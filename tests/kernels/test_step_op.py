@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
-from kernel_oracles import IMPLS, random_keys, step_in_float64
+from kernel_oracles import IMPLS, on_device, random_keys, step_in_float64, there
 from mitune_kernels import step, step_out
 from torch import Tensor
 
@@ -55,7 +55,9 @@ def same(first: Iterable[Tensor | None], second: Iterable[Tensor | None]) -> boo
 def test_follows_the_formulas(impl: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     arguments = inputs(7, shape, dtype)
     expected, budget = step_in_float64(*arguments)
-    for got, exact, allowed in zip(step(*arguments, impl=impl)[:3], expected, budget, strict=True):
+    for got, exact, allowed in zip(
+        there(step, *arguments, impl=impl)[:3], expected, budget, strict=True
+    ):
         assert got.dtype == torch.float32
         assert ((got.double() - exact).abs() <= allowed).all()
 
@@ -65,7 +67,7 @@ def test_follows_the_formulas(impl: str, dtype: torch.dtype, shape: tuple[int, .
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cpp_and_reference_give_the_same_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     arguments = inputs(7, shape, dtype)
-    assert same(step(*arguments, impl="cpp"), step(*arguments, impl="reference"))
+    assert same(there(step, *arguments, impl="cpp"), there(step, *arguments, impl="reference"))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -77,23 +79,23 @@ def test_follows_the_formulas_in_rows_of_stable_diffusions_size(impl: str) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 19, 29), (1, 5, 6), (5, 1, 1)])
 def test_layout_changes_no_bit(impl: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    plain = step(*inputs(7, shape, dtype), impl=impl)
+    plain = there(step, *inputs(7, shape, dtype), impl=impl)
     uncond, cond, z, *rest = inputs(7, shape, dtype, channels_last=True)
-    assert same(step(uncond, cond, z, *rest, impl=impl), plain)
+    assert same(there(step, uncond, cond, z, *rest, impl=impl), plain)
     z = z.contiguous(memory_format=torch.channels_last)
-    result = step(uncond, cond, z, *rest, impl=impl)
+    result = there(step, uncond, cond, z, *rest, impl=impl)
     assert same(result, plain)
     assert result[0].stride() == z.stride()
     halves = torch.cat((uncond, cond)).chunk(2)
-    assert same(step(*halves, z, *rest, impl=impl), plain)
+    assert same(there(step, *halves, z, *rest, impl=impl), plain)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_an_idle_row_is_left_alone_whatever_it_predicts(impl: str) -> None:
     uncond, cond, z, score, index, key, table, guidance = inputs()
     uncond[2], cond[2] = float("nan"), float("inf")
-    z_next, score_next, terms, _ = step(
-        uncond, cond, z, score, index, key, table, guidance, impl=impl
+    z_next, score_next, terms, _ = there(
+        step, uncond, cond, z, score, index, key, table, guidance, impl=impl
     )
     assert torch.equal(z_next[2], z[2])
     assert torch.equal(score_next[2], score[2])
@@ -105,7 +107,7 @@ def test_an_idle_row_is_left_alone_whatever_it_predicts(impl: str) -> None:
 def test_what_is_not_finite_shows_in_its_own_score_only(impl: str) -> None:
     uncond, cond, *rest = inputs()
     cond[3, 0, 0, 0] = float("inf")
-    score_next = step(uncond, cond, *rest, impl=impl)[1]
+    score_next = there(step, uncond, cond, *rest, impl=impl)[1]
     assert score_next.isfinite().tolist() == [True, True, True, False, True]
 
 
@@ -113,12 +115,12 @@ def test_what_is_not_finite_shows_in_its_own_score_only(impl: str) -> None:
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 19, 29)])
 def test_a_row_has_the_same_bits_in_any_batch(impl: str, shape: tuple[int, ...]) -> None:
     *rows, table, guidance = inputs(13, shape)
-    together = step(*rows, table, guidance, impl=impl)
+    together = there(step, *rows, table, guidance, impl=impl)
     order = torch.randperm(13, generator=torch.Generator().manual_seed(0))
-    shuffled = step(*(t[order] for t in rows), table, guidance, impl=impl)
+    shuffled = there(step, *(t[order] for t in rows), table, guidance, impl=impl)
     assert same(shuffled[:3], (t[order] for t in together[:3]))
     for row in range(13):
-        alone = step(*(t[row : row + 1] for t in rows), table, guidance, impl=impl)
+        alone = there(step, *(t[row : row + 1] for t in rows), table, guidance, impl=impl)
         assert same(alone[:3], (t[row : row + 1] for t in together[:3]))
 
 
@@ -128,9 +130,9 @@ def test_threads_change_no_bit(impl: str) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = step(*arguments, impl=impl)
+        one = there(step, *arguments, impl=impl)
         torch.set_num_threads(3)
-        assert same(step(*arguments, impl=impl), one)
+        assert same(there(step, *arguments, impl=impl), one)
     finally:
         torch.set_num_threads(threads)
 
@@ -139,18 +141,18 @@ def test_threads_change_no_bit(impl: str) -> None:
 def test_no_rows_are_valid(impl: str) -> None:
     arguments = inputs()
     empty = (*(t[:0] for t in arguments[:6]), *arguments[6:])
-    assert [t.shape for t in step(*empty, impl=impl)[:3]] == [(0, 4, 8, 8), (0,), (0, 2)]
+    assert [t.shape for t in there(step, *empty, impl=impl)[:3]] == [(0, 4, 8, 8), (0,), (0, 2)]
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_out_form_fills_the_given_buffers(impl: str, channels_last: bool) -> None:
     arguments = inputs()
-    expected = step(*arguments, impl=impl)
+    expected = there(step, *arguments, impl=impl)
     form = torch.channels_last if channels_last else torch.contiguous_format
     z_next = torch.empty_like(arguments[2], memory_format=form)
     buffers = z_next, torch.empty_like(arguments[3]), torch.empty(5, 2)
-    step_out(*arguments, *buffers, impl=impl)
+    there(step_out, *arguments, *buffers, impl=impl)
     assert same(buffers, expected[:3])
 
 
@@ -158,11 +160,11 @@ def test_out_form_fills_the_given_buffers(impl: str, channels_last: bool) -> Non
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_out_form_may_write_over_z_and_score(impl: str, channels_last: bool) -> None:
     arguments = inputs(7, (3, 19, 29))
-    expected = step(*arguments, impl=impl)
+    expected = there(step, *arguments, impl=impl)
     uncond, cond, z, score, *rest = arguments
     form = torch.channels_last if channels_last else torch.contiguous_format
     z, terms = z.contiguous(memory_format=form), torch.empty(7, 2)
-    step_out(uncond, cond, z, score, *rest, z, score, terms, impl=impl)
+    there(step_out, uncond, cond, z, score, *rest, z, score, terms, impl=impl)
     assert same((z, score, terms), expected[:3])
 
 
@@ -174,8 +176,8 @@ def test_the_models_next_input_is_the_rounded_latent(
 ) -> None:
     for shape in ((3, 19, 29), (4, 8, 8), (7,)):
         arguments = inputs(7, shape)
-        result = step(*arguments, input_dtype=dtype, copies=copies, impl=impl)
-        assert same(result[:3], step(*arguments, impl=impl)[:3])
+        result = there(step, *arguments, input_dtype=dtype, copies=copies, impl=impl)
+        assert same(result[:3], there(step, *arguments, impl=impl)[:3])
         assert result.model_input is not None
         assert same([result.model_input], [torch.cat([result.z.to(dtype)] * copies)])
 
@@ -196,11 +198,13 @@ def test_a_loop_on_the_buffers_alone(impl: str, copies: int, channels_last: bool
     expected_history = history.clone()
     for _ in range(6):
         ran = index >= 0
-        step_out(
+        there(step_out, 
             uncond, cond, now, scores, at, key, table, guidance, now, scores, history,
             model_input=model_input, index_next=at, t_next=t, impl=impl,
         )  # fmt: skip
-        z, score, terms, _ = step(uncond, cond, z, score, index, key, table, guidance, impl=impl)
+        z, score, terms, _ = there(
+            step, uncond, cond, z, score, index, key, table, guidance, impl=impl
+        )
         expected_history[ran, index[ran]] = terms[ran]
         index = torch.where(ran & (index < 5), index + 1, -1)
         assert same((now, scores, at, history), (z, score, index, expected_history))
@@ -216,7 +220,7 @@ def test_a_loop_on_the_buffers_alone(impl: str, copies: int, channels_last: bool
 @pytest.mark.parametrize("impl", IMPLS)
 def test_an_idle_row_of_another_buffer_is_carried_over(impl: str) -> None:
     arguments = inputs()
-    result = step(*arguments, input_dtype=torch.float16, impl=impl)
+    result = there(step, *arguments, input_dtype=torch.float16, impl=impl)
     assert result.model_input is not None
     assert torch.equal(result.model_input[2], arguments[2][2].half())
     assert torch.equal(result.model_input[7], arguments[2][2].half())
@@ -228,7 +232,7 @@ def test_on_a_gpu_an_index_outside_the_table_gives_nan(impl: str) -> None:
     arguments = inputs()
     arguments[4][0] = 6
     operation = getattr(torch.ops.mitune, f"step_{impl}")
-    z_next, score_next, *_ = operation(*arguments, None, 2)
+    z_next, score_next, *_ = operation(*on_device(impl, *arguments, None, 2))
     assert z_next[0].isnan().all()
     assert score_next.isnan().tolist() == [True, False, False, False, False]
 
@@ -247,16 +251,19 @@ def test_registration(
 ) -> None:
     torch.use_deterministic_algorithms(False)
     arguments = inputs(rows, shape, dtype, channels_last)
-    torch.library.opcheck(getattr(torch.ops.mitune, f"step_{impl}").default, (*arguments, None, 2))
     torch.library.opcheck(
-        getattr(torch.ops.mitune, f"step_{impl}").default, (*arguments, torch.bfloat16, 2)
+        getattr(torch.ops.mitune, f"step_{impl}").default, on_device(impl, *arguments, None, 2)
+    )
+    torch.library.opcheck(
+        getattr(torch.ops.mitune, f"step_{impl}").default,
+        on_device(impl, *arguments, torch.bfloat16, 2),
     )
     buffers = torch.zeros(rows, *shape), torch.zeros(rows), torch.zeros(rows, 2)
     out = getattr(torch.ops.mitune, f"step_out_{impl}").default
-    torch.library.opcheck(out, (*arguments, *buffers, None, None, None))
+    torch.library.opcheck(out, on_device(impl, *arguments, *buffers, None, None, None))
     model_input = torch.zeros(2 * rows, *shape, dtype=torch.float16)
     loop = model_input, torch.zeros(rows, dtype=torch.int64), torch.zeros(2 * rows)
-    torch.library.opcheck(out, (*arguments, *buffers, *loop))
+    torch.library.opcheck(out, on_device(impl, *arguments, *buffers, *loop))
 
 
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
@@ -267,7 +274,7 @@ def test_compiles_without_a_graph_break_or_a_recompilation(impl: str) -> None:
 
     compiled = torch.compile(tick, fullgraph=True, backend="aot_eager", dynamic=True)
     # Not 5 rows: dimensions of one size are taken to be one, and a table has 5 columns.
-    first, second = inputs(7)[:-1], inputs(9)[:-1]
+    first, second = (on_device(impl, *inputs(rows)[:-1]) for rows in (7, 9))
     assert same(compiled(*first), tick(*first))
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert same(compiled(*second), tick(*second))
