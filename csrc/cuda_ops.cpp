@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -18,9 +19,6 @@
 #define MITUNE_KEY CPU
 #else
 #define MITUNE_KEY CUDA
-// In torch's CUDA library; weak, so that this one also loads into a torch without it.
-extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device,
-                                                                            void** stream);
 #endif
 
 namespace {
@@ -33,21 +31,36 @@ using mitune::cuda::View;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+#ifndef MITUNE_CUDA_ON_CPU
+// torch's current stream on a device. Its function is in torch's CUDA library, which a torch for
+// CPUs, that this may be linked with, does not have; and which Python loads out of the linker's
+// sight. So it is asked for by name.
+void* current_stream(int32_t device) {
+  using Get = int32_t (*)(int32_t, void**);
+  static const Get get = [] {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library == nullptr
+               ? nullptr
+               : reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+  }();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(get != nullptr && get(device, &stream) == 0,
+                  "this torch does not say which CUDA stream is current");
+  return stream;
+}
+#endif
+
 // Makes a tensor's device the current one, and calls f with its stream.
 template <class F>
 void on_device_of(const Tensor& t, const F& f) {
-  void* stream = nullptr;
 #ifdef MITUNE_CUDA_ON_CPU
-  const char* const error = f(stream);
+  (void)t;
+  const char* const error = f(nullptr);
 #else
   const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr &&
-                      aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
-                  "torch has no current CUDA stream");
-  const char* const error = f(stream);
+  const char* const error = f(current_stream(t.get_device_index()));
 #endif
   STD_TORCH_CHECK(error == nullptr, "CUDA: ", error);
-  (void)t;
 }
 
 void check_device(const Tensor& t, const char* name, const Tensor& like) {

@@ -47,10 +47,11 @@ _FOUND_FINITE = WeakIdKeyDictionary()
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor with NaN or infinity. Looks once at each version of a tensor, and never while
-    a CUDA graph is captured, where looking is not possible."""
-    version = None if tensor.is_inference() else tensor._version
-    if version is not None and _FOUND_FINITE.get(tensor) == version:
+    """Refuse a tensor with NaN or infinity. Looks once at each version of a tensor (once in all at
+    one made in inference mode, which has no versions), and never while a CUDA graph is captured,
+    where looking is not possible."""
+    version = -1 if tensor.is_inference() else tensor._version
+    if _FOUND_FINITE.get(tensor) == version:
         return
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         return
