@@ -4,6 +4,8 @@ The two operations stand on either side of a model call. The noise between them 
 second makes it again from its key, which is cheaper than reading it.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -110,9 +112,10 @@ def renoise_score(
 
 
 def _check(z0: Tensor, row: Tensor, key: Tensor, draw: Tensor, levels: Tensor) -> None:
-    if z0.dim() < 2 or z0[:1].numel() == 0:
+    if z0.dim() < 2 or math.prod(z0.shape[1:]) == 0:
         raise ValueError(
-            f"z0: got shape {list(z0.shape)}, expected [rows, ...] with at least one element in it"
+            f"z0: got shape {list(z0.shape)}, expected [rows, ...] with at least one element in a "
+            "row"
         )
     check_tensor("z0", z0, torch.float32, tuple(z0.shape), z0.device)
     rows = row.shape[0] if row.dim() == 1 else draw.shape[0]

@@ -110,7 +110,6 @@ def measure(
     device = torch.device(device)
     result: dict[str, Any] = {
         "device": device_name(device),
-        "threads": torch.get_num_threads(),
         "rows": rows,
         "elements": elements,
     }

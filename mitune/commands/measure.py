@@ -35,8 +35,8 @@ class Bench:
         device = pick_device(self.device)
         result = measure(self.rows, self.elements, device=device, compiled=self.compiled)
         print(
-            f"{result['device']}, {result['threads']} threads, {self.rows} rows of {self.elements} "
-            f"float32; a copy moves {result['copy_gb_per_s']:.1f} GB/s"
+            f"{result['device']}, {self.rows} rows of {self.elements} float32; "
+            f"a copy moves {result['copy_gb_per_s']:.1f} GB/s"
         )
         print(f"{'':<12} {'seconds':>10} {'x eager':>8} {'of copy':>8}   with noise: the same")
         for name, without in result.items():

@@ -102,6 +102,15 @@ def test_registration(impl: str, rows: int) -> None:
     check(getattr(names, f"renoise_score_{impl}").default, on_device(impl, *pair, *arguments))
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("given", [0, 3])
+def test_no_rows_are_valid(impl: str, given: int) -> None:
+    z0, *rest = inputs(rows=0)
+    uncond, cond = predictions((4, 8, 8), torch.float32, 0)
+    assert there(renoise, z0[:given], *rest, impl=impl).shape == (0, 4, 8, 8)
+    assert there(renoise_score, uncond, cond, z0[:given], *rest, impl=impl).shape == (0, 2)
+
+
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
 def test_compiles_without_a_graph_break(impl: str) -> None:
     def estimate(z0: Tensor, *rest: Tensor) -> Tensor:
