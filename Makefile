@@ -38,11 +38,14 @@ lint: $(STAMP)   ## ruff: style and format
 type: $(STAMP)   ## mypy --strict on mitune and mitune_kernels
 	$(BIN)/mypy
 
+# Timings compare on one machine only: each has a folder of its own.
+STORED = --benchmark-storage=file://.benchmarks/$$($(BIN)/python -m mitune.bench.machine)
+
 bench: $(STAMP)  ## benchmarks, stored for bench-compare
-	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-autosave
+	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-autosave $(STORED)
 
 bench-compare: $(STAMP) ## benchmarks against the last stored run
-	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-compare --benchmark-compare-fail=median:15%
+	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-compare --benchmark-compare-fail=median:15% $(STORED)
 
 docs: $(STAMP)   ## the reference of the public interface, as text
 	$(BIN)/python -m pydoc mitune

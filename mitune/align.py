@@ -7,6 +7,7 @@ from pathlib import Path
 from mitune.build import build_set
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.generate.prune import PruneConfig
 from mitune.sampler import SamplerConfig
 from mitune.sets import FineTuningSet
 from mitune.tuning import TuneConfig, adapter, tune
@@ -36,6 +37,9 @@ def align(
     tuning: TuneConfig | None = None,
     seed: int = 0,
     slots: int = 64,
+    backend: str = "eager",
+    attention: str = "auto",
+    prune: PruneConfig | None = None,
     on_candidate: Callable[[int, int, int], None] | None = None,
     on_step: Callable[[int, int, int, float], None] | None = None,
 ) -> list[Round]:
@@ -50,8 +54,8 @@ def align(
         prompts: distinct texts.
         out: folder of the run.
         rounds: R.
-        candidates, keep, select, estimator, draws, sampler, slots: as ``mitune.build_set``; None is
-            the model's preset.
+        candidates, keep, select, estimator, draws, sampler, slots, backend, attention,
+            prune: as ``mitune.build_set``; None is the model's preset, or no pruning.
         tuning: as ``mitune.tune``; its seed is replaced by this run's.
         seed: of the run; round r uses seed + r - 1 for its candidates, so that no round repeats
             another's noise.
@@ -89,6 +93,9 @@ def align(
             sampler=sampler,
             seed=seed + number - 1,
             slots=slots,
+            backend=backend,
+            attention=attention,
+            prune=prune,
             adapter=None if previous is None else digest(previous),
             progress=_bind(on_candidate, number),
         )

@@ -1,6 +1,7 @@
 """Build a fine-tuning set: generate every prompt's pool, score it, keep the best (Wang et al.,
 Algorithm 1, lines 3-9)."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -13,9 +14,12 @@ from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import PromptEncoder, SamplerConfig, Work, check_run, generate, pool
+from mitune.generate.policies import Policy, Unpruned
+from mitune.generate.prune import PruneConfig, exact
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
+from mitune.steering import Steering, write_audit
 
 ESTIMATORS = ("trajectory", "orthogonal", "standard")
 """What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two
@@ -35,13 +39,17 @@ def build_set(
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     slots: int = 64,
+    backend: str = "eager",
+    attention: str = "auto",
+    prune: PruneConfig | None = None,
     adapter: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FineTuningSet:
     """Build, or go on building, the set in folder ``out``.
 
     None means the model's preset. Scores are in nats; every candidate's score and per-step terms
-    are kept, latents only of the selected ones.
+    are kept, latents only of the selected ones. With the trajectory's score, steps that do not
+    count are taken by the best alone (with t_min = 50 the last 3 of 50): that changes no score.
 
     Args:
         model: from ``mitune.load``, with or without an adapter on it.
@@ -56,6 +64,9 @@ def build_set(
         sampler: how candidates are sampled.
         seed: keys all noise.
         slots: candidates in flight.
+        backend, attention: what runs the UNet, as ``mitune.generate``.
+        prune: drop candidates before their score is complete; None drops nobody. ``audit()`` of the
+            set then tells what that lost. With the trajectory's score and selection by mi alone.
         adapter: what identifies the adapter on the model (its file's ``digest``), recorded in the
             settings; None for the base model.
         progress: called with (candidates done, candidates in all).
@@ -79,7 +90,15 @@ def build_set(
     schedule = Schedule.from_diffusers(
         model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
     )
-    schedule.weights(sampler.convention, sampler.t_min)  # raises before anything is written
+    weights = schedule.weights(sampler.convention, sampler.t_min)
+    steered = estimator == "trajectory" and select == "mi"
+    if prune and not steered:
+        raise UserError(
+            f"prune is {prune.policy}, the estimator {estimator} and select {select}: expected "
+            "estimator trajectory and select mi, whose score is known on the way"
+        )
+    if prune and prune.policy == "halving":
+        prune.fitted([], weights, keep)  # raises before anything is written
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -89,6 +108,8 @@ def build_set(
         "seed": seed,
         "precision": str(model.dtype).removeprefix("torch."),
         "sampler": asdict(sampler),
+        # Through JSON, in which it is compared and stored: it has no tuples.
+        "prune": json.loads(json.dumps(asdict(prune))) if prune else None,
     }
     total = len(prompts) * candidates
     slots = min(slots, total)  # idle slots cost as much as busy ones
@@ -102,16 +123,29 @@ def build_set(
         environment=environment(model.device),
     ) as writer:
         pending = set(writer.pending_prompts())
-        work = _remaining(prompts, candidates, pending, slots)
-        made: Iterable[Candidate] = generate(
-            model,
-            prompts,
-            candidates=candidates,
-            sampler=sampler,
-            seed=seed,
-            slots=slots,
-            work=work,
-        )
+
+        def make(work: list[Work], policy: Callable[[int], Policy] | None) -> Iterator[Candidate]:
+            return generate(
+                model,
+                prompts,
+                candidates=candidates,
+                sampler=sampler,
+                seed=seed,
+                slots=slots,
+                backend=backend,
+                attention=attention,
+                policy=policy,
+                work=work,
+            )
+
+        made: Iterable[Candidate]
+        if steered and (prune or not isinstance(exact(weights, keep), Unpruned)):
+            steering = Steering(prune, prompts, weights, keep, seed, Path(out))
+            made = steering.make(
+                [w for w in pool(prompts, candidates) if w.prompt_index in pending], make
+            )
+        else:
+            made = make(_remaining(prompts, candidates, pending, slots), None)
         if estimator != "trajectory":
             made = _rescore(model, prompts, made, schedule, estimator, draws, seed, sampler, slots)
         done = total - len(pending) * candidates
@@ -121,6 +155,8 @@ def build_set(
                 done += 1
                 if progress:
                     progress(done, total)
+        if prune:
+            write_audit(prune, prompts, weights, keep, seed, Path(out))
     return FineTuningSet.open(out)
 
 

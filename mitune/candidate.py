@@ -21,7 +21,11 @@ class Candidate:
         score: estimated point-wise mutual information in nats; may be non-finite, and then loses
             selection.
         terms: float32 [N, 2] on the CPU, per step ``(||delta||^2, <uncond, delta>)``, unweighted.
-        latent: float32 on the CPU, [C, H, W] for images; any rank is kept.
+        latent: float32 on the CPU, [C, H, W] for images; any rank is kept. Of a candidate that did
+            not take every step, the state it stopped in.
+        steps: how many it took; None is all N. The terms of later ones are NaN.
+        pruned: whether it stopped while steps that count for the score were left, so that its score
+            is a part of one.
 
     Raises ValueError when a tensor's shape, type or device is another, or an integer is out of
     range.
@@ -34,6 +38,8 @@ class Candidate:
     score: float
     terms: Tensor
     latent: Tensor
+    steps: int | None = None
+    pruned: bool = False
 
     def __post_init__(self) -> None:
         if self.prompt_index < 0 or self.index < 0:
@@ -44,6 +50,8 @@ class Candidate:
             raise ValueError(f"got seed {self.seed}; expected 0 <= seed < 2**63")
         if self.terms.ndim != 2 or self.terms.shape[1] != 2:
             raise ValueError(f"got terms of shape {list(self.terms.shape)}; expected [N, 2]")
+        if self.steps is not None and not 0 <= self.steps <= len(self.terms):
+            raise ValueError(f"got steps {self.steps}; expected 0 to {len(self.terms)}")
         for name, tensor in (("terms", self.terms), ("latent", self.latent)):
             if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
                 raise ValueError(
@@ -56,6 +64,11 @@ class Candidate:
         its noise.
         """
         return noise.prompt_id(self.prompt)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it took every step, so that its latent is a picture."""
+        return self.steps is None or self.steps == len(self.terms)
 
     @property
     def finite(self) -> bool:

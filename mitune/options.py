@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.generate.prune import PruneConfig
 from mitune.load import load
 from mitune.preset import Preset
 from mitune.sampler import SamplerConfig
@@ -55,6 +57,11 @@ class Sampling:
     """Keys all noise: equal seeds, equal candidates."""
     slots: int = 64
     """Candidates in flight: changes speed and memory, not results."""
+    backend: str = "eager"
+    """What runs the UNet while pictures are generated: eager, or inductor, which compiles for a
+    minute first and is kept."""
+    attention: str = "auto"
+    """auto, sdpa, math, or xformers where it is installed."""
 
     def sampler(self, preset: SamplerConfig) -> SamplerConfig:
         """The preset with the options given."""
@@ -91,6 +98,38 @@ class Pool(Sampling):
     50)."""
     t_min: int | None = None
     """Only steps with t > t_min count for the score."""
+    prune: str | None = None
+    """Drop candidates before their score is complete (not exact; needs --estimator trajectory):
+    halving or threshold. None: drop nobody."""
+    rungs: tuple[str, ...] | None = None
+    """Of --prune: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; of threshold the steps
+    alone count."""
+    confidence: float | None = None
+    """Of --prune threshold: with which a dropped candidate would not have been the better one."""
+    audit: float | None = None
+    """Of --prune: share of the prompts that is left unpruned, and tells what was lost."""
+
+    def pruning(self) -> PruneConfig | None:
+        """What these options ask for.
+
+        Raises:
+            UserError: values out of range, or options of pruning without --prune.
+        """
+        given: dict[str, Any] = {
+            "rungs": None if self.rungs is None else tuple(map(_rung, self.rungs)),
+            "confidence": self.confidence,
+            "audit": self.audit,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.prune is None:
+            if given:
+                raise UserError(
+                    f"--{next(iter(given))} is given without --prune: add --prune halving or "
+                    "--prune threshold"
+                )
+            return None
+        policy: Any = self.prune  # PruneConfig names those there are
+        return PruneConfig(policy=policy, **given)
 
     def sampler(self, preset: SamplerConfig) -> SamplerConfig:
         """The preset with the options given, the score's weights among them."""
@@ -108,7 +147,17 @@ class Pool(Sampling):
             "sampler": self.sampler(preset.sampler),
             "seed": self.seed,
             "slots": self.slots,
+            "backend": self.backend,
+            "attention": self.attention,
+            "prune": self.pruning(),
         }
+
+
+def _rung(text: str) -> tuple[int, int]:
+    steps, colon, left = text.partition(":")
+    if not (colon and steps.isdecimal() and left.isdecimal()):
+        raise UserError(f"rung {text!r}: expected STEPS:CANDIDATES, such as 25:20")
+    return int(steps), int(left)
 
 
 @dataclass(frozen=True, kw_only=True)

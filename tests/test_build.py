@@ -13,6 +13,7 @@ import torch
 
 from mitune.build import build_set
 from mitune.errors import UserError
+from mitune.families.prepared import Prepared
 from mitune.sampler import SamplerConfig
 from mitune.shapes.prompts import prompts
 
@@ -163,7 +164,7 @@ def test_nothing_is_written_for_bad_arguments(shapes_model, tmp_path, changes, m
 
 
 def test_a_non_finite_score_is_recorded_and_loses(shapes_model, tmp_path, monkeypatch):
-    original = type(shapes_model).__call__
+    original = Prepared.__call__
     calls = []
 
     def broken(self, z, t, cond):
@@ -175,7 +176,7 @@ def test_a_non_finite_score_is_recorded_and_loses(shapes_model, tmp_path, monkey
             out[SETTINGS["slots"]] = float("nan")
         return out
 
-    monkeypatch.setattr(type(shapes_model), "__call__", broken)
+    monkeypatch.setattr(Prepared, "__call__", broken)
     built = build_set(shapes_model, PROMPTS[:2], tmp_path / "s", **(SETTINGS | {"keep": 5}))
     summary = built.summary()
     assert summary["non_finite"] == 1

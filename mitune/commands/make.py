@@ -13,6 +13,7 @@ from mitune.evaluation.report import compare_adapter
 from mitune.options import Common, Pool, Tuning
 from mitune.report.picture import best_and_worst
 from mitune.sets import FineTuningSet
+from mitune.steering import tell_audit
 from mitune.tuning import adapter, tune
 from mitune.tuning.adapter_file import digest
 
@@ -101,6 +102,9 @@ class Build(Common, Pool):
             )
         summary = built.summary()
         _tell_set(summary)
+        if (found := built.audit()) is not None:
+            print(tell_audit(found))
+            summary["audit"] = found
         return summary
 
 
@@ -152,5 +156,5 @@ def _tell_set(summary: dict[str, Any], prefix: str = "") -> None:
         f"{prefix}set {summary['path']}: {summary['candidates']} candidates of "
         f"{summary['finished_prompts']} prompts, "
         f"{summary['kept']} kept; mean score {kept} nats kept, {everyone} all; "
-        f"{summary['non_finite']} non-finite"
+        f"{summary['pruned']} pruned, {summary['non_finite']} non-finite"
     )

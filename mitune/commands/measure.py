@@ -1,34 +1,82 @@
 """The verb that measures: bench."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from mitune.bench.ladder import HEADER, Setting, explain, ladder
+from mitune.bench.plot import check_plot, plot_ladder
 from mitune.bench.step import measure, measure_share
 from mitune.errors import UserError
 from mitune.load import pick_device
+from mitune.sampler import SamplerConfig
+from mitune.shapes.prompts import prompts as shapes_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure on this machine: ratios to a baseline of the same run."""
 
-    what: Positional[Literal["step"]]
+    what: Positional[Literal["step", "generate"]]
     """step: every implementation of the fused step against eager torch, torch.compile and a copy
-    of the same bytes."""
+    of the same bytes. generate: the ladder of set construction, from the authors' loop to ours; on
+    two cores some 15 minutes."""
     rows: int = 128
-    """Candidates in the batch."""
+    """step: candidates in the batch."""
     elements: int = 16384
-    """Elements of a latent; 16384 are Stable Diffusion's 4 x 64 x 64."""
+    """step: elements of a latent; 16384 are Stable Diffusion's 4 x 64 x 64."""
     compiled: bool = True
-    """Also torch.compile of the reference, which first takes a minute to compile."""
+    """step: also torch.compile of the reference, which first takes a minute to compile."""
+    model: str = "shapes"
+    """generate: a model folder or name."""
+    prompts: int = 20
+    """generate: of the embedded world's training list."""
+    candidates: int = 50
+    """generate: of each prompt."""
+    steps: int = 50
+    """generate: denoising steps."""
+    slots: int = 64
+    """generate: candidates in flight in our engine; the baselines take a prompt's pool."""
+    plot: Path | None = None
+    """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
     """cpu, cuda or cuda:N. None: a GPU if there is one."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
     def run(self) -> dict[str, Any]:
+        return self._step() if self.what == "step" else self._generate()
+
+    def _generate(self) -> dict[str, Any]:
+        for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: expected at least 1")
+        texts = shapes_prompts("train")
+        if self.prompts > len(texts):
+            raise UserError(f"prompts is {self.prompts}: expected at most {len(texts)}")
+        if self.plot:
+            check_plot(self.plot)
+        device = pick_device(self.device)
+        setting = Setting(
+            model=self.model,
+            prompts=texts[: self.prompts],
+            candidates=self.candidates,
+            sampler=SamplerConfig(steps=self.steps, guidance=7.5, convention="reference"),
+            slots=self.slots,
+            device=str(device),
+            captures=device.type == "cuda",
+        )
+        print(HEADER, flush=True)
+        result = ladder(setting, partial(print, flush=True))
+        print(explain(result))
+        if self.plot:
+            plot_ladder(result, self.plot)
+        return result
+
+    def _step(self) -> dict[str, Any]:
         for name, value in (("rows", self.rows), ("elements", self.elements)):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")

@@ -30,6 +30,7 @@ class StableDiffusion:
         preset: the numbers this model is used with unless told otherwise.
         fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any
             adapter.
+        prepared: what ``mitune.families.prepared.prepare`` made of it, by backend and attention.
 
     Raises:
         UserError: a pipeline that is not of this family, or an unknown prediction type.
@@ -53,6 +54,7 @@ class StableDiffusion:
         self.pipeline = pipeline
         self.name = name
         self.preset = preset
+        self.prepared: dict[tuple[str, str], Any] = {}
         self.device = device
         self.dtype = dtype
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision

@@ -1,7 +1,16 @@
 """Generating candidates and scoring them on the way."""
 
 from mitune.generate.candidates import check_run, generate, pool
-from mitune.generate.engine import Engine, PromptEncoder, Work
+from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
 from mitune.sampler import SamplerConfig
 
-__all__ = ["Engine", "PromptEncoder", "SamplerConfig", "Work", "check_run", "generate", "pool"]
+__all__ = [
+    "Counts",
+    "Engine",
+    "PromptEncoder",
+    "SamplerConfig",
+    "Work",
+    "check_run",
+    "generate",
+    "pool",
+]

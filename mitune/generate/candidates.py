@@ -1,12 +1,14 @@
 """Candidates of prompts from a model: the public front of the engine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mitune.candidate import Candidate
 from mitune.errors import UserError
+from mitune.families.prepared import Prepared, prepare
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate.engine import Engine, PromptEncoder, Work
+from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
+from mitune.generate.policies import Policy
 from mitune.sampler import SamplerConfig
 from mitune.schedule import Schedule
 
@@ -34,7 +36,7 @@ def check_run(prompts: Sequence[str], candidates: int, seed: int, slots: int) ->
 
 
 def generate(
-    model: StableDiffusion,
+    model: StableDiffusion | Prepared,
     prompts: Sequence[str],
     *,
     candidates: int = 50,
@@ -44,16 +46,22 @@ def generate(
     seed: int = 0,
     slots: int = 64,
     scored: bool = True,
+    backend: str = "eager",
+    attention: str = "auto",
+    policy: Policy | Callable[[int], Policy] | None = None,
+    captured: bool = False,
     implementation: str = "auto",
     work: Iterable[Work] | None = None,
+    counts: Counts | None = None,
 ) -> Iterator[Candidate]:
     """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
 
-    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots`` or on the
-    other prompts, beyond the rounding of a matrix product.
+    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots``, on the
+    other prompts or on a policy that keeps it, beyond the rounding of a matrix product.
 
     Args:
-        model: from ``mitune.load``.
+        model: from ``mitune.load``; or prepared already, which keeps what was compiled for the next
+            call, with the backend and attention it has.
         prompts: texts; too long ones are cut as diffusers cuts them.
         candidates: pool size M of each prompt.
         steps, guidance: denoising steps N and guidance scale, in place of the sampler's.
@@ -62,16 +70,27 @@ def generate(
         slots: candidates in flight, the fixed batch; changes speed and memory, not results.
         scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
             of the work, out: for those who want the pictures alone.
-        implementation: of the fused step: "auto", "reference", "cpp", "triton".
+        backend, attention: what runs the UNet: names of ``mitune.families.backends.BACKENDS`` and
+            of its ATTENTIONS.
+        policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
+        captured: hold the tick in a CUDA graph; on a GPU only.
+        implementation: of the fused step: "auto" or a name of ``mitune_kernels.implementations``.
         work: a part of the run's pool to make instead of all of it.
+        counts: filled with what the run cost.
 
     Yields:
-        :class:`mitune.candidate.Candidate`, score in nats, in the order of completion.
+        :class:`mitune.candidate.Candidate`, score in nats, in the order of completion; one that a
+        policy dropped when it was dropped.
 
     Raises:
-        UserError: a number out of range, or an empty prompt list.
+        UserError: a number out of range, an unknown backend, or an empty prompt list.
     """
     check_run(prompts, candidates, seed, slots)
+    if isinstance(model, Prepared):
+        prepared, model = model, model.model
+        prepared.refresh()
+    else:
+        prepared = prepare(model, backend, attention)
     sampler = sampler or model.preset.sampler
     sampler = replace(
         sampler,
@@ -82,18 +101,29 @@ def generate(
         model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
     )
     engine = Engine(
-        model,
+        prepared,
         schedule,
         schedule.weights(sampler.convention, sampler.t_min),
         guidance=sampler.guidance,
         seed=seed,
-        null=model.encode_null(),
+        null=prepared.encode_null(),
         latent_shape=model.latent_shape,
         input_dtype=model.dtype,
         slots=slots,
         device=model.device,
         scored=scored,
+        captured=captured,
         implementation=implementation,
+        counts=counts,
     )
     stream = pool(prompts, candidates) if work is None else work
-    yield from engine.run(stream, PromptEncoder(model.encode_prompts, prompts))
+    encoder = PromptEncoder(prepared.encode_prompts, prompts)
+    yield from engine.run(stream, encoder, _by_prompt(policy))
+
+
+def _by_prompt(
+    policy: Policy | Callable[[int], Policy] | None,
+) -> Callable[[int], Policy] | None:
+    if policy is None or callable(policy):
+        return policy
+    return lambda prompt_index: policy

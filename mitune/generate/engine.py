@@ -1,22 +1,25 @@
-"""The engine: a fixed number of slots, one batched pass over all of them each tick.
+"""The engine: a fixed number of slots that are kept full from a stream of work.
 
-Every slot holds one candidate at its own timestep under its own prompt. A slot whose candidate is
-done is refilled from the stream of work, so that the shape of the batch never changes. The solver,
-the guidance, the score and the noise are one operation on a table (``mitune_kernels.step``); there
-is no scheduler object, and the host only counts: since each candidate takes exactly N steps, it
-knows without asking the device when a slot is done.
+Every slot holds one candidate at its own timestep under its own prompt; a slot that becomes free is
+refilled, so that the shape of the batch never changes. There is no scheduler object, and the host
+only counts: it knows without asking the device when a candidate is done, or has reached a rung of
+its pool's policy. At a rung it leaves its slot and waits until the pool is whole; whoever goes on
+is let in again before any new work.
 """
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import mitune_kernels
 import torch
 from torch import Tensor
 
 from mitune.candidate import Candidate
 from mitune.denoiser import Conditioning, Denoiser
+from mitune.generate.policies import Policy, Unpruned
+from mitune.generate.slots import Slots, State
 from mitune.noise import candidate_keys
 from mitune.schedule import Schedule
 
@@ -29,6 +32,24 @@ class Work:
     prompt: str
     prompt_index: int
     index: int
+
+
+@dataclass
+class Counts:
+    """What a run cost, filled while it goes on."""
+
+    slots: int = 0
+    ticks: int = 0
+    """Batched model calls."""
+    steps: int = 0
+    """Candidates moved by one step, in all ticks."""
+    rows: int = 0
+    """Rows given to the model, those of idle slots among them."""
+
+    @property
+    def occupancy(self) -> float:
+        """Share of slots that held a candidate, over all ticks."""
+        return self.steps / (self.ticks * self.slots) if self.ticks else math.nan
 
 
 class PromptEncoder:
@@ -52,7 +73,7 @@ class PromptEncoder:
         self._rows: Conditioning = {}
 
     def row(self, prompt_index: int) -> dict[str, Tensor]:
-        """The conditioning of one prompt, without the row dimension. Streams go forward, so one
+        """The conditioning of one prompt, without the row dimension. New work goes forward, so one
         block is kept."""
         block, offset = divmod(prompt_index, self._block)
         if block != self._current:
@@ -62,23 +83,38 @@ class PromptEncoder:
         return {name: tensor[offset] for name, tensor in self._rows.items()}
 
 
+@dataclass
+class _Pool:
+    """Candidates of one prompt that are on their way to the same rung."""
+
+    policy: Policy
+    key: dict[int, Tensor]
+    cond: dict[str, Tensor]
+    left: int
+    arrived: list["_Entry"] = field(default_factory=list)
+
+
+@dataclass
+class _Entry:
+    """One candidate: where it stands, and, outside a slot, its state (rows of one)."""
+
+    work: Work
+    pool: _Pool
+    done: int
+    state: State | None
+
+
 class Engine:
-    """Slots and their tick.
+    """Slots, and who sits in them.
 
     Args:
-        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first; for ``[S, C, H, W]``
-            where nothing needs those, which is at guidance 1 without scores.
-        schedule: the solver's table; its prediction type is the denoiser's.
-        weights: ``[N]`` float64, of each step in the score.
-        guidance: classifier-free guidance scale.
+        denoise, schedule, weights, guidance, null, latent_shape, input_dtype, slots, device,
+            implementation: as :class:`mitune.generate.slots.Slots`.
         seed: the run's seed, which keys all noise.
-        null: conditioning of the empty prompt, one row.
-        latent_shape: (C, H, W).
-        input_dtype: of the latents that the denoiser is called with; the engine's own are float32.
-        slots: S, candidates in flight.
-        device: where the denoiser runs.
-        scored: whether candidates carry their score and terms along the path; NaN if not.
-        implementation: of ``mitune_kernels.step``.
+        scored: whether candidates carry their score and terms along the path; NaN if not. Without
+            scores and at guidance 1 the denoiser is called with the conditional rows alone.
+        captured: hold the tick in a CUDA graph.
+        counts: filled with what the runs cost.
     """
 
     def __init__(
@@ -95,119 +131,173 @@ class Engine:
         slots: int,
         device: torch.device,
         scored: bool = True,
+        captured: bool = False,
         implementation: str = "auto",
+        counts: Counts | None = None,
     ) -> None:
-        self._denoise = denoise
-        self._steps = schedule.steps
-        self._init_scale = schedule.init_scale
-        self._guidance = guidance
-        self._scored = scored
         self._passes = 2 if scored or guidance != 1.0 else 1
+        self._slots = Slots(
+            denoise,
+            schedule,
+            weights,
+            guidance=guidance,
+            null=null,
+            latent_shape=latent_shape,
+            input_dtype=input_dtype,
+            slots=slots,
+            device=device,
+            passes=self._passes,
+            implementation=implementation,
+        )
+        if captured:
+            self._slots.capture()
+        self._steps = schedule.steps
+        self._counted = counted_steps(weights)
+        self._scored = scored
         self._seed = seed
-        self._implementation = implementation
-        self._table = schedule.table(weights, device)
-        self._slots = slots
-        self._device = device
-        self._z = torch.zeros(slots, *latent_shape, device=device)
-        # What the model is called with. The step writes its next latents and timesteps there.
-        self._input = torch.zeros(
-            self._passes * slots, *latent_shape, dtype=input_dtype, device=device
-        )
-        self._t = self._table[0, 4].repeat(self._passes * slots)
-        self._score = torch.zeros(slots, device=device)
-        # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
-        # untouched.
-        self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
-        self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
-        self._terms = torch.zeros(slots, self._steps, 2, device=device)
-        self._cond = {
-            name: tensor.expand(self._passes * slots, *tensor.shape[1:]).clone()
-            for name, tensor in null.items()
-        }
-        self._work: list[Work | None] = [None] * slots
-        self._left = [0] * slots
+        self.counts = counts or Counts()
+        self.counts.slots = slots
+        self._seats: list[_Entry | None] = [None] * slots
+        self._until = [0] * slots
 
-    def run(self, stream: Iterable[Work], prompts: PromptEncoder) -> Iterator[Candidate]:
-        """Make every candidate of ``stream``; yields each when it is done, in the order of
-        completion."""
-        pending = iter(stream)
-        self._refill(pending, prompts)
-        while any(self._left):
+    def run(
+        self,
+        stream: Iterable[Work],
+        prompts: PromptEncoder,
+        policy: Callable[[int], Policy] | None = None,
+    ) -> Iterator[Candidate]:
+        """Make the candidates of ``stream``.
+
+        Args:
+            stream: prompt by prompt: a pool is the neighbours in it with one ``prompt_index``.
+            prompts: the conditioning of each ``prompt_index``.
+            policy: of each ``prompt_index``; None prunes nothing.
+
+        Yields:
+            Each candidate once, when it is finished or dropped.
+        """
+        fresh = self._entries(stream, prompts, policy or (lambda prompt_index: Unpruned()))
+        survivors: deque[_Entry] = deque()
+        while self._refill(itertools.chain(_drain(survivors), fresh)):
             self._tick()
-            done = [
-                s for s in range(self._slots) if self._work[s] is not None and self._left[s] == 0
-            ]
-            if done:
-                yield from self._retire(done)
-                self._refill(pending, prompts)
+            leaving = [s for s, e in enumerate(self._seats) if e and e.done == self._until[s]]
+            if leaving:
+                yield from self._leave(leaving, survivors)
 
-    def _refill(self, pending: Iterator[Work], prompts: PromptEncoder) -> None:
-        taken = []
-        for slot in range(self._slots):
-            if self._work[slot] is None and (work := next(pending, None)) is not None:
-                self._work[slot] = work
-                self._left[slot] = self._steps
-                taken.append((slot, work))
-        if not taken:
-            return
-        rows = torch.tensor([slot for slot, _ in taken], device=self._device)
-        key = candidate_keys([(self._seed, work.prompt, work.index) for _, work in taken])
-        key = key.to(self._device)
-        first = torch.zeros(len(taken), dtype=torch.int64, device=self._device)
-        noise = mitune_kernels.normal(key, first, self._z.shape[1:], impl=self._implementation)
-        z = self._init_scale * noise
-        self._z[rows] = z
-        self._input.unflatten(0, (self._passes, self._slots))[:, rows] = z.to(self._input.dtype)
-        self._t.view(self._passes, self._slots)[:, rows] = self._table[0, 4]
-        self._key[rows] = key
-        self._score[rows] = 0.0
-        self._index[rows] = 0
-        for slot, work in taken:
-            for name, tensor in prompts.row(work.prompt_index).items():
-                self._cond[name][slot - self._slots] = tensor
+    def _entries(
+        self, stream: Iterable[Work], prompts: PromptEncoder, policy: Callable[[int], Policy]
+    ) -> Iterator[_Entry]:
+        for prompt_index, works in itertools.groupby(stream, key=lambda work: work.prompt_index):
+            members = list(works)
+            keys = candidate_keys([(self._seed, work.prompt, work.index) for work in members])
+            pool = _Pool(
+                policy=policy(prompt_index),
+                key={work.index: key for work, key in zip(members, keys, strict=True)},
+                cond=prompts.row(prompt_index),
+                left=len(members),
+            )
+            for work in members:
+                yield _Entry(work=work, pool=pool, done=0, state=None)
 
-    @torch.no_grad()
+    def _refill(self, entries: Iterator[_Entry]) -> bool:
+        """Fill the free slots; whether anybody is in one."""
+        free = [slot for slot, entry in enumerate(self._seats) if entry is None]
+        taken = list(itertools.islice(entries, len(free)))
+        slots = free[: len(taken)]
+        for slot, entry in zip(slots, taken, strict=True):
+            self._seats[slot] = entry
+            ahead = [rung for rung in entry.pool.policy.rungs if rung > entry.done]
+            self._until[slot] = min([*ahead, self._steps])
+        if taken:
+            key = torch.stack([entry.pool.key[entry.work.index] for entry in taken])
+            new = [i for i, entry in enumerate(taken) if entry.state is None]
+            if new:
+                for i, state in zip(new, _rows(self._slots.first(key[new])), strict=True):
+                    taken[i].state = state
+            self._slots.put(
+                slots,
+                key,
+                [entry.pool.cond for entry in taken],
+                _joined(taken),
+                [entry.done for entry in taken],
+            )
+            for entry in taken:
+                entry.state = None
+        return len(taken) > 0 or len(free) < len(self._seats)
+
     def _tick(self) -> None:
-        prediction = self._denoise(self._input, self._t, self._cond)
-        # One and the same where there is a single pass: guidance 1 is the conditional prediction.
-        uncond, cond = prediction[: self._slots], prediction[-self._slots :]
-        # All in place, and each step's terms at its place in the history: between two calls of the
-        # model this is the only operation.
-        mitune_kernels.step_out(
-            uncond,
-            cond,
-            self._z,
-            self._score,
-            self._index,
-            self._key,
-            self._table,
-            self._guidance,
-            self._z,
-            self._score,
-            self._terms,
-            model_input=self._input,
-            index_next=self._index,
-            t_next=self._t,
-            impl=self._implementation,
-        )
-        self._left = [max(0, left - 1) for left in self._left]
+        self._slots.tick()
+        busy = [entry for entry in self._seats if entry]
+        for entry in busy:
+            entry.done += 1
+        self.counts.ticks += 1
+        self.counts.steps += len(busy)
+        self.counts.rows += self._passes * len(self._seats)
 
-    def _retire(self, done: list[int]) -> Iterator[Candidate]:
-        rows = torch.tensor(done, device=self._device)
-        latents = self._z[rows].cpu()
-        scores, terms = self._score[rows].cpu(), self._terms[rows].cpu()
+    def _leave(self, slots: list[int], survivors: deque[_Entry]) -> Iterator[Candidate]:
+        entries = [entry for slot in slots if (entry := self._seats[slot])]
+        state = self._slots.take(slots)
+        for slot in slots:
+            self._seats[slot] = None
+        out = []
+        for i, (entry, own) in enumerate(zip(entries, _rows(state), strict=True)):
+            if entry.done == self._steps:
+                out.append(i)
+                continue
+            entry.state = own
+            entry.pool.arrived.append(entry)
+            if len(entry.pool.arrived) == entry.pool.left:
+                yield from self._decide(entry.pool, survivors)
+        yield from self._candidates([entries[i] for i in out], State(*(t[out] for t in state)))
+
+    def _decide(self, pool: _Pool, survivors: deque[_Entry]) -> Iterator[Candidate]:
+        """A pool stands whole at a rung: the host waits for the device, and its policy decides."""
+        here = sorted(pool.arrived, key=lambda entry: entry.work.index)
+        rung = here[0].done
+        state = _joined(here)
+        kept = pool.policy.survivors(rung, state.score.cpu(), state.terms[:, :rung].cpu())
+        survivors.extend(here[i] for i in kept)
+        pool.arrived, pool.left = [], len(kept)
+        lost = [i for i in range(len(here)) if i not in set(kept)]
+        yield from self._candidates([here[i] for i in lost], State(*(t[lost] for t in state)))
+
+    def _candidates(self, entries: list[_Entry], state: State) -> Iterator[Candidate]:
+        state = State(*(tensor.cpu() for tensor in state))
         if not self._scored:
-            scores, terms = torch.full_like(scores, math.nan), torch.full_like(terms, math.nan)
-        for i, slot in enumerate(done):
-            work = self._work[slot]
-            self._work[slot] = None
-            if work is not None:
-                yield Candidate(
-                    prompt=work.prompt,
-                    prompt_index=work.prompt_index,
-                    index=work.index,
-                    seed=self._seed,
-                    score=float(scores[i]),
-                    terms=terms[i],
-                    latent=latents[i],
-                )
+            state.score.fill_(math.nan)
+            state.terms.fill_(math.nan)
+        for i, entry in enumerate(entries):
+            state.terms[i, entry.done :] = math.nan
+            yield Candidate(
+                prompt=entry.work.prompt,
+                prompt_index=entry.work.prompt_index,
+                index=entry.work.index,
+                seed=self._seed,
+                score=float(state.score[i]),
+                terms=state.terms[i],
+                latent=state.z[i],
+                steps=entry.done,
+                pruned=entry.done < self._counted,
+            )
+
+
+def counted_steps(weights: Tensor) -> int:
+    """The number of steps after which a score is complete: the place of the last weight that is
+    not 0, counted from 1."""
+    return int(weights.nonzero()[-1]) + 1
+
+
+def _drain(entries: deque[_Entry]) -> Iterator[_Entry]:
+    while entries:
+        yield entries.popleft()
+
+
+def _joined(entries: list[_Entry]) -> State:
+    """The states of entries outside a slot, as one."""
+    states = [entry.state for entry in entries if entry.state is not None]
+    return State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+
+def _rows(state: State) -> list[State]:
+    """The state of each row, as a state of one."""
+    return [State(*parts) for parts in zip(*(tensor.split(1) for tensor in state), strict=True)]

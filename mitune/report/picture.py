@@ -97,12 +97,13 @@ def best_and_worst(
         path: of the PNG.
     """
     table = fine_tuning_set.table(
-        ["prompt_index", "candidate", "score", "finite", "seed"]
+        ["prompt_index", "candidate", "score", "finite", "pruned", "seed"]
     ).to_pydict()
     pools: dict[int, list[tuple[float, int]]] = {}
-    columns = (table["prompt_index"], table["candidate"], table["score"], table["finite"])
-    for prompt_index, candidate, score, finite in zip(*columns, strict=True):
-        if finite and (prompt_index in pools or len(pools) < prompts):
+    names = ("prompt_index", "candidate", "score", "finite", "pruned")
+    columns = [table[name] for name in names]
+    for prompt_index, candidate, score, finite, pruned in zip(*columns, strict=True):
+        if finite and not pruned and (prompt_index in pools or len(pools) < prompts):
             pools.setdefault(prompt_index, []).append((score, candidate))
     chosen = {}
     for prompt_index, pool in pools.items():

@@ -27,9 +27,10 @@ interrupted has fewer parts and is readable all the same.
 | `prompt_id` | uint32 | first 32 bits of SHA-256(prompt), a word of the noise key |
 | `candidate`, `seed` | int32, int64 | position in the prompt's pool; the run's seed |
 | `score` | float32 | estimated point-wise mutual information, nats |
-| `terms` | list of float32 | per step, the squared norm of cond - uncond |
-| `cross_terms` | list of float32 | per step, the inner product of uncond and cond - uncond |
+| `terms` | list of float32 | per step taken, the squared norm of cond - uncond |
+| `cross_terms` | list of float32 | per step taken, the inner product of uncond and cond - uncond |
 | `finite` | bool | false: score or latent is not finite; never selected |
+| `pruned` | bool | true: stopped early, its score is of the steps it took; never selected |
 | `rank`, `selected` | int32, bool | place by the rule (0 = best); whether it was kept |
 | `latent`, `latent_shape` | lists, null unless selected | final latent in C order, its shape |
 

@@ -41,7 +41,7 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
     rows: list[Candidate] = []
     ranks: list[int] = []
     scores: list[float] = []
-    finite: list[bool] = []
+    eligible: list[bool] = []
     for prompt_index in record.prompts_of(part):
         pool = [candidates[prompt_index, index] for index in range(record.candidates)]
         if len(seeds := {candidate.seed for candidate in pool}) > 1:
@@ -49,15 +49,18 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         # Ranks come from the float32 that is stored: the table itself then explains the selection.
         stored = torch.tensor([candidate.score for candidate in pool], dtype=torch.float32).tolist()
         usable = [
-            score if candidate.finite else math.nan
+            score if candidate.finite and not candidate.pruned else math.nan
             for score, candidate in zip(stored, pool, strict=True)
         ]
         order = rank(usable, record.rule, pool[0].seed, record.prompts[prompt_index])
         rows += pool
         scores += stored
-        finite += [math.isfinite(score) for score in usable]
+        eligible += [
+            math.isfinite(score) and candidate.finished
+            for score, candidate in zip(usable, pool, strict=True)
+        ]
         ranks += [order.index(index) for index in range(record.candidates)]
-    selected = [ok and place < record.keep for ok, place in zip(finite, ranks, strict=True)]
+    selected = [ok and place < record.keep for ok, place in zip(eligible, ranks, strict=True)]
     kept = list(zip(selected, rows, strict=True))
     columns = {
         "prompt": [row.prompt for row in rows],
@@ -66,9 +69,12 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         "candidate": [row.index for row in rows],
         "seed": [row.seed for row in rows],
         "score": scores,
-        "terms": [row.terms[:, 0].numpy() for row in rows],
-        "cross_terms": [row.terms[:, 1].numpy() for row in rows],
-        "finite": finite,
+        "terms": [row.terms[: row.steps, 0].numpy() for row in rows],
+        "cross_terms": [row.terms[: row.steps, 1].numpy() for row in rows],
+        "finite": [
+            math.isfinite(score) and row.finite for score, row in zip(scores, rows, strict=True)
+        ],
+        "pruned": [row.pruned for row in rows],
         "rank": ranks,
         "selected": selected,
         "latent": [row.latent.flatten().numpy() if keep else None for keep, row in kept],

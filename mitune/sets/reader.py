@@ -2,7 +2,8 @@
 takes.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mitune.sets.parts import find_parts, read_part
-from mitune.sets.schema import COLUMNS, SetRecord
+from mitune.sets.schema import AUDIT, COLUMNS, SetRecord
 
-_LIGHT = ["prompt_index", "score", "finite", "rank", "selected"]
+_LIGHT = ["prompt_index", "score", "finite", "pruned", "rank", "selected"]
 
 
 class FineTuningSet:
@@ -95,6 +96,33 @@ class FineTuningSet:
             [schema.empty_table(), *(part.select(schema.names) for part in parts)]
         )
 
+    def terms(self, prompts: Iterable[int]) -> dict[int, Tensor]:
+        """``[M, N, 2]`` float32 of the pools of those ``prompts`` (indices) that are there: the
+        terms of every candidate by its index, NaN where it did not take the step.
+
+        Raises UserError as ``table`` does.
+        """
+        asked = pa.array(sorted(set(prompts)), pa.int32())
+        table = self.table(["prompt_index", "terms", "cross_terms"])
+        table = table.filter(pc.is_in(table["prompt_index"], asked))
+        steps = max((len(row) for row in table["terms"]), default=0)
+        filled = torch.full((table.num_rows, steps, 2), torch.nan)
+        for column, name in enumerate(("terms", "cross_terms")):
+            for row, values in enumerate(table[name]):
+                # A copy: Arrow's memory is read-only.
+                own = torch.from_numpy(values.values.to_numpy().copy())
+                filled[row, : len(own), column] = own
+        pools = filled.split(self.candidates) if table.num_rows else ()
+        found = table["prompt_index"].to_pylist()[:: self.candidates]
+        return dict(zip(found, pools, strict=True))
+
+    def audit(self) -> dict[str, Any] | None:
+        """What pruning lost, of a complete set that was pruned; else None."""
+        try:
+            return dict(json.loads((self.path / AUDIT).read_bytes()))
+        except FileNotFoundError:
+            return None
+
     def selected(self) -> list[tuple[str, Tensor]]:
         """The kept (prompt, latent) pairs, by prompt and then rank, best first; latents float32
         on the CPU.
@@ -119,12 +147,14 @@ class FineTuningSet:
         finite ones.
 
         ``finished_prompts`` of ``prompts`` are there, with ``candidates`` rows in all, of which
-        ``kept`` are selected and ``non_finite`` lost for a score or latent that is not finite;
-        ``short_prompts`` have fewer than ``keep`` selected. ``score_mean_all`` and
-        ``score_mean_kept`` are None when nothing counts.
+        ``kept`` are selected, ``pruned`` stopped before their score was complete, and
+        ``non_finite`` lost for a score or latent that is not finite; ``short_prompts`` have fewer
+        than ``keep`` selected. ``score_mean_all`` and ``score_mean_kept`` are None when nothing
+        counts.
         """
         rows = pa.concat_tables([_light_schema().empty_table(), *self._parts.values()])
         finite, kept = rows.filter(rows["finite"]), rows.filter(rows["selected"])
+        scored = finite.filter(pc.invert(finite["pruned"]))
         kept_per_prompt = kept.group_by("prompt_index").aggregate([("rank", "count")])["rank_count"]
         finished = rows.num_rows // self.candidates
         full = pc.sum(pc.equal(kept_per_prompt, self.keep)).as_py() or 0
@@ -139,8 +169,9 @@ class FineTuningSet:
             "keep": self.keep,
             "kept": kept.num_rows,
             "short_prompts": finished - full,
+            "pruned": rows.num_rows - rows.filter(pc.invert(rows["pruned"])).num_rows,
             "non_finite": rows.num_rows - finite.num_rows,
-            "score_mean_all": pc.mean(finite["score"]).as_py(),
+            "score_mean_all": pc.mean(scored["score"]).as_py(),
             "score_mean_kept": pc.mean(kept["score"]).as_py(),
         }
 

@@ -2,6 +2,7 @@
 
 run.json                   settings, prompts and environment, written before anything else
 README.md                  dataset card
+audit.json                 of a pruned set that is complete: what pruning lost
 parts/part-00000.parquet   one row per candidate; each part is a block of whole prompts
 """
 
@@ -19,8 +20,9 @@ from mitune.errors import UserError
 from mitune.sets.select import check_keep, check_rule
 
 FORMAT = "mitune-set"
-VERSION = 1
+VERSION = 2
 RUN = "run.json"
+AUDIT = "audit.json"
 CARD = "README.md"
 PARTS = "parts"
 
@@ -35,6 +37,7 @@ COLUMNS = pa.schema(
         pa.field("terms", pa.list_(pa.float32()), nullable=False),
         pa.field("cross_terms", pa.list_(pa.float32()), nullable=False),
         pa.field("finite", pa.bool_(), nullable=False),
+        pa.field("pruned", pa.bool_(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("selected", pa.bool_(), nullable=False),
         pa.field("latent", pa.list_(pa.float32())),

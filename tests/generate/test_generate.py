@@ -13,7 +13,9 @@ from mitune_kernels import normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mitune.errors import UserError
+from mitune.families.prepared import Prepared
 from mitune.generate import Engine, PromptEncoder, SamplerConfig, Work, generate, pool
+from mitune.generate.policies import Unpruned
 from mitune.noise import candidate_keys
 from mitune.schedule import Schedule
 from mitune.shapes.prompts import prompts
@@ -129,12 +131,12 @@ def test_slots_may_be_at_different_timesteps(shapes_model):
         device=torch.device("cpu"),
     )
     encoder = PromptEncoder(shapes_model.encode_prompts, PROMPTS)
-    made, mixed = [], False
-    for work in pool(PROMPTS[:4], 1):
-        engine._refill(iter([work]), encoder)
+    mixed = False
+    for entry in engine._entries(pool(PROMPTS[:4], 1), encoder, lambda p: Unpruned()):
+        engine._refill(iter([entry]))
         engine._tick()
-        mixed |= len({left for left in engine._left if left}) > 1
-    made += engine.run([], encoder)
+        mixed |= len({entry.done for entry in engine._seats if entry}) > 1
+    made = list(engine.run([], encoder))
     assert mixed
     assert len(made) == 4
     for candidate in made:
@@ -148,13 +150,13 @@ def test_unscored_pictures_are_the_scored_ones(shapes_model, monkeypatch, guidan
     sampler = replace(SHORT, guidance=guidance)
     scored = run(shapes_model, 5, sampler=sampler)
     rows = set()
-    denoise = type(shapes_model).__call__
+    denoise = Prepared.__call__
 
     def counted(self, z, t, cond):
         rows.add(len(z))
         return denoise(self, z, t, cond)
 
-    monkeypatch.setattr(type(shapes_model), "__call__", counted)
+    monkeypatch.setattr(Prepared, "__call__", counted)
     pictures = run(shapes_model, 5, sampler=sampler, scored=False)
     assert rows == {5 * passes}
     assert pictures.keys() == scored.keys()
@@ -222,6 +224,11 @@ def test_bfloat16_ranks_nearly_as_float32(shapes_model):
     assert spearman(*scores) > 0.9
 
 
+def fill(engine, model, prompts):
+    encoder = PromptEncoder(model.encode_prompts, prompts)
+    engine._refill(engine._entries(pool(prompts, 1), encoder, lambda p: Unpruned()))
+
+
 def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
     """No .item(), .tolist(), .cpu() or bool() of a tensor inside a tick: on a GPU each would wait
     for the device."""
@@ -247,7 +254,7 @@ def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
         device=torch.device("cpu"),
         implementation="reference",
     )
-    engine._refill(iter(pool(PROMPTS[:4], 1)), PromptEncoder(shapes_model.encode_prompts, PROMPTS))
+    fill(engine, shapes_model, PROMPTS[:4])
     asked.clear()
     for _ in range(5):
         engine._tick()
@@ -288,13 +295,13 @@ def test_a_tick_is_the_model_and_one_operation(shapes_model, implementation, gui
         scored=scored,
         implementation=implementation,
     )
-    engine._refill(iter(pool(PROMPTS[:2], 1)), PromptEncoder(shapes_model.encode_prompts, PROMPTS))
+    fill(engine, shapes_model, PROMPTS[:2])
     engine._tick()
     with Operations() as counted:
         for _ in range(5):
             engine._tick()
     assert counted.names == [f"mitune::step_out_{implementation}"] * 5
-    assert engine._index.tolist() == [-1, -1, -1]
+    assert engine._slots._index.tolist() == [-1, -1, -1]
 
 
 def test_a_stream_of_part_of_the_pool(shapes_model):

@@ -1,0 +1,140 @@
+"""Set construction as the authors' public code does it, re-stated, and the same loop as anybody
+would write it today.
+
+Both take one prompt after the other, its whole pool in one batch, with diffusers' own scheduler
+object. Only the noise is ours, so that what they choose can be compared with what we choose: the
+scheduler's draw of normals is replaced by the candidates' own, which costs no more.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from unittest import mock
+
+import mitune_kernels
+import torch
+from diffusers import DDPMScheduler
+from diffusers.schedulers import scheduling_ddpm
+from torch import Tensor
+
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.noise import candidate_keys
+
+
+class Pool(NamedTuple):
+    """One prompt's candidates."""
+
+    scores: Tensor
+    """``[M]`` float32 on the CPU, nats, by the authors' convention (no alpha_t, t > 50)."""
+    latents: Tensor
+    """``[M, C, H, W]``."""
+
+
+class AuthorsLoop:
+    """gen_imgs_save_best_1phase.py and pipeline_gen_mi_1phase.py of github.com/Chao0511/mitune, as
+    they are: float32, a list of a thousand weights as tensors on the device, two copies to the host
+    in each step, and each step a garbage collection and an emptied cache."""
+
+    def __init__(
+        self, model: StableDiffusion, *, candidates: int, steps: int, guidance: float, seed: int
+    ) -> None:
+        self.model = model
+        self.candidates = candidates
+        self.guidance = guidance
+        self.seed = seed
+        self.scheduler = DDPMScheduler.from_config(model.scheduler.config)
+        self.scheduler.set_timesteps(steps, device=model.device)
+        abar = self.scheduler.alphas_cumprod.to(model.device)
+        beta = self.scheduler.betas.to(model.device)
+        total = len(beta)
+        self.weights = [beta[t] * total / (2 * (1 - abar[t])) for t in range(total)]
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, steps: int | None = None) -> Pool:
+        """The pool of ``prompt``; or its first so many steps."""
+        model = self.model
+        null, text = (
+            model.encode_prompts([words])["encoder_hidden_states"].repeat(self.candidates, 1, 1)
+            for words in ("", prompt)
+        )
+        embeddings = torch.cat([null, text])
+        with _own_noise(prompt, self.candidates, self.seed, model) as latents:
+            return self._denoise(latents, embeddings, self.scheduler.timesteps[:steps])
+
+    def _denoise(self, latents: Tensor, embeddings: Tensor, timesteps: Tensor) -> Pool:
+        weighted = []
+        for t in timesteps:
+            both = self.scheduler.scale_model_input(torch.cat([latents] * 2), t)
+            predicted = self.model.unet(
+                both, t, encoder_hidden_states=embeddings, return_dict=False
+            )[0]
+            uncond, cond = predicted.chunk(2)
+            if t > 50:
+                error = (uncond - cond).pow(2).sum(dim=(1, 2, 3))
+                weighted.append(self.weights[t].cpu() * error.detach().cpu())
+            guided = uncond + self.guidance * (cond - uncond)
+            latents = self.scheduler.step(guided, t, latents).prev_sample
+            del both, predicted, uncond, cond, guided
+            gc.collect()
+            if latents.is_cuda:
+                torch.cuda.empty_cache()
+        return Pool(torch.stack(weighted).mean(0), latents)
+
+
+class FairLoop(AuthorsLoop):
+    """The same loop without what nobody would do: the model in the precision it was loaded in
+    (bfloat16, say) and compiled, attention by SDPA, scores that stay on the device, no flushes."""
+
+    def __init__(
+        self, model: StableDiffusion, *, candidates: int, steps: int, guidance: float, seed: int
+    ) -> None:
+        super().__init__(model, candidates=candidates, steps=steps, guidance=guidance, seed=seed)
+        compiled = torch.compile(model.unet, fullgraph=True, dynamic=False)
+        self.compiled: Callable[..., Any] = compiled
+        # Everything that a scheduler object looks up stays on the host: no step waits.
+        self.scheduler.set_timesteps(steps)
+
+    def _denoise(self, latents: Tensor, embeddings: Tensor, timesteps: Tensor) -> Pool:
+        score = torch.zeros(self.candidates, device=latents.device)
+        counted = int((timesteps > 50).sum())
+        on_device = torch.arange(len(self.weights), device=latents.device)
+        for t in timesteps.tolist():
+            predicted = self.compiled(
+                torch.cat([latents] * 2).to(self.model.dtype),
+                on_device[t],
+                encoder_hidden_states=embeddings,
+                return_dict=False,
+            )[0].float()
+            uncond, cond = predicted.chunk(2)
+            difference = cond - uncond
+            if t > 50:
+                score += self.weights[t] * difference.square().sum(dim=(1, 2, 3))
+            latents = self.scheduler.step(
+                uncond + self.guidance * difference, t, latents
+            ).prev_sample
+        return Pool((score / counted).cpu(), latents)
+
+
+class _own_noise:
+    """While it is entered, diffusers' scheduler draws the normals of these candidates; gives the
+    first latents."""
+
+    def __init__(self, prompt: str, candidates: int, seed: int, model: StableDiffusion) -> None:
+        keys = [(seed, prompt, index) for index in range(candidates)]
+        self._key = candidate_keys(keys).to(model.device)
+        self._shape = model.latent_shape
+        self._step = -1
+        self._patch = mock.patch.object(scheduling_ddpm, "randn_tensor", self._draw)
+
+    def _draw(self, *_: Any, **__: Any) -> Tensor:
+        self._step += 1
+        step = torch.full((len(self._key),), self._step, device=self._key.device)
+        return mitune_kernels.normal(self._key, step, self._shape)
+
+    def __enter__(self) -> Tensor:
+        first = self._draw()
+        self._patch.start()
+        return first
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.stop()

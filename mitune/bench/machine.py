@@ -1,0 +1,109 @@
+"""Which machine a measurement was made on, and what its GPU used for it."""
+
+import hashlib
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Meter:
+    """Of what ran inside ``metered``; None where there is no NVML."""
+
+    joules: float | None = None
+    sm_mhz: int | None = None
+    """Clock at the end."""
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The GPU's name, driver and limits from NVML (the package nvidia-ml-py), or the processor's
+    model; and torch's version. Timings compare only where these are equal."""
+    found: dict[str, Any] = {"torch": torch.__version__}
+    if device.type != "cuda":
+        return found | {"processor": _processor(), "threads": torch.get_num_threads()}
+    found["gpu"] = torch.cuda.get_device_name(device)
+    nvml = _nvml()
+    if nvml is not None:
+        handle = _handle(nvml, device)
+        found |= {
+            "driver": _text(nvml.nvmlSystemGetDriverVersion()),
+            "power_limit_w": nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+            "max_sm_mhz": nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
+        }
+    return found
+
+
+def fingerprint(device: torch.device) -> str:
+    """A folder's name for the machine's stored timings: readable, and distinct for distinct
+    machines."""
+    facts = machine(device)
+    name = str(facts.get("gpu") or facts["processor"])
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}-{digest}"
+
+
+@contextmanager
+def metered(device: torch.device) -> Iterator[Meter]:
+    """Measures the energy that the GPU takes meanwhile, where NVML counts it."""
+    meter = Meter()
+    nvml = _nvml() if device.type == "cuda" else None
+    if nvml is None:
+        yield meter
+        return
+    handle = _handle(nvml, device)
+    before = _energy(nvml, handle)
+    yield meter
+    after = _energy(nvml, handle)
+    if before is not None and after is not None:
+        meter.joules = (after - before) / 1000
+    meter.sm_mhz = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+
+
+def _nvml() -> Any | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def _handle(nvml: Any, device: torch.device) -> Any:
+    # By its bus address: CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's.
+    found: Any = torch.cuda.get_device_properties(device)
+    address = f"{found.pci_domain_id:08X}:{found.pci_bus_id:02X}:{found.pci_device_id:02X}.0"
+    return nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
+
+
+def _energy(nvml: Any, handle: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))  # millijoules since the driver
+    except nvml.NVMLError:
+        return None  # boards before Volta do not count it
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _processor() -> str:
+    """The processor's model as Linux names it, else the platform's word for it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+if __name__ == "__main__":
+    print(fingerprint(torch.device("cuda" if torch.cuda.is_available() else "cpu")))

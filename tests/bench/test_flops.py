@@ -1,0 +1,24 @@
+"""The arithmetic of a pass."""
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from mitune.bench.flops import denoiser_flops, peak_flops
+
+
+def test_stable_diffusion_2_1_base_takes_0_804_teraflop():
+    """The architecture's own configuration, without weights; the figure is the field's."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
+        )
+    assert sum(p.numel() for p in unet.parameters()) == 865_910_724
+    flops = denoiser_flops(unet, (4, 64, 64), (77, 1024))
+    assert round(flops / 1e12, 3) == 0.804
+
+
+def test_a_processor_has_no_known_peak():
+    assert peak_flops(torch.device("cpu"), torch.bfloat16) is None

@@ -1,0 +1,152 @@
+"""The prepared UNet against the plain one, and what it compiles."""
+
+import copy
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from tiny_model import TinyModel, config, scramble
+from torch._dynamo.utils import counters
+
+from mitune.errors import UserError
+from mitune.families.backends import _PerCore, set_attention
+from mitune.families.prepared import Prepared, share_projections
+from mitune.tuning import adapter
+from mitune.tuning.merge import merged_weights
+
+TEXTS = ["a red circle", "a blue square", ""]
+
+
+def call(denoise, model, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(3, 4, 8, 8, generator=generator).to(dtype)
+    t = torch.tensor([1.0, 500.0, 981.0])
+    with torch.no_grad():
+        return denoise(z, t, denoise.encode_prompts(TEXTS))
+
+
+@pytest.mark.parametrize("method", [None, "lora", "dora"])
+def test_it_predicts_what_the_model_does(method):
+    """In float64 to rounding: the adapter merged, the projections shared."""
+    model = TinyModel()
+    if method:
+        adapter.attach(model.unet, config(method=method))
+        scramble(model.unet)
+    prepared = Prepared(model)
+    torch.testing.assert_close(call(prepared, model), call(model, model), rtol=1e-4, atol=1e-5)
+    unet = copy.deepcopy(model.unet).double()
+    weights = merged_weights(unet)
+    exact = copy.deepcopy(unet)
+    adapter.detach(exact)
+    exact.load_state_dict(weights)
+    projections = share_projections(exact)
+    hidden = model.encode_prompts(TEXTS)["encoder_hidden_states"].double()
+    joined = torch.cat([projection(hidden) for projection in projections], dim=-1)
+    z, t = torch.randn(3, 4, 8, 8, dtype=torch.float64), torch.tensor([1.0, 500.0, 981.0])
+    with torch.no_grad():
+        plain = unet(z, t, hidden, return_dict=False)[0]
+        shared = exact(z, t, joined, return_dict=False)[0]
+    torch.testing.assert_close(shared, plain, rtol=1e-9, atol=1e-11)
+
+
+def test_the_model_is_left_as_it_was_and_may_be_trained_on():
+    model = TinyModel()
+    adapter.attach(model.unet, config())
+    before, names = model.predict(), list(model.unet.state_dict())
+    Prepared(model)
+    assert torch.equal(model.predict(), before)
+    assert list(model.unet.state_dict()) == names
+    assert all(p.requires_grad for p in adapter.parameters(model.unet).values())
+
+
+def test_nothing_is_projected_again():
+    """No cross-attention computes keys or values in a call: the linear layers left are fewer by two
+    for each."""
+    model = TinyModel()
+    prepared = Prepared(model)
+    wide = prepared.encode_prompts(TEXTS)["encoder_hidden_states"]
+    assert wide.shape == (3, 3, sum(p.out_features for p in prepared._projections))
+    called = []
+    for projection in prepared._projections:
+        projection.register_forward_hook(lambda *_: called.append(1))
+    prepared(torch.randn(3, 4, 8, 8), torch.ones(3), {"encoder_hidden_states": wide})
+    assert not called
+    assert len(prepared._projections) == 2 * sum(
+        getattr(m, "is_cross_attention", False) for m in model.unet.modules()
+    )
+
+
+def test_a_text_that_each_layer_normalises_is_not_shared():
+    model = TinyModel()
+    for module in model.unet.modules():
+        if getattr(module, "is_cross_attention", False):
+            module.norm_cross = torch.nn.LayerNorm(8)
+    assert share_projections(model.unet) == []
+
+
+def test_inductor_compiles_one_graph_for_good():
+    """No graph break, and no new compilation for another adapter, another prompt or another
+    timestep."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = TinyModel()
+    prepared = Prepared(model, "inductor")
+    for weights in (0, 1):
+        torch.testing.assert_close(call(prepared, model), call(model, model), rtol=1e-3, atol=1e-4)
+        adapter.detach(model.unet)
+        adapter.attach(model.unet, config(seed=weights))
+        scramble(model.unet)
+        before = call(prepared, model)
+        prepared.refresh()
+        assert not torch.allclose(call(prepared, model), before, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert not counters["recompiles"]
+
+
+def test_workers_split_a_batch_and_compile_once():
+    """Against the plain model, for batches that divide among the workers and for those that do
+    not, from a thread whose own number of threads stays."""
+    calls = []
+
+    def run(z, t, text):
+        calls.append((len(z), torch.get_num_threads(), torch.is_grad_enabled()))
+        return z + t[:, None, None, None] + text.sum((1, 2))[:, None, None, None]
+
+    threads = torch.get_num_threads()
+    split = _PerCore(run, 3)
+    for rows, parts in ((6, 3), (4, 2), (5, 1), (1, 1)):
+        z, t, text = torch.randn(rows, 4, 2, 2), torch.arange(rows) * 1.0, torch.randn(rows, 3, 2)
+        for _ in range(2):
+            calls.clear()
+            torch.testing.assert_close(split(z, t, text), run(z, t, text))
+            assert calls[:-1] == [(rows // parts, 1, False)] * parts
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "math"])
+def test_the_attention_by_name(attention):
+    model = TinyModel()
+    prepared = Prepared(model, attention=attention)
+    torch.testing.assert_close(call(prepared, model), call(model, model), rtol=1e-4, atol=1e-5)
+
+
+def test_small_maps_take_products_on_a_cpu_and_large_ones_do_not():
+    for size, backend, expected in (
+        (8, "inductor", AttnProcessor),
+        (64, "inductor", AttnProcessor2_0),
+        (8, "eager", AttnProcessor2_0),
+    ):
+        unet = TinyModel().unet
+        unet.register_to_config(sample_size=size)
+        set_attention(unet, "auto", backend)
+        assert {type(p) for p in unet.attn_processors.values()} == {expected}
+
+
+def test_names_that_are_not_known_or_not_here():
+    with pytest.raises(UserError, match="choose one of eager, inductor"):
+        Prepared(TinyModel(), "tensorflow")
+    with pytest.raises(UserError, match="choose one of auto, sdpa, math, xformers"):
+        Prepared(TinyModel(), attention="flash")
+    with pytest.raises(UserError, match="xformers is not installed: pip install"):
+        Prepared(TinyModel(), attention="xformers")

@@ -1,0 +1,179 @@
+"""Sets that are built with pruning: exact skips, fits, audits, interruption, refusals."""
+
+import json
+
+import pytest
+import torch
+
+from mitune.build import build_set
+from mitune.errors import UserError
+from mitune.generate import SamplerConfig
+from mitune.generate.audit import is_audited
+from mitune.generate.prune import PruneConfig
+from mitune.shapes.prompts import prompts
+from mitune.steering import tell_audit
+
+PROMPTS = prompts("train")[:12]
+SHORT = SamplerConfig(steps=10, guidance=2.0, t_min=200)
+SETTINGS = {
+    "candidates": 6,
+    "keep": 2,
+    "sampler": SHORT,
+    "estimator": "trajectory",
+    "seed": 5,
+    "slots": 9,
+}
+HALVING = PruneConfig(policy="halving", rungs=((3, 4), (6, 3)), audit=0.3)
+THRESHOLD = PruneConfig(
+    policy="threshold", rungs=((3, 2), (6, 1)), audit=0.3, confidence=0.8, calibration=3
+)
+
+
+def rows(built):
+    table = built.table(["prompt_index", "candidate", "score", "selected", "pruned", "terms"])
+    return {(row["prompt_index"], row["candidate"]): row for row in table.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def whole(_shapes, tmp_path_factory):
+    """No step is skipped: every step counts, with the weights of t > 200 put on afterwards."""
+    from dataclasses import replace
+
+    from mitune.schedule import Schedule
+
+    out = tmp_path_factory.mktemp("whole")
+    settings = SETTINGS | {"sampler": replace(SHORT, t_min=None)}
+    built = build_set(_shapes, PROMPTS, out / "set", **settings)
+    weights = Schedule.from_diffusers(_shapes.scheduler, 10, kind="ddpm").weights(t_min=200)
+    terms = built.terms(range(len(PROMPTS)))
+    return {p: (weights * pool[:, :, 0].double()).sum(1) for p, pool in terms.items()}
+
+
+def test_steps_that_do_not_count_are_the_winners_alone(shapes_model, tmp_path, whole):
+    built = build_set(shapes_model, PROMPTS, tmp_path / "set", **SETTINGS)
+    summary = built.summary()
+    assert (summary["kept"], summary["pruned"], summary["non_finite"]) == (24, 0, 0)
+    assert built.audit() is None
+    for (p, c), row in rows(built).items():
+        assert row["score"] == pytest.approx(float(whole[p][c]), rel=1e-4)
+        assert row["selected"] == (c in whole[p].topk(2).indices.tolist())
+        assert len(row["terms"]) == (10 if row["selected"] else 8)
+
+
+@pytest.mark.parametrize("prune", [HALVING, THRESHOLD], ids=lambda prune: prune.policy)
+def test_an_audited_set(shapes_model, tmp_path, whole, prune):
+    """What is kept is the best of what was not dropped; audited prompts are exact; and the audit
+    says what the unpruned scores say."""
+    built = build_set(shapes_model, PROMPTS, tmp_path / "set", prune=prune, **SETTINGS)
+    made = rows(built)
+    drawn = [p for p, text in enumerate(PROMPTS) if is_audited(5, text, 0.3)]
+    assert 0 < len(drawn) < len(PROMPTS)
+    unpruned = set(drawn) | (set(range(3)) if prune.policy == "threshold" else set())
+    assert built.summary()["pruned"] > 0
+    assert built.summary()["kept"] == 24
+    for p in range(len(PROMPTS)):
+        own = [made[p, c] for c in range(6)]
+        assert any(row["pruned"] for row in own) <= (p not in unpruned)
+        alive = [c for c in range(6) if not own[c]["pruned"]]
+        best = sorted(alive, key=lambda c: -float(whole[p][c]))[:2]
+        assert sorted(best) == [c for c in range(6) if own[c]["selected"]]
+        for c in alive:
+            assert own[c]["score"] == pytest.approx(float(whole[p][c]), rel=1e-4)
+    result = built.audit()
+    steps = sum(len(row["terms"]) for row in made.values())
+    assert result["steps_taken"] == pytest.approx(steps / (12 * 6 * 10))
+    judged = [p for p in drawn if prune.policy == "halving" or p >= 3]
+    assert result["audited_prompts"] == result["audit"]["prompts"] == len(judged)
+    assert 0 <= result["audit"]["recall_top1"]["mean"] <= 1
+    assert "the best was kept in" in tell_audit(result)
+
+
+@pytest.mark.parametrize("prune", [HALVING, THRESHOLD], ids=lambda prune: prune.policy)
+def test_interrupted_and_resumed_it_keeps_the_same(shapes_model, tmp_path, prune):
+    once = build_set(shapes_model, PROMPTS, tmp_path / "once", prune=prune, **SETTINGS)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done > 50:
+            raise Stop
+
+    twice = tmp_path / "twice"
+    with pytest.raises(Stop):
+        build_set(shapes_model, PROMPTS, twice, prune=prune, progress=stop, **SETTINGS)
+    assert 0 < len(list((twice / "parts").glob("*.parquet"))) < 2
+    again = build_set(shapes_model, PROMPTS, twice, prune=prune, **SETTINGS)
+    first, second = rows(once), rows(again)
+    for key, row in first.items():
+        assert (row["selected"], row["pruned"]) == (second[key]["selected"], second[key]["pruned"])
+        assert row["score"] == pytest.approx(second[key]["score"], rel=1e-4)
+    assert json.dumps(once.audit()["audited_prompts"]) == json.dumps(
+        again.audit()["audited_prompts"]
+    )
+
+
+def test_an_audit_that_is_bad_or_missing_is_said_loudly():
+    interval = {"mean": 0.8, "low": 0.6, "high": 0.9}
+    result = {
+        "steps_taken": 0.5,
+        "audited_prompts": 20,
+        "least_recall": 0.95,
+        "audit": {"recall_top1": interval, "regret_nats": interval},
+    }
+    assert "WARNING: that is less often than 95%" in tell_audit(result)
+    assert "WARNING" not in tell_audit(result | {"least_recall": 0.8})
+    assert "WARNING: no prompt was drawn" in tell_audit(result | {"audit": None})
+
+
+def test_a_resume_with_other_pruning_is_refused(shapes_model, tmp_path):
+    build_set(shapes_model, PROMPTS[:2], tmp_path / "set", prune=HALVING, **SETTINGS)
+    with pytest.raises(UserError, match="built otherwise: prune"):
+        build_set(shapes_model, PROMPTS[:2], tmp_path / "set", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"estimator": "standard"}, "expected estimator trajectory"),
+        ({"select": "random"}, "expected estimator trajectory and select mi"),
+        ({"keep": 4}, "leave 3 candidates: expected at least 4"),
+        ({"prune": PruneConfig(policy="halving")}, "expected steps below 10"),
+    ],
+)
+def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        build_set(
+            shapes_model, PROMPTS, tmp_path / "set", **(SETTINGS | {"prune": HALVING} | changes)
+        )
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "guessing"}, "choose one of halving, threshold"),
+        ({"audit": 1.5}, "audit is 1.5"),
+        ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"calibration": 0}, "calibration is 0"),
+        ({"rungs": ()}, "rungs"),
+    ],
+)
+def test_bad_configurations(changes, message):
+    with pytest.raises(UserError, match=message):
+        PruneConfig(**({"policy": "halving"} | changes))
+
+
+def test_terms_come_back_as_they_were(shapes_model, tmp_path):
+    built = build_set(shapes_model, PROMPTS[:3], tmp_path / "set", **SETTINGS)
+    found = built.terms([2, 0])
+    assert list(found) == [0, 2]
+    table = built.table(["prompt_index", "candidate", "terms", "cross_terms"]).to_pylist()
+    for row in table:
+        if row["prompt_index"] in found:
+            pool = found[row["prompt_index"]][row["candidate"]]
+            n = len(row["terms"])
+            assert pool[:n, 0].tolist() == row["terms"]
+            assert pool[:n, 1].tolist() == row["cross_terms"]
+            assert bool(torch.isnan(pool[n:]).all())
+    assert built.terms([]) == {}
