@@ -102,12 +102,12 @@ class Pool(Sampling):
     """Drop candidates before their score is complete (not exact; needs --estimator trajectory):
     halving or threshold. None: drop nobody."""
     rungs: tuple[str, ...] | None = None
-    """Of --prune: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; of threshold the steps
-    alone count."""
+    """Where pruning looks: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; for threshold the
+    steps alone count."""
     confidence: float | None = None
-    """Of --prune threshold: with which a dropped candidate would not have been the better one."""
+    """For threshold: with which a dropped candidate would not have been the better one."""
     audit: float | None = None
-    """Of --prune: share of the prompts that is left unpruned, and tells what was lost."""
+    """Share of the prompts that pruning leaves alone, and that tell what was lost."""
 
     def pruning(self) -> PruneConfig | None:
         """What these options ask for.

@@ -221,7 +221,7 @@ def test_no_set_there(tmp_path: Path) -> None:
     ("change", "line"),
     [
         (lambda run: run.pop("format"), "describes no fine-tuning set"),
-        (lambda run: run.update(version=2), "has format version 2; expected 1"),
+        (lambda run: run.update(version=1), "has format version 1; expected 2"),
         (lambda run: run.pop("prompts"), "was changed by hand"),
         (lambda run: run["selection"].update(keep=0), "was changed by hand"),
         (lambda run: run["selection"].update(extra=0), "was changed by hand"),
@@ -252,7 +252,7 @@ def test_pyarrow_dataset_reads_the_parts(built: Path) -> None:
 def test_polars_reads_the_parts(built: Path) -> None:
     polars = pytest.importorskip("polars")
     frame = polars.read_parquet(built / "parts" / "*.parquet")
-    assert frame.drop("latent_shape").shape == (POOL * len(PROMPTS), 12)
+    assert frame.drop("latent_shape").shape == (POOL * len(PROMPTS), 13)
     assert frame.to_dicts() == FineTuningSet.open(built).table().to_pylist()
 
 
