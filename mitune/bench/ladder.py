@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import mitune
+from mitune.bench import random_model
 from mitune.bench.baselines import AuthorsLoop, FairLoop
 from mitune.bench.flops import denoiser_flops, peak_flops
 from mitune.candidate import Candidate
@@ -78,6 +79,13 @@ class Made:
     """Of the GPU's memory."""
     terms: Tensor | None = None
     """``[P, M, N, 2]``, where every candidate took every step."""
+
+
+def load_model(setting: Setting, precision: str) -> StableDiffusion:
+    """The setting's model; by its own name also SD-2.1-base with random weights."""
+    if setting.model == random_model.NAME:
+        return random_model.random_sd21(torch.device(setting.device), precision)
+    return mitune.load(setting.model, device=setting.device, precision=precision)
 
 
 def run_loop(loop: AuthorsLoop, setting: Setting) -> Made:
@@ -157,8 +165,7 @@ def ladder(setting: Setting, tell: Callable[[str], None] = lambda line: None) ->
         the exact run, the baselines among them) and ``projection`` to the paper's set.
     """
     eager = replace(setting, captures=False)
-    full = mitune.load(setting.model, device=setting.device)
-    half = mitune.load(setting.model, device=setting.device, precision="bfloat16")
+    full, half = (load_model(setting, precision) for precision in ("float32", "bfloat16"))
     schedule = Schedule.from_diffusers(
         full.scheduler, steps=setting.sampler.steps, kind=setting.sampler.scheduler
     )

@@ -5,13 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tyro.conf import Positional
 
-from mitune.bench.ladder import HEADER, Setting, explain, ladder
+from mitune.bench.ladder import HEADER, Setting, explain, ladder, load_model
 from mitune.bench.plot import check_plot, plot_ladder
+from mitune.bench.scale import TIMES, measure_scale
 from mitune.bench.step import measure, measure_share
 from mitune.errors import UserError
 from mitune.load import pick_device
+from mitune.provenance import environment
 from mitune.sampler import SamplerConfig
 from mitune.shapes.prompts import prompts as shapes_prompts
 
@@ -20,10 +23,11 @@ from mitune.shapes.prompts import prompts as shapes_prompts
 class Bench:
     """Measure on this machine: ratios to a baseline of the same run."""
 
-    what: Positional[Literal["step", "generate"]]
+    what: Positional[Literal["step", "generate", "scale"]]
     """step: every implementation of the fused step against eager torch, torch.compile and a copy
     of the same bytes. generate: the ladder of set construction, from the authors' loop to ours; on
-    two cores some 15 minutes."""
+    two cores some 25 minutes. scale: ten times the candidates and ten times the prompts, in time
+    and memory."""
     rows: int = 128
     """step: candidates in the batch."""
     elements: int = 16384
@@ -31,15 +35,18 @@ class Bench:
     compiled: bool = True
     """step: also torch.compile of the reference, which first takes a minute to compile."""
     model: str = "shapes"
-    """generate: a model folder or name."""
+    """generate, scale: a model folder or name; sd21-base-random is SD-2.1-base's architecture with
+    random weights."""
     prompts: int = 20
-    """generate: of the embedded world's training list."""
+    """generate, scale: of the embedded world's training list."""
     candidates: int = 50
-    """generate: of each prompt."""
+    """generate, scale: of each prompt."""
     steps: int = 50
-    """generate: denoising steps."""
+    """generate, scale: denoising steps."""
     slots: int = 64
-    """generate: candidates in flight in our engine; the baselines take a prompt's pool."""
+    """generate, scale: candidates in flight; the baselines take a prompt's pool."""
+    backend: str = "eager"
+    """scale: what runs the UNet."""
     plot: Path | None = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
@@ -48,19 +55,19 @@ class Bench:
     """Print one JSON object as the last line of stdout."""
 
     def run(self) -> dict[str, Any]:
-        return self._step() if self.what == "step" else self._generate()
+        if self.what == "step":
+            return self._step()
+        return self._generate() if self.what == "generate" else self._scale()
 
-    def _generate(self) -> dict[str, Any]:
+    def _setting(self) -> Setting:
         for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
         texts = shapes_prompts("train")
         if self.prompts > len(texts):
             raise UserError(f"prompts is {self.prompts}: expected at most {len(texts)}")
-        if self.plot:
-            check_plot(self.plot)
         device = pick_device(self.device)
-        setting = Setting(
+        return Setting(
             model=self.model,
             prompts=texts[: self.prompts],
             candidates=self.candidates,
@@ -69,12 +76,36 @@ class Bench:
             device=str(device),
             captures=device.type == "cuda",
         )
+
+    def _generate(self) -> dict[str, Any]:
+        setting = self._setting()
+        if self.plot:
+            check_plot(self.plot)
         print(HEADER, flush=True)
         result = ladder(setting, partial(print, flush=True))
         print(explain(result))
         if self.plot:
             plot_ladder(result, self.plot)
         return result
+
+    def _scale(self) -> dict[str, Any]:
+        setting = self._setting()
+        result = measure_scale(
+            load_model(setting, "float32"),
+            setting.prompts,
+            candidates=setting.candidates,
+            sampler=setting.sampler,
+            slots=setting.slots,
+            backend=self.backend,
+        )
+        for name, case in result.items():
+            small, large = case["seconds"]
+            print(
+                f"{TIMES} times the {name}: {small:.2f} -> {large:.2f} s, {case['ratio']:.2f} "
+                f"times; peak memory grew by {case['grown_bytes'] / 2**20:.1f} MiB to "
+                f"{case['peak_bytes'] / 2**20:.0f}"
+            )
+        return environment(torch.device(setting.device)) | result
 
     def _step(self) -> dict[str, Any]:
         for name, value in (("rows", self.rows), ("elements", self.elements)):

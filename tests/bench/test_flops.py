@@ -1,20 +1,15 @@
 """The arithmetic of a pass."""
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from mitune.bench.flops import denoiser_flops, peak_flops
+from mitune.bench.random_model import sd21_base_unet
 
 
 def test_stable_diffusion_2_1_base_takes_0_804_teraflop():
     """The architecture's own configuration, without weights; the figure is the field's."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            attention_head_dim=(5, 10, 20, 20),
-            cross_attention_dim=1024,
-            use_linear_projection=True,
-        )
+        unet = sd21_base_unet()
     assert sum(p.numel() for p in unet.parameters()) == 865_910_724
     flops = denoiser_flops(unet, (4, 64, 64), (77, 1024))
     assert round(flops / 1e12, 3) == 0.804

@@ -1,0 +1,80 @@
+"""What can be counted of a run's cost, on any machine, to the last digit.
+
+Continuous integration compares these with ``bench/proxies.json``; wall time it does not look at.
+``python -m mitune.bench.proxies`` prints them anew.
+"""
+
+import json
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mitune
+from mitune.bench.step import Case
+from mitune.families.prepared import Prepared
+from mitune.generate import Counts, SamplerConfig, generate, pool
+from mitune.generate.policies import Chain, Finish, Halving, Policy
+from mitune.provenance import versions
+from mitune.shapes.prompts import prompts
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do, by name; views move no data and do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def proxies() -> dict[str, Any]:
+    """Operations of a model call and of a tick of the embedded model, rows that the UNet is given
+    for each candidate of small pools with and without pruning, and bytes of a step."""
+    model = mitune.load("shapes", device="cpu")
+    prepared = Prepared(model)
+    cond = prepared.encode_prompts(["a red circle", ""])
+    with torch.no_grad(), Operations() as call:
+        prepared(torch.zeros(2, *model.latent_shape), torch.ones(2), cond)
+    sampler = SamplerConfig(steps=10, guidance=7.5, convention="reference")
+    texts = prompts("train")[:4]
+    with Operations() as short:
+        list(generate(prepared, texts, sampler=sampler, slots=4, work=pool(texts, 1)))
+    with Operations() as long:
+        list(generate(prepared, texts, sampler=sampler, steps=20, slots=4, work=pool(texts, 1)))
+    finish = Finish(step=9, keep=1)
+    policies: dict[str, Policy | None] = {
+        "plain": None,
+        "exact": finish,
+        "halving": Chain(policies=(Halving(at=((4, 3), (6, 2))), finish)),
+    }
+    rows = {}
+    for name, policy in policies.items():
+        counts = Counts()
+        list(
+            generate(
+                prepared,
+                texts,
+                candidates=6,
+                sampler=sampler,
+                slots=8,
+                policy=policy,
+                counts=counts,
+            )
+        )
+        rows[name] = counts.rows / (len(texts) * 6)
+    return {
+        "versions": {name: versions()[name] for name in ("torch", "diffusers")},
+        "operations_per_model_call": len(call.names),
+        "operations_per_tick": (len(long.names) - len(short.names)) / 10,
+        "rows_per_candidate": rows,
+        "bytes_per_step": Case(128, 16384, noisy=False, device=torch.device("cpu")).bytes,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(proxies(), indent=2))

@@ -1,0 +1,70 @@
+"""SD-2.1-base's exact architecture with random weights: as fast as the real one, without its
+download."""
+
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mitune.families.stable_diffusion import DTYPES, StableDiffusion
+from mitune.shapes import networks
+from mitune.shapes.model import FOLDER
+
+NAME = "sd21-base-random"
+
+
+def sd21_base_unet() -> UNet2DConditionModel:
+    """The UNet of stabilityai/stable-diffusion-2-1-base by its configuration: 866 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+    )
+
+
+def random_sd21(device: torch.device, precision: str, seed: int = 0) -> StableDiffusion:
+    """A model whose UNet, latents, text width and text length are SD-2.1-base's.
+
+    Its pictures are noise, and its scores mean nothing; what it costs is right. Text encoder and
+    VAE, of which set construction sees nothing, are small.
+
+    Args:
+        device: where it runs.
+        precision: of the UNet, as ``mitune.load``.
+        seed: of the weights; the global random state is left alone.
+    """
+    tokenizer: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        unet = sd21_base_unet()
+        # A fresh output layer is so small a change of its input that scores drown in rounding; the
+        # real model predicts noise of unit variance.
+        torch.nn.init.normal_(unet.conv_out.weight, std=0.05)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=1024,
+                intermediate_size=4096,
+                num_hidden_layers=2,
+                num_attention_heads=16,
+                projection_dim=1024,
+                max_position_embeddings=77,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        )
+        vae = networks.vae()
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=networks.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return StableDiffusion(pipeline, NAME, device=device, dtype=DTYPES[precision])

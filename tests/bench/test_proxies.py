@@ -1,0 +1,20 @@
+"""The countable part of performance does not grow unnoticed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mitune.bench.proxies import proxies
+from mitune.provenance import versions
+
+STORED = Path(__file__).parents[2] / "bench" / "proxies.json"
+
+
+def test_they_are_what_is_stored():
+    """A change on purpose: python -m mitune.bench.proxies > bench/proxies.json."""
+    stored = json.loads(STORED.read_text())
+    here = {name: versions()[name] for name in stored["versions"]}
+    if here != stored["versions"]:
+        pytest.skip(f"stored for {stored['versions']}, this is {here}")
+    assert proxies() == stored
