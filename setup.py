@@ -40,7 +40,7 @@ NVCC_ARGS = [
 ]
 CUDA_MODULE = "mitune_kernels._cuda"
 # Oldest torch whose stable ABI the binary may use; a newer one loads it as it is.
-TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020b000000000000")
+TORCH_TARGET = ("TORCH_TARGET_VERSION", "0x020a000000000000")
 
 
 def setting(name: str) -> str:

@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Step s) {
   const Place place{row, s.count, s.channels};
   const int64_t i = s.index[row];
   const int64_t begin = static_cast<int64_t>(threadIdx.x) * kEach;
-  if (i < 0) {
+  if (i == -1) {
     if (!s.in_place) {
       for (int64_t at = begin; at < s.count; at += kStretch) {
         float now[kEach];
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Step s) {
     return;
   }
   // The host does not wait to see an index outside the table: its row becomes NaN.
-  const bool known = i < s.table_rows;
+  const bool known = i >= 0 && i < s.table_rows;
   const float nan = bits<float>(0x7FC00000u);
   const float* const c = s.table + kColumns * (known ? i : 0);
   const float a = known ? c[0] : nan, b = c[1], sigma = c[2], weight = known ? c[3] : nan;
@@ -205,13 +205,13 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Step s) {
   }
   const float total = sum_lanes(squared), product = sum_lanes(cross);
   if (threadIdx.x == 0) {
-    if (known) {
+    if (known || !s.history) {
       float* const terms = s.terms + 2 * (s.history ? row * s.table_rows + i : row);
-      terms[0] = total;
-      terms[1] = product;
+      terms[0] = known ? total : nan;
+      terms[1] = known ? product : nan;
     }
     s.score_next[row] = s.score[row] + weight * total;
-    const int64_t next = i + 1 < s.table_rows ? i + 1 : -1;
+    const int64_t next = known && i + 1 < s.table_rows ? i + 1 : -1;
     if (s.index_next != nullptr) {
       s.index_next[row] = next;
     }

@@ -99,8 +99,10 @@ View view_of(const Tensor& t, const char* name, int64_t rows, const Tensor& like
   STD_TORCH_CHECK(
       dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
       name, ": expected float32, bfloat16 or float16");
-  STD_TORCH_CHECK(t.dim() == like.dim() && t.size(0) == rows && count_of(t) == count_of(like), name,
-                  ": expected rows of one shape");
+  STD_TORCH_CHECK(t.dim() == like.dim() && t.size(0) == rows, name, ": expected ", rows, " rows");
+  for (int64_t d = 1; d < t.dim(); ++d) {
+    STD_TORCH_CHECK(t.size(d) == like.size(d), name, ": expected rows of one shape");
+  }
   const bool last = !t.is_contiguous();
   if (last) {
     int64_t stride = t.size(1);
@@ -215,6 +217,7 @@ Renoise renoise_of(const Tensor& z0, const Tensor& row, const Tensor& key, const
   r.z0 = view_of(z0, "z0", r.given, z0);
   check_float(r.z0, "z0");
   STD_TORCH_CHECK(!r.z0.last, "z0: expected a contiguous tensor");
+  STD_TORCH_CHECK(r.given > 0 || r.rows == 0, "z0: expected rows, got none");
   r.row = row.const_data_ptr<int64_t>();
   r.key = key.const_data_ptr<int64_t>();
   r.draw = draw.const_data_ptr<int64_t>();

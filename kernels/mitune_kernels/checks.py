@@ -1,8 +1,15 @@
 """What the public functions refuse, said the same way by all of them."""
 
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def check_tensor(
@@ -73,6 +80,39 @@ def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
             )
 
 
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is not a number that float32 holds; a tensor's gradient would be lost."""
+    number: Any = value if isinstance(value, Real) else torch.nan
+    if not -_LARGEST <= number <= _LARGEST:  # as it is: an integer may be too large for a float
+        raise ValueError(f"{name}: got {value!r}, expected a finite number, within float32's range")
+
+
+def check_overlap(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> None:
+    """Refuse buffers that share memory, but for one that is written in the very place of the tensor
+    that it is named after (``z_next`` and ``z``)."""
+    ranges = {
+        name: (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+        for name, tensor in {**read, **written}.items()
+        if tensor.numel() > 0
+    }
+    for first, tensor in written.items():
+        for second, (begin, end) in ranges.items():
+            if first == second or first not in ranges:
+                continue
+            apart = ranges[first][1] <= begin or end <= ranges[first][0]
+            other = read.get(second)
+            same = (
+                other is not None
+                and first == f"{second}_next"
+                and ranges[first] == (begin, end)
+                and tensor.stride() == other.stride()
+            )
+            if not apart and not same:
+                raise ValueError(
+                    f"{first}: shares memory with {second}, expected a buffer of its own"
+                )
+
+
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     """Refuse a tensor elsewhere than ``device``."""
     if tensor.device != device:
@@ -80,8 +120,11 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 
 def check_no_gradient(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor whose gradient would silently be lost."""
-    if tensor.requires_grad and torch.is_grad_enabled():
+    """Refuse a tensor whose gradient, backward or forward, would silently be lost."""
+    lost = tensor.requires_grad and torch.is_grad_enabled()
+    if not lost and forward_ad._current_level >= 0:
+        lost = forward_ad.unpack_dual(tensor).tangent is not None
+    if lost:
         raise ValueError(
             f"{name}: got a tensor that requires grad, expected one that does not: "
             "this operation has no gradient; detach it or use torch.no_grad()"

@@ -1,8 +1,7 @@
 """The noise of candidates: a pure function of the key, the step and the element.
 
 Nothing else is a source of randomness in generation: the same candidate gets the same noise in any
-    batch, shard or
-machine.
+batch, shard or machine.
 """
 
 import math
@@ -57,12 +56,14 @@ def normal(key: Tensor, step: Tensor, shape: Sequence[int], impl: str = "auto") 
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
 
     Returns:
-        ``[B, *shape]`` float32, contiguous. ``reference`` and ``cpp`` agree bit for bit.
+        ``[B, *shape]`` float32, contiguous. All implementations agree bit for bit.
 
     Raises:
         ValueError: an argument of another shape, dtype or device; an unknown ``impl``.
         RuntimeError: the named implementation is not available here.
     """
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape: got {list(shape)}, expected sizes of at least 0")
     count = math.prod(shape)
     _check(key, step, count)
     values: Tensor = _NORMAL[choose(impl, key.device)](key, step, count)
@@ -70,7 +71,7 @@ def normal(key: Tensor, step: Tensor, shape: Sequence[int], impl: str = "auto") 
 
 
 def _check(key: Tensor, step: Tensor, count: int) -> None:
-    rows = step.shape[0] if step.dim() == 1 else key.shape[0]
+    rows = step.shape[0] if step.dim() == 1 else math.prod(key.shape[:1])
     check_tensor("step", step, torch.int64, (rows,), step.device)
     check_tensor("key", key, torch.int64, (rows, 4), step.device)
     if not 0 <= count <= _MOST_ELEMENTS:

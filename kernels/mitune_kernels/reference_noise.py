@@ -2,7 +2,7 @@
 
 This file defines the noise. The normals use only operations that IEEE 754 rounds exactly (add,
 subtract, multiply, divide, square root) in a written order, never a library's logarithm or cosine.
-So the bits depend on neither the batch nor the library, and the compiled twin in csrc/noise.cpp,
+So the bits depend on neither the batch nor the library, and the compiled twin in csrc/noise.h,
 for any instruction set, gives the same ones.
 """
 

@@ -50,8 +50,9 @@ def step(
     guidance: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`mitune_kernels.step`; computes in z's dtype, so float64 in gives float64 out."""
-    active = index >= 0
-    a, b, sigma, weight, _ = table[index.clamp(min=0)].unbind(1)
+    idle, known, at = _rows(index, table)
+    # An index outside the table makes its row NaN.
+    a, b, sigma, weight, _ = torch.where(known[:, None], table[at], torch.nan).unbind(1)
     a, b, sigma = a[:, None], b[:, None], sigma[:, None]
     now = z.flatten(1)
     uncond = eps_uncond.flatten(1).to(z.dtype)
@@ -62,9 +63,16 @@ def step(
     noisy = moved + sigma * normals(key, index + 1, now.shape[1])
     moved = torch.where(sigma == 0, moved, noisy)
     # Chosen, not multiplied by a mask: what an idle row predicts may be NaN.
-    z_next = torch.empty_like(z).copy_(torch.where(active[:, None], moved, now).reshape(z.shape))
-    score_next = torch.where(active, score + weight * terms[:, 0], score)
-    return z_next, score_next, torch.where(active[:, None], terms, 0.0)
+    z_next = torch.empty_like(z).copy_(torch.where(idle[:, None], now, moved).reshape(z.shape))
+    score_next = torch.where(idle, score, score + weight * terms[:, 0])
+    terms = torch.where(known[:, None], terms, torch.nan)
+    return z_next, score_next, torch.where(idle[:, None], 0.0, terms)
+
+
+def _rows(index: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rows are idle, which are at a row of the table, and an index that is in it."""
+    known = (index >= 0) & (index < len(table))
+    return index == -1, known, index.clamp(0, len(table) - 1)
 
 
 def step_out(
@@ -84,20 +92,20 @@ def step_out(
     t_next: Tensor | None,
 ) -> None:
     """See :func:`mitune_kernels.step_out`."""
-    active, in_place = index >= 0, z_next.data_ptr() == z.data_ptr()
+    idle, known, at = _rows(index, table)
+    in_place = z_next.data_ptr() == z.data_ptr()
     results = step(eps_uncond, eps_cond, z, score, index, key, table, guidance)
-    at = index.clamp(min=0)
-    following = torch.where(active & (index + 1 < len(table)), index + 1, -1)
+    following = torch.where(known & (index + 1 < len(table)), index + 1, -1)
     z_next.copy_(results[0])
     score_next.copy_(results[1])
     if terms.dim() == 2:
         terms.copy_(results[2])
     else:
         row = torch.arange(len(at), device=at.device)
-        terms[row, at] = torch.where(active[:, None], results[2], terms[row, at])
+        terms[row, at] = torch.where(known[:, None], results[2], terms[row, at])
     if model_input is not None:
         halves = model_input.unflatten(0, (-1, len(z))) if len(z) else model_input[None]
-        written = active | (not in_place)
+        written = ~idle | (not in_place)
         written = written.view(-1, *[1] * (z.dim() - 1))
         halves.copy_(torch.where(written, results[0].to(model_input.dtype), halves))
     if t_next is not None:

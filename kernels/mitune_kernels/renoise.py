@@ -118,11 +118,13 @@ def _check(z0: Tensor, row: Tensor, key: Tensor, draw: Tensor, levels: Tensor) -
             "row"
         )
     check_tensor("z0", z0, torch.float32, tuple(z0.shape), z0.device)
-    rows = row.shape[0] if row.dim() == 1 else draw.shape[0]
+    rows = row.shape[0] if row.dim() == 1 else math.prod(draw.shape[:1])
     check_tensor("row", row, torch.int64, (rows,), z0.device)
     check_tensor("key", key, torch.int64, (rows, 4), z0.device)
     check_tensor("draw", draw, torch.int64, (rows,), z0.device)
     check_tensor("levels", levels, torch.float32, (rows, 4), z0.device)
+    if z0.shape[0] == 0 and rows > 0:
+        raise ValueError(f"z0: got no rows, expected those that the {rows} of row name")
     if not torch.compiler.is_compiling():
         if levels.device.type == "cpu":  # they are new each time: elsewhere each look would wait
             check_finite("levels", levels)

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mitune_kernels.checks import check_finite, check_range, check_rows, check_tensor
+from mitune_kernels.checks import (
+    check_finite,
+    check_number,
+    check_overlap,
+    check_range,
+    check_rows,
+    check_tensor,
+)
 from mitune_kernels.dispatch import choose
 from mitune_kernels.ops import IMPLEMENTATIONS
 
@@ -76,10 +83,10 @@ def step(
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
 
     Raises:
-        ValueError: an argument of another shape, dtype, layout or device; guidance not finite; a
-            tensor that requires grad; an unknown ``impl``; outside compiled code, also a table that
-            is not finite and, on CPU, an index outside the table (elsewhere looking would wait for
-            the device: such a row gets NaN).
+        ValueError: an argument of another shape, dtype, layout or device; a tensor that requires
+            grad or carries a tangent; an unknown ``impl``; outside compiled code, also guidance or
+            a table that is not finite and, on CPU, an index outside the table (elsewhere looking
+            would wait for the device: such a row gets NaN).
         RuntimeError: the named implementation is not available here.
     """
     _check(eps_uncond, eps_cond, z, score, index, key, table, guidance)
@@ -115,7 +122,8 @@ def step_out(
 
     With the optional buffers nothing is left to compute between two calls of a model. An inactive
     row keeps z and score; where z_next is z, that is no work, and neither it nor its model input is
-    touched.
+    touched. (Compiled code may give the operation a copy of z_next: the row's model input is z
+    then.)
 
     Args:
         z_next: as z; may be z itself.
@@ -130,7 +138,8 @@ def step_out(
             as it is where index_next is -1.
 
     Raises:
-        ValueError, RuntimeError: as :func:`step`.
+        ValueError, RuntimeError: as :func:`step`; also for buffers that share memory in any other
+            way.
     """
     _check(eps_uncond, eps_cond, z, score, index, key, table, guidance)
     rows = z.shape[0]
@@ -147,6 +156,18 @@ def step_out(
     if t_next is not None:
         copies = 2 if t_next.numel() == 2 * rows else 1
         check_tensor("t_next", t_next, torch.float32, (copies * rows,), z.device)
+    given = {
+        "z_next": z_next,
+        "score_next": score_next,
+        "terms": terms,
+        "model_input": model_input,
+        "index_next": index_next,
+        "t_next": t_next,
+    }
+    written = {name: tensor for name, tensor in given.items() if tensor is not None}
+    if not torch.compiler.is_compiling():
+        read = {"eps_uncond": eps_uncond, "eps_cond": eps_cond, "z": z, "score": score}
+        check_overlap(written, read | {"index": index, "key": key, "table": table})
     _STEP_OUT[choose(impl, z.device)](
         eps_uncond,
         eps_cond,
@@ -163,6 +184,12 @@ def step_out(
         index_next,
         t_next,
     )
+    if not torch.compiler.is_compiling():
+        # Kernels write memory and nothing else: whoever saved such a tensor for a gradient, or
+        # looked at it before, has to see that it changed.
+        torch.autograd.graph.increment_version(
+            [tensor for tensor in written.values() if not tensor.is_inference()]
+        )
 
 
 def _check(
@@ -189,8 +216,7 @@ def _check(
     if table.dim() != 2 or table.shape[0] == 0:
         raise ValueError(f"table: got shape {list(table.shape)}, expected [N, 5] with N > 0")
     check_tensor("table", table, torch.float32, (table.shape[0], 5), z.device)
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance: got {guidance}, expected a finite number")
     if not torch.compiler.is_compiling():
+        check_number("guidance", guidance)
         check_finite("table", table)
         check_range("index", index, -1, table.shape[0] - 1)

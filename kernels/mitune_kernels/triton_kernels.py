@@ -183,6 +183,7 @@ def step_kernel(
     """One program for each row: every tensor is read once, and an idle row's predictions never."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.load(index + row)
+    i = tl.where(i < -1, table_rows, i)  # as unknown as one after the table's end
     before = tl.load(score + row)
     if i < 0:
         if not IN_PLACE:
@@ -232,6 +233,9 @@ def step_kernel(
         to = terms + 2 * (row * table_rows + i) if HISTORY else terms + 2 * row
         tl.store(to, total, mask=known)
         tl.store(to + 1, tl.sum(cross, axis=0), mask=known)
+        if not HISTORY:
+            tl.store(to, nan, mask=i >= table_rows)
+            tl.store(to + 1, nan, mask=i >= table_rows)
         tl.store(score_next + row, before + weight * total)
         goes_on = i + 1 < table_rows
         if MOVES_INDEX:

@@ -35,9 +35,17 @@ def normal(key: Tensor, step: Tensor, count: int) -> Tensor:
 def _launch_noise(kernel: Any, key: Tensor, step: Tensor, out: Tensor) -> None:
     rows, count = out.shape
     if out.numel() > 0:
+        grid = (rows, _blocks(count))
         with torch.cuda.device_of(out):
-            grid = (rows, cdiv(count, BLOCK))
             kernel[grid](key, step, out, count, BLOCK=BLOCK, **OPTIONS)
+
+
+def _blocks(count: int) -> int:
+    """Programs of a row, side by side; a grid has at most 65535 of them."""
+    blocks: int = cdiv(count, BLOCK)
+    if blocks > 65535:
+        raise ValueError(f"got rows of {count} elements, expected at most {65535 * BLOCK}")
+    return blocks
 
 
 def step_out(
@@ -112,7 +120,7 @@ def renoise(
     if rows > 0:
         count = _count(z0)
         with torch.cuda.device_of(z0):
-            kernels.renoise_kernel[(rows, cdiv(count, BLOCK))](
+            kernels.renoise_kernel[(rows, _blocks(count))](
                 z0, row, key, draw, levels, out, len(z0), rows, count,
                 COPIES=copies, BLOCK=BLOCK, **OPTIONS,
             )  # fmt: skip

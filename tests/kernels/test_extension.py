@@ -26,6 +26,8 @@ try:
     mitune_kernels.normal(key, step, (3,), impl="cpp")
 except RuntimeError as error:
     print(error)
+from mitune import doctor
+print(doctor.tell(doctor.examine()))
 """
 
 
@@ -56,7 +58,9 @@ def test_works_without_the_extension_and_says_why(
         text=True,
         check=True,
     )
-    missing, triton_missing, values, refusal = run.stdout.splitlines()
+    missing, triton_missing, values, refusal, *told = run.stdout.splitlines()
+    assert f"step: cpp        {missing}" in told
+    assert f"step: triton     {triton_missing}".replace("None", "available") in told
     assert missing.startswith(reason)
     assert triton_missing.startswith("triton is not installed") == triton_blocked
     assert "MITUNE_BUILD_CPP=1 pip install" in missing

@@ -111,6 +111,22 @@ def test_no_rows_are_valid(impl: str, given: int) -> None:
     assert there(renoise_score, uncond, cond, z0[:given], *rest, impl=impl).shape == (0, 2)
 
 
+@pytest.mark.parametrize("impl", [name for name in IMPLS if name != "cpp"])
+def test_a_latent_that_does_not_exist_gives_nan(impl: str) -> None:
+    """Where looking at its number would wait for the device; cpp refuses it."""
+    z0, row, *rest = inputs()
+    row[1], row[4] = 3, -1
+    outside = [i in (1, 4) for i in range(7)]
+    moved = on_device(impl, z0, row, *rest)
+    names = torch.ops.mitune
+    noisy = getattr(names, f"renoise_{impl}")(*moved, torch.float32, 1)
+    assert [bool(latent.isnan().all()) for latent in noisy] == outside
+    assert [bool(latent.isnan().any()) for latent in noisy] == outside
+    pair = on_device(impl, *predictions((4, 8, 8), torch.float32))
+    terms = getattr(names, f"renoise_score_{impl}")(*pair, *moved)
+    assert terms[:, 1].isnan().tolist() == outside
+
+
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
 def test_compiles_without_a_graph_break(impl: str) -> None:
     def estimate(z0: Tensor, *rest: Tensor) -> Tensor:
@@ -134,6 +150,7 @@ def test_wrong_arguments_are_refused() -> None:
         ("key", good["key"][:2], r"key: got shape \[2, 4\], expected \[7, 4\]"),
         ("draw", good["draw"].int(), r"draw: got torch\.int32, expected torch\.int64"),
         ("levels", good["levels"] / 0, "levels: got a value that is not finite"),
+        ("z0", good["z0"][:0], "z0: got no rows, expected those that the 7 of row name"),
         ("dtype", torch.float64, r"dtype: got torch\.float64, expected one of"),
         ("copies", 3, "copies: got 3, expected 1 or 2"),
         ("impl", "cudnn", "impl: got 'cudnn', expected one of auto"),
