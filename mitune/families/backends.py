@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
 from mitune.errors import UserError
+from mitune.families.tensorrt_engine import TensorRT
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timesteps, text) to the prediction, rows for rows."""
@@ -21,6 +22,7 @@ Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 BACKENDS = {
     "eager": "torch, operation by operation",
     "inductor": "torch.compile of the whole UNet for one shape; on a CPU one worker for each core",
+    "tensorrt": "an engine for each shape, where TensorRT is installed and a GPU is there",
 }
 ATTENTIONS = {
     "auto": "math for small maps where a CPU runs them compiled, else sdpa",
@@ -33,13 +35,19 @@ _SMALL_MAP = 256
 
 
 def run_by(backend: str, unet: Any) -> Run:
-    """The UNet as ``backend`` runs it. Its weights may change afterwards, in place.
+    """The UNet as ``backend`` runs it. Its weights may change afterwards, in place; TensorRT has to
+    be told (``refit``).
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or one that does not run here.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r} is not known: choose one of {', '.join(BACKENDS)}")
+    device = next(unet.parameters()).device
+    if backend == "tensorrt":
+        if device.type != "cuda":
+            raise UserError(f"backend tensorrt needs a GPU and the model is on the {device}")
+        return TensorRT(unet, _cache() / "tensorrt")
 
     def plain(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
         prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
@@ -47,8 +55,10 @@ def run_by(backend: str, unet: Any) -> Run:
 
     if backend == "eager":
         return plain
-    _keep_compiled_code()
-    if next(unet.parameters()).device.type != "cpu":
+    # Kept between runs, where the user has not said where: torch's own default is a temporary
+    # folder.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "inductor"))
+    if device.type != "cpu":
         return torch.compile(plain, fullgraph=True, dynamic=False)
     # The calls between kernels in C++ too: in Python they hold the lock that the workers share.
     compiled: Run = torch.compile(
@@ -125,8 +135,5 @@ class _PerCore:
         return self._run(*chunk)
 
 
-def _keep_compiled_code() -> None:
-    """Keep what torch.compile makes between runs, where the user has not said where: its own
-    default is a temporary folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "mitune" / "inductor"))
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mitune"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mitune.denoiser import Conditioning
 from mitune.families.backends import run_by, set_attention
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.families.tensorrt_engine import TensorRT
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights
 
@@ -53,6 +54,8 @@ class Prepared:
         given = merged_weights(self.model.unet)
         for name, tensor in self._weights.items():
             tensor.copy_(given[name])
+        if isinstance(self._run, TensorRT):  # its engines have weights of their own
+            self._run.refit()
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.Denoiser`; ``cond`` is of this object's own encoding."""

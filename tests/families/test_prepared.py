@@ -144,7 +144,7 @@ def test_small_maps_take_products_on_a_cpu_and_large_ones_do_not():
 
 
 def test_names_that_are_not_known_or_not_here():
-    with pytest.raises(UserError, match="choose one of eager, inductor"):
+    with pytest.raises(UserError, match="choose one of eager, inductor, tensorrt"):
         Prepared(TinyModel(), "tensorflow")
     with pytest.raises(UserError, match="choose one of auto, sdpa, math, xformers"):
         Prepared(TinyModel(), attention="flash")
