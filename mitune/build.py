@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from mitune.generate.prune import PruneConfig, exact
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
-from mitune.steering import Steering, write_audit
+from mitune.steering import Steering
 
 ESTIMATORS = ("trajectory", "orthogonal", "standard")
 """What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two
@@ -97,8 +98,8 @@ def build_set(
             f"prune is {prune.policy}, the estimator {estimator} and select {select}: expected "
             "estimator trajectory and select mi, whose score is known on the way"
         )
-    if prune and prune.policy == "halving":
-        prune.fitted([], weights, keep)  # raises before anything is written
+    if prune:
+        prune.check(sampler.steps, model.precision, keep)
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -106,7 +107,7 @@ def build_set(
         "estimator": estimator,
         "draws": draws if estimator != "trajectory" else None,
         "seed": seed,
-        "precision": str(model.dtype).removeprefix("torch."),
+        "precision": model.precision,
         "sampler": asdict(sampler),
         # Through JSON, in which it is compared and stored: it has no tuples.
         "prune": json.loads(json.dumps(asdict(prune))) if prune else None,
@@ -124,25 +125,42 @@ def build_set(
     ) as writer:
         pending = set(writer.pending_prompts())
 
-        def make(work: list[Work], policy: Callable[[int], Policy] | None) -> Iterator[Candidate]:
+        def make(
+            work: list[Work], policy: Callable[[int], Policy] | None, **changes: Any
+        ) -> Iterator[Candidate]:
+            given: dict[str, Any] = {"sampler": sampler, "backend": backend} | changes
             return generate(
                 model,
                 prompts,
                 candidates=candidates,
-                sampler=sampler,
                 seed=seed,
                 slots=slots,
-                backend=backend,
                 attention=attention,
                 policy=policy,
                 work=work,
+                **given,
             )
 
+        def draft(work: list[Work]) -> Iterator[Candidate]:
+            assert prune is not None
+            cheap = replace(sampler, steps=prune.draft_steps or sampler.steps)
+            return make(work, None, sampler=cheap, precision=prune.draft_precision)
+
+        steering = Steering(
+            prune,
+            prompts,
+            weights,
+            keep,
+            seed,
+            Path(out),
+            make=make,
+            draft=draft,
+            block=20 * slots,
+        )
         made: Iterable[Candidate]
         if steered and (prune or not isinstance(exact(weights, keep), Unpruned)):
-            steering = Steering(prune, prompts, weights, keep, seed, Path(out))
             made = steering.make(
-                [w for w in pool(prompts, candidates) if w.prompt_index in pending], make
+                [w for w in pool(prompts, candidates) if w.prompt_index in pending]
             )
         else:
             made = make(_remaining(prompts, candidates, pending, slots), None)
@@ -155,8 +173,7 @@ def build_set(
                 done += 1
                 if progress:
                     progress(done, total)
-        if prune:
-            write_audit(prune, prompts, weights, keep, seed, Path(out))
+        steering.write_audit()
     return FineTuningSet.open(out)
 
 

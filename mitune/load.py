@@ -6,7 +6,11 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError
-from mitune.families.stable_diffusion import DTYPES, StableDiffusion, load_stable_diffusion
+from mitune.families.stable_diffusion import (
+    StableDiffusion,
+    check_precision,
+    load_stable_diffusion,
+)
 from mitune.shapes.model import load_shapes
 from mitune.tuning import adapter as adapters
 
@@ -53,21 +57,21 @@ def load(
             StableDiffusionPipeline.
         adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
         device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
-        precision: of the UNet: "float32", "bfloat16" or "float16"; latents and scores stay float32.
+        precision: of the UNet: "float32", "bfloat16", "float16", or "bf16-mixed", which generates
+            with bfloat16 products in an otherwise float32 model; latents and scores stay float32.
         variant: weight variant of a folder, such as "fp16".
 
     Raises:
         UserError: something of these does not exist, does not fit, or is not known.
     """
-    if precision not in DTYPES:
-        raise UserError(f"precision {precision!r} is not known: choose one of {', '.join(DTYPES)}")
-    where, dtype = pick_device(device), DTYPES[precision]
+    check_precision(precision)
+    where = pick_device(device)
     if not isinstance(model, (str, Path)):
-        loaded = StableDiffusion(model, type(model).__name__, device=where, dtype=dtype)
+        loaded = StableDiffusion(model, type(model).__name__, device=where, precision=precision)
     elif str(model) == "shapes":
-        loaded = load_shapes(device=where, dtype=dtype)
+        loaded = load_shapes(device=where, precision=precision)
     else:
-        loaded = load_stable_diffusion(model, device=where, dtype=dtype, variant=variant)
+        loaded = load_stable_diffusion(model, device=where, precision=precision, variant=variant)
     if adapter is not None:
         adapters.load(loaded.unet, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded

@@ -7,7 +7,7 @@ from typing import Any
 
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate.prune import PruneConfig
+from mitune.generate.prune import PRUNING, PruneConfig
 from mitune.load import load
 from mitune.preset import Preset
 from mitune.sampler import SamplerConfig
@@ -26,7 +26,8 @@ class Common:
     device: str | None = None
     """cpu, cuda or cuda:N. None: a GPU where there is one."""
     precision: str = "float32"
-    """Of the UNet: float32, bfloat16 or float16. Latents and scores stay float32."""
+    """Of the UNet: float32, bfloat16, float16, or bf16-mixed, which generates with bfloat16
+    products in an otherwise float32 model. Latents and scores stay float32."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
     quiet: bool = False
@@ -100,12 +101,19 @@ class Pool(Sampling):
     """Only steps with t > t_min count for the score."""
     prune: str | None = None
     """Drop candidates before their score is complete (not exact; needs --estimator trajectory):
-    halving or threshold. None: drop nobody."""
+    halving, threshold, or draft, a cheaper pass whose best are made once more. None: drop
+    nobody."""
     rungs: tuple[str, ...] | None = None
     """Where pruning looks: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; for threshold the
     steps alone count."""
     confidence: float | None = None
     """For threshold: with which a dropped candidate would not have been the better one."""
+    verify: int | None = None
+    """For draft: how many of each pool are made once more, exactly."""
+    draft_precision: str | None = None
+    """For draft: the UNet's precision meanwhile."""
+    draft_steps: int | None = None
+    """For draft: denoising steps meanwhile."""
     audit: float | None = None
     """Share of the prompts that pruning leaves alone, and that tell what was lost."""
 
@@ -118,14 +126,17 @@ class Pool(Sampling):
         given: dict[str, Any] = {
             "rungs": None if self.rungs is None else tuple(map(_rung, self.rungs)),
             "confidence": self.confidence,
+            "verify": self.verify,
+            "draft_precision": self.draft_precision,
+            "draft_steps": self.draft_steps,
             "audit": self.audit,
         }
         given = {name: value for name, value in given.items() if value is not None}
         if self.prune is None:
             if given:
                 raise UserError(
-                    f"--{next(iter(given))} is given without --prune: add --prune halving or "
-                    "--prune threshold"
+                    f"--{next(iter(given)).replace('_', '-')} is given without --prune: add "
+                    f"--prune with one of {', '.join(PRUNING)}"
                 )
             return None
         policy: Any = self.prune  # PruneConfig names those there are

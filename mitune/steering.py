@@ -1,11 +1,12 @@
-"""Pruning of a set that is being built: the fit, the policy of each prompt, and the audit.
+"""Pruning of a set that is being built: the fit, the draft, the policy of each prompt, the audit.
 
-What a policy is fitted on and judged by is read from the set itself, so that a resumed build goes
-on with the same policy and ends in the same audit.
+What a policy is fitted on and judged by is read from the set itself, or drafted again, so that a
+resumed build goes on with the same policy and ends in the same audit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mitune.candidate import Candidate
-from mitune.generate import Work
+from mitune.generate import Work, pool
 from mitune.generate.audit import audit, is_audited
-from mitune.generate.policies import Chain, Policy
+from mitune.generate.policies import Chain, Policy, Verify, best
 from mitune.generate.prune import PruneConfig, exact, policies
 from mitune.provenance import as_json
 from mitune.sets import FineTuningSet
@@ -23,6 +24,7 @@ from mitune.sets.files import publish
 from mitune.sets.schema import AUDIT
 
 Make = Callable[[list[Work], Callable[[int], Policy]], Iterator[Candidate]]
+Draft = Callable[[list[Work]], Iterator[Candidate]]
 
 
 class Steering:
@@ -32,6 +34,10 @@ class Steering:
         prune: None for the exact policy alone.
         prompts, weights, keep, seed: of the set.
         path: its folder.
+        make: makes candidates under a policy.
+        draft: makes them cheaply, for the policy of that name.
+        block: candidates that are drafted before the best of them are made: enough of them to
+            keep slots full, and few enough to lose when interrupted.
     """
 
     def __init__(
@@ -42,6 +48,10 @@ class Steering:
         keep: int,
         seed: int,
         path: Path,
+        *,
+        make: Make,
+        draft: Draft,
+        block: int,
     ) -> None:
         self.prune = prune
         self.prompts = prompts
@@ -49,17 +59,22 @@ class Steering:
         self.keep = keep
         self.seed = seed
         self.path = path
+        self._make = make
+        self._draft = draft
+        self._block = block
 
-    def make(self, work: list[Work], make: Make) -> Iterator[Candidate]:
-        """The candidates of ``work``, those that a fit is made on first.
-
-        Args:
-            work: whole pools, prompt by prompt.
-            make: makes candidates under a policy.
-        """
-        prune = self.prune
+    def make(self, work: list[Work]) -> Iterator[Candidate]:
+        """The candidates of ``work``, whole pools prompt by prompt; those that a fit is made on
+        first."""
+        prune, make = self.prune, self._make
         if prune is None:
             yield from make(work, self._choose(None))
+            return
+        if prune.policy == "draft":
+            whole = [list(own) for _, own in itertools.groupby(work, lambda w: w.prompt_index)]
+            each = max(1, self._block // max(map(len, whole), default=1))
+            for first in range(0, len(whole), each):
+                yield from self._drafted(prune, list(itertools.chain(*whole[first : first + each])))
             return
         fresh: dict[int, dict[int, Tensor]] = {}
         for candidate in make(
@@ -78,44 +93,97 @@ class Steering:
             fitted = prune.fitted([pools[p] for p in sorted(pools)], self.weights, self.keep)
             yield from make(rest, self._choose(fitted))
 
+    def _drafted(self, prune: PruneConfig, work: list[Work]) -> Iterator[Candidate]:
+        """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
+        exact_only = self._audited(prune)
+        rough = [w for w in work if w.prompt_index not in exact_only]
+        drafted = list(self._draft(rough))
+        chosen = choose_drafted(drafted, prune.verify)
+        for candidate in drafted:
+            if candidate.index not in chosen[candidate.prompt_index]:
+                # Of its own path nothing was taken, and its score is the draft's.
+                yield replace(candidate, steps=0, pruned=True)
+        yield from self._make(
+            [w for w in work if w.index in chosen.get(w.prompt_index, [w.index])],
+            self._choose(None),
+        )
+
+    def write_audit(self) -> None:
+        """Judge the policy on the audit share of the complete set, into its ``audit.json``."""
+        if self.prune is None or (self.path / AUDIT).exists():
+            return
+        prune, built = self.prune, FineTuningSet.open(self.path)
+        steps, total = len(self.weights), len(self.prompts) * built.candidates
+        drawn = sorted(self._audited(prune))
+        taken = sum(len(row) for row in built.table(["terms"])["terms"])
+        result: dict[str, Any] = {
+            "policy": asdict(prune),
+            "audited_prompts": len(drawn),
+            "steps_taken": taken / (total * steps),
+            "least_recall": prune.least_recall,
+            "audit": None,
+        }
+        if prune.policy == "draft":
+            of_draft = (prune.draft_steps or steps) / steps
+            result["draft_steps_taken"] = of_draft * (1 - len(drawn) / len(self.prompts))
+        if drawn:
+            found = built.terms(drawn)
+            pools = [found[p] for p in drawn]
+            policy = self._audited_policy(prune, built, drawn)
+            judged = audit(
+                lambda i: Chain(policies=(policy(i), exact(self.weights, self.keep))),
+                pools,
+                self.weights,
+                self.keep,
+            )
+            result["audit"] = asdict(judged)
+        publish(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+
+    def _audited_policy(
+        self, prune: PruneConfig, built: FineTuningSet, drawn: list[int]
+    ) -> Callable[[int], Policy]:
+        """What the policy would have done to the audited pools, by their place in ``drawn``."""
+        if prune.policy == "draft":
+            pools = pool(self.prompts, built.candidates)
+            chosen = choose_drafted(
+                self._draft([w for w in pools if w.prompt_index in drawn]), prune.verify
+            )
+            return lambda place: Verify(kept=tuple(chosen[drawn[place]]))
+        own = built.terms(p for p in range(len(self.prompts)) if prune.calibrates(p))
+        fitted = prune.fitted([own[p] for p in sorted(own)], self.weights, self.keep)
+        return lambda place: fitted
+
+    def _audited(self, prune: PruneConfig) -> set[int]:
+        """The prompts of the audit share."""
+        return {
+            p
+            for p, prompt in enumerate(self.prompts)
+            if is_audited(self.seed, prompt, prune.audit) and not prune.calibrates(p)
+        }
+
     def _choose(self, policy: Policy | None) -> Callable[[int], Policy]:
         return policies(policy, self.prune, self.prompts, self.weights, self.keep, self.seed)
 
 
-def write_audit(
-    prune: PruneConfig,
-    prompts: Sequence[str],
-    weights: Tensor,
-    keep: int,
-    seed: int,
-    path: Path,
-) -> None:
-    """Judge the policy on the audit share of a complete set, into its ``audit.json``."""
-    built = FineTuningSet.open(path)
-    every = range(len(prompts))
-    drawn = [
-        p for p in every if is_audited(seed, prompts[p], prune.audit) and not prune.calibrates(p)
-    ]
-    calibration = built.terms(p for p in every if prune.calibrates(p))
-    policy = prune.fitted([calibration[p] for p in sorted(calibration)], weights, keep)
-    taken = sum(len(row) for row in built.table(["terms"])["terms"])
-    result: dict[str, Any] = {
-        "policy": asdict(policy),  # type: ignore[call-overload]
-        "audited_prompts": len(drawn),
-        "steps_taken": taken / (len(prompts) * built.candidates * len(weights)),
-        "least_recall": prune.least_recall,
-        "audit": None,
-    }
-    if drawn:
-        pools = built.terms(drawn)
-        chain = Chain(policies=(policy, exact(weights, keep)))
-        result["audit"] = asdict(audit(chain, [pools[p] for p in drawn], weights, keep))
-    publish(path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+def choose_drafted(drafted: Iterable[Candidate], verify: int) -> dict[int, list[int]]:
+    """Of each prompt the ``verify`` candidates with the highest scores, by index."""
+    scores: dict[int, dict[int, float]] = {}
+    for candidate in drafted:
+        scores.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.score
+    chosen = {}
+    for prompt_index, own in scores.items():
+        index = sorted(own)
+        chosen[prompt_index] = [
+            index[i] for i in best(torch.tensor([own[c] for c in index]), verify)
+        ]
+    return chosen
 
 
 def tell_audit(result: dict[str, Any]) -> str:
     """The audit in one line, and loudly where it is not good enough or nothing is known."""
     cost = f"pruned: {result['steps_taken']:.1%} of all steps taken"
+    if "draft_steps_taken" in result:
+        cost += f", and {result['draft_steps_taken']:.1%} of them as a draft"
     if result["audit"] is None:
         return (
             f"{cost}. WARNING: no prompt was drawn for the audit, so nothing is known of what was "

@@ -158,7 +158,7 @@ def test_help_explains_every_option(verb, capsys):
         (["--estimator", "magic"], "trajectory, orthogonal, standard"),
         (["--scheduler", "heun"], "ddpm, ddim, euler"),
         (["--device", "tpu"], "cpu, cuda"),
-        (["--precision", "int4"], "float32, bfloat16, float16"),
+        (["--precision", "int4"], "float32, bfloat16, float16, bf16-mixed"),
         (["--select", "best"], "mi"),
         (["--model", "/nowhere", "--prompts", "GOOD"], "/nowhere"),
         (["--convention", "mine"], "paper, reference"),

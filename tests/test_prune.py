@@ -27,6 +27,8 @@ HALVING = PruneConfig(policy="halving", rungs=((3, 4), (6, 3)), audit=0.3)
 THRESHOLD = PruneConfig(
     policy="threshold", rungs=((3, 2), (6, 1)), audit=0.3, confidence=0.8, calibration=3
 )
+DRAFT = PruneConfig(policy="draft", verify=3, draft_precision="bfloat16", audit=0.3)
+ALL = pytest.mark.parametrize("prune", [HALVING, THRESHOLD, DRAFT], ids=lambda prune: prune.policy)
 
 
 def rows(built):
@@ -60,7 +62,7 @@ def test_steps_that_do_not_count_are_the_winners_alone(shapes_model, tmp_path, w
         assert len(row["terms"]) == (10 if row["selected"] else 8)
 
 
-@pytest.mark.parametrize("prune", [HALVING, THRESHOLD], ids=lambda prune: prune.policy)
+@ALL
 def test_an_audited_set(shapes_model, tmp_path, whole, prune):
     """What is kept is the best of what was not dropped; audited prompts are exact; and the audit
     says what the unpruned scores say."""
@@ -82,28 +84,29 @@ def test_an_audited_set(shapes_model, tmp_path, whole, prune):
     result = built.audit()
     steps = sum(len(row["terms"]) for row in made.values())
     assert result["steps_taken"] == pytest.approx(steps / (12 * 6 * 10))
-    judged = [p for p in drawn if prune.policy == "halving" or p >= 3]
+    judged = [p for p in drawn if prune.policy != "threshold" or p >= 3]
     assert result["audited_prompts"] == result["audit"]["prompts"] == len(judged)
     assert 0 <= result["audit"]["recall_top1"]["mean"] <= 1
     assert "the best was kept in" in tell_audit(result)
 
 
-@pytest.mark.parametrize("prune", [HALVING, THRESHOLD], ids=lambda prune: prune.policy)
+@ALL
 def test_interrupted_and_resumed_it_keeps_the_same(shapes_model, tmp_path, prune):
-    once = build_set(shapes_model, PROMPTS, tmp_path / "once", prune=prune, **SETTINGS)
+    settings = SETTINGS | {"slots": 2 if prune is DRAFT else 9}  # two blocks of a draft
+    once = build_set(shapes_model, PROMPTS, tmp_path / "once", prune=prune, **settings)
 
     class Stop(Exception):
         pass
 
     def stop(done, total):
-        if done > 50:
+        if done > 66:
             raise Stop
 
     twice = tmp_path / "twice"
     with pytest.raises(Stop):
-        build_set(shapes_model, PROMPTS, twice, prune=prune, progress=stop, **SETTINGS)
+        build_set(shapes_model, PROMPTS, twice, prune=prune, progress=stop, **settings)
     assert 0 < len(list((twice / "parts").glob("*.parquet"))) < 2
-    again = build_set(shapes_model, PROMPTS, twice, prune=prune, **SETTINGS)
+    again = build_set(shapes_model, PROMPTS, twice, prune=prune, **settings)
     first, second = rows(once), rows(again)
     for key, row in first.items():
         assert (row["selected"], row["pruned"]) == (second[key]["selected"], second[key]["pruned"])
@@ -111,6 +114,43 @@ def test_interrupted_and_resumed_it_keeps_the_same(shapes_model, tmp_path, prune
     assert json.dumps(once.audit()["audited_prompts"]) == json.dumps(
         again.audit()["audited_prompts"]
     )
+
+
+def test_a_draft_decides_who_is_made(shapes_model, tmp_path):
+    """Those with the best scores of the cheaper pass, and nobody else; of the others the set has
+    the draft's score, and no step."""
+    from mitune.generate import generate
+
+    built = build_set(shapes_model, PROMPTS, tmp_path / "set", prune=DRAFT, **SETTINGS)
+    drafted = {
+        (c.prompt_index, c.index): c.score
+        for c in generate(
+            shapes_model, PROMPTS, candidates=6, sampler=SHORT, seed=5, precision="bfloat16"
+        )
+    }
+    drawn = [p for p, text in enumerate(PROMPTS) if is_audited(5, text, 0.3)]
+    for p in range(len(PROMPTS)):
+        own = {c: row for (prompt, c), row in rows(built).items() if prompt == p}
+        made = [c for c in own if own[c]["terms"]]
+        if p in drawn:
+            assert made == list(range(6))
+            continue
+        best = sorted(own, key=lambda c: -drafted[p, c])[:3]
+        assert sorted(best) == made == [c for c in own if not own[c]["pruned"]]
+        for c in set(own) - set(made):
+            assert own[c]["score"] == pytest.approx(drafted[p, c], rel=1e-2)
+    result = built.audit()
+    assert result["draft_steps_taken"] == pytest.approx(1 - len(drawn) / len(PROMPTS))
+    assert "of them as a draft" in tell_audit(result)
+
+
+def test_fewer_steps_are_a_draft_too(shapes_model, tmp_path):
+    prune = PruneConfig(
+        policy="draft", verify=2, draft_precision="float32", draft_steps=4, audit=0.0
+    )
+    built = build_set(shapes_model, PROMPTS[:3], tmp_path / "set", prune=prune, **SETTINGS)
+    assert built.audit()["draft_steps_taken"] == pytest.approx(0.4)
+    assert sum(bool(row["terms"]) for row in rows(built).values()) == 6
 
 
 def test_an_audit_that_is_bad_or_missing_is_said_loudly():
@@ -139,6 +179,11 @@ def test_a_resume_with_other_pruning_is_refused(shapes_model, tmp_path):
         ({"select": "random"}, "expected estimator trajectory and select mi"),
         ({"keep": 4}, "leave 3 candidates: expected at least 4"),
         ({"prune": PruneConfig(policy="halving")}, "expected steps below 10"),
+        ({"prune": DRAFT, "keep": 4}, "verify is 3: expected at least 4, the number to keep"),
+        (
+            {"prune": PruneConfig(policy="draft", draft_precision="float32", draft_steps=10)},
+            "the draft is as dear as what it is for, 10 steps in float32",
+        ),
     ],
 )
 def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
@@ -152,7 +197,9 @@ def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "guessing"}, "choose one of halving, threshold"),
+        ({"policy": "guessing"}, "choose one of halving, threshold, draft"),
+        ({"verify": 0}, "verify is 0"),
+        ({"draft_precision": "int4"}, "precision 'int4' is not known"),
         ({"audit": 1.5}, "audit is 1.5"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"calibration": 0}, "calibration is 0"),

@@ -37,9 +37,10 @@ def denoiser_flops(unet: Any, latent_shape: tuple[int, ...], text: tuple[int, in
     return float(counter.get_total_flops())
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """The device's peak for half-precision matrices, FLOP/s; None where it is not known."""
-    if device.type != "cuda" or dtype.itemsize != 2:
+def peak_flops(device: torch.device) -> float | None:
+    """The device's peak for half-precision matrices, FLOP/s, which every rung is held against; None
+    where it is not known."""
+    if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for board, peak in PEAKS.items() if board in name), None)

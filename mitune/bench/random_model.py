@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mitune.families.stable_diffusion import DTYPES, StableDiffusion
+from mitune.families.stable_diffusion import StableDiffusion
 from mitune.shapes import networks
 from mitune.shapes.model import FOLDER
 
@@ -67,4 +67,4 @@ def random_sd21(device: torch.device, precision: str, seed: int = 0) -> StableDi
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return StableDiffusion(pipeline, NAME, device=device, dtype=DTYPES[precision])
+    return StableDiffusion(pipeline, NAME, device=device, precision=precision)

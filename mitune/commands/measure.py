@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
-from mitune.bench.ladder import HEADER, Setting, explain, ladder, load_model
+from mitune.bench.ladder import ladder
 from mitune.bench.plot import check_plot, plot_ladder
+from mitune.bench.rungs import Setting, load_model
 from mitune.bench.scale import TIMES, measure_scale
 from mitune.bench.step import measure, measure_share
+from mitune.bench.table import HEADER, explain
 from mitune.errors import UserError
 from mitune.load import pick_device
 from mitune.provenance import environment
@@ -47,6 +49,8 @@ class Bench:
     """generate, scale: candidates in flight; the baselines take a prompt's pool."""
     backend: str = "eager"
     """scale: what runs the UNet."""
+    precision: str | None = None
+    """generate: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
     plot: Path | None = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
@@ -73,6 +77,7 @@ class Bench:
             candidates=self.candidates,
             sampler=SamplerConfig(steps=self.steps, guidance=7.5, convention="reference"),
             slots=self.slots,
+            precision=self.precision or ("bfloat16" if device.type == "cuda" else "bf16-mixed"),
             device=str(device),
             captures=device.type == "cuda",
         )

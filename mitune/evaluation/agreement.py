@@ -214,7 +214,7 @@ def main(options: Options) -> None:
     """Run the gate and print its table."""
     progress.quiet_libraries()
     folder = options.model or FOLDER
-    model = load_shapes(device=pick_device(None), dtype=torch.float32, folder=folder)
+    model = load_shapes(device=pick_device(None), precision="float32", folder=folder)
     record = []
     for guidance in options.guidance or [model.preset.sampler.guidance]:
         sampler = replace(model.preset.sampler, guidance=guidance)

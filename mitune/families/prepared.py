@@ -1,7 +1,8 @@
 """A Stable Diffusion UNet made ready for many calls of one shape.
 
 Adapters are merged, the keys and values of a prompt's cross-attention are computed once per prompt,
-and a backend, by name, says what runs the result. Its weights are a copy with fixed addresses:
+and a backend, by name, says what runs the result, in a precision that may be another than the
+model's. Its weights are a copy with fixed addresses:
 another adapter or round is copied into it, and nothing is compiled again.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from mitune.denoiser import Conditioning
 from mitune.families.backends import run_by, set_attention
-from mitune.families.stable_diffusion import StableDiffusion
+from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_precision
 from mitune.families.tensorrt_engine import TensorRT
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights
@@ -27,19 +28,31 @@ class Prepared:
         model: what it was made from.
         backend: a name of ``mitune.families.backends.BACKENDS``.
         attention: of its ATTENTIONS.
+        precision: of ``mitune.families.stable_diffusion.PRECISIONS``; the model's own by default.
+        dtype: of the latents that it is called with.
 
     Raises:
         UserError: an unknown name, or one that is not available here.
     """
 
     def __init__(
-        self, model: StableDiffusion, backend: str = "eager", attention: str = "auto"
+        self,
+        model: StableDiffusion,
+        backend: str = "eager",
+        attention: str = "auto",
+        precision: str | None = None,
     ) -> None:
         self.model = model
         self.backend = backend
         self.attention = attention
+        self.precision = precision or model.precision
+        check_precision(self.precision)
+        self.dtype = PRECISIONS[self.precision]
         unet = copy.deepcopy(model.unet).requires_grad_(False)
         adapter.detach(unet)
+        unet.to(self.dtype)
+        if self.precision == "bf16-mixed":
+            mix_precision(unet, torch.bfloat16)
         if backend == "inductor":  # slower operation by operation on a CPU, faster compiled
             unet.to(memory_format=torch.channels_last)
         self._weights: dict[str, Tensor] = dict(unet.state_dict())
@@ -59,13 +72,13 @@ class Prepared:
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.Denoiser`; ``cond`` is of this object's own encoding."""
-        return self._run(z.to(self.model.dtype), t, cond["encoder_hidden_states"])
+        return self._run(z.to(self.dtype), t, cond["encoder_hidden_states"])
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``{"encoder_hidden_states": [N, L, sum of widths]}``: the keys and values of every
         cross-attention, side by side, in place of the text embeddings."""
-        hidden = self.model.encode_prompts(prompts)["encoder_hidden_states"]
+        hidden = self.model.encode_prompts(prompts)["encoder_hidden_states"].to(self.dtype)
         projected = [projection(hidden) for projection in self._projections]
         return {"encoder_hidden_states": torch.cat(projected, dim=-1) if projected else hidden}
 
@@ -74,15 +87,39 @@ class Prepared:
         return self.encode_prompts([""])
 
 
-def prepare(model: StableDiffusion, backend: str, attention: str) -> Prepared:
+def prepare(
+    model: StableDiffusion, backend: str, attention: str, precision: str | None = None
+) -> Prepared:
     """The model prepared so, with its weights as they are now; made once, so that what was compiled
     serves every later call."""
-    made: Prepared | None = model.prepared.get((backend, attention))
+    key = backend, attention, precision or model.precision
+    made: Prepared | None = model.prepared.get(key)
     if made is None:
-        made = model.prepared[backend, attention] = Prepared(model, backend, attention)
+        made = model.prepared[key] = Prepared(model, *key)
     else:
         made.refresh()
     return made
+
+
+_FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
+"""Small layers at both ends, through which every element goes."""
+
+
+def mix_precision(unet: Any, dtype: torch.dtype) -> None:
+    """Let the convolutions and linear layers of a float32 UNet multiply in ``dtype``, in place.
+
+    What comes out of them is float32 again, and so is all that is added up from layer to layer,
+    normalised and activated: roundings of the products do not pile up in it. On a GPU queries, keys
+    and values stay in ``dtype`` until attention is done, whose fast kernels know no float32.
+    """
+    fast = next(unet.parameters()).device.type != "cpu"
+    for name, layer in unet.named_modules():
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or name.startswith(_FLOAT32_ENDS):
+            continue
+        layer.to(dtype)
+        layer.register_forward_pre_hook(lambda layer, given: (given[0].to(dtype), *given[1:]))
+        if not (fast and name.endswith(("to_q", "to_k", "to_v"))):
+            layer.register_forward_hook(lambda layer, given, made: made.float())
 
 
 class _Columns(nn.Module):

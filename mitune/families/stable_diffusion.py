@@ -13,7 +13,15 @@ from mitune.denoiser import Conditioning
 from mitune.errors import UserError
 from mitune.preset import PAPER, Preset
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "bf16-mixed": torch.float32,
+}
+"""Name and dtype of the UNet. bf16-mixed: a float32 model whose pictures are generated with the
+products of convolutions and linear layers in bfloat16, and everything between them in float32
+(``mitune.families.prepared``)."""
 
 
 class StableDiffusion:
@@ -23,14 +31,16 @@ class StableDiffusion:
         pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``,
             ``tokenizer``, ``scheduler``.
         name: what it was loaded from.
-        device, dtype: where and in what precision the networks run; latents and scores are float32
-            all the same.
+        device: where the networks run.
+        precision: a name of PRECISIONS; latents and scores are float32 all the same.
+        dtype: of the UNet.
         latent_shape: (C, H, W) of one latent.
         prediction: "epsilon" or "v_prediction".
         preset: the numbers this model is used with unless told otherwise.
         fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any
             adapter.
-        prepared: what ``mitune.families.prepared.prepare`` made of it, by backend and attention.
+        prepared: what ``mitune.families.prepared.prepare`` made of it, by backend, attention and
+            precision.
 
     Raises:
         UserError: a pipeline that is not of this family, or an unknown prediction type.
@@ -42,7 +52,7 @@ class StableDiffusion:
         name: str,
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        precision: str,
         preset: Preset = PAPER,
     ) -> None:
         if type(pipeline).__name__ != "StableDiffusionPipeline":
@@ -54,15 +64,16 @@ class StableDiffusion:
         self.pipeline = pipeline
         self.name = name
         self.preset = preset
-        self.prepared: dict[tuple[str, str], Any] = {}
+        self.prepared: dict[tuple[str, str, str], Any] = {}
         self.device = device
-        self.dtype = dtype
+        self.precision = precision
+        self.dtype = PRECISIONS[precision]
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision
         # it is run in.
         self.fingerprint = _fingerprint(pipeline.unet, pipeline.text_encoder)
         # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
         # VAE is looked at, so neither is worth a rounding error.
-        pipeline.unet.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        pipeline.unet.to(device=device, dtype=self.dtype).eval().requires_grad_(False)
         for part in (pipeline.vae, pipeline.text_encoder):
             part.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.unet = pipeline.unet
@@ -156,6 +167,12 @@ class StableDiffusion:
         return torch.cat(parts) * float(self.vae.config.scaling_factor)
 
 
+def check_precision(name: str) -> None:
+    """Raise UserError unless ``name`` is one of PRECISIONS."""
+    if name not in PRECISIONS:
+        raise UserError(f"precision {name!r} is not known: choose one of {', '.join(PRECISIONS)}")
+
+
 def _fingerprint(*modules: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for module in modules:
@@ -171,7 +188,7 @@ def load_stable_diffusion(
     source: str | Path,
     *,
     device: torch.device,
-    dtype: torch.dtype,
+    precision: str,
     variant: str | None = None,
     preset: Preset = PAPER,
 ) -> StableDiffusion:
@@ -182,7 +199,7 @@ def load_stable_diffusion(
         source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
             ``HF_HUB_OFFLINE`` are honoured).
         device: where the networks run.
-        dtype: the UNet's precision.
+        precision: the UNet's, a name of PRECISIONS.
         variant: weight variant of the folder, such as "fp16".
 
     Raises:
@@ -216,4 +233,4 @@ def load_stable_diffusion(
             "'shapes', a diffusers "
             "folder, or a name on the hub that this machine can reach"
         ) from error
-    return StableDiffusion(pipeline, str(source), device=device, dtype=dtype, preset=preset)
+    return StableDiffusion(pipeline, str(source), device=device, precision=precision, preset=preset)

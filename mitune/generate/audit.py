@@ -6,7 +6,7 @@ what it would have done to an unpruned pool can be repeated exactly on what that
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,8 @@ def replay(policy: Policy, terms: Tensor, weights: Tensor, keep: int) -> Replay:
     left, done, steps = list(range(len(terms))), 0, 0
     for rung in [r for r in policy.rungs if r < total]:
         steps += len(left) * (rung - done)
-        kept = policy.survivors(rung, after[left, rung - 1], terms[left, :rung])
+        so_far = after[left, rung - 1] if rung else torch.zeros(len(left))
+        kept = policy.survivors(rung, so_far, terms[left, :rung])
         left, done = [left[i] for i in kept], rung
     steps += len(left) * (total - done)
     final = after[left, -1]
@@ -102,11 +103,16 @@ def replay(policy: Policy, terms: Tensor, weights: Tensor, keep: int) -> Replay:
     return Replay(kept=[left[i] for i in order], steps=steps)
 
 
-def audit(policy: Policy, pools: Sequence[Tensor], weights: Tensor, keep: int) -> Audit:
+def audit(
+    policy: Policy | Callable[[int], Policy],
+    pools: Sequence[Tensor],
+    weights: Tensor,
+    keep: int,
+) -> Audit:
     """What ``policy`` would have lost on these pools.
 
     Args:
-        policy: to be judged.
+        policy: to be judged; of all pools, or of each by its place in ``pools``.
         pools: ``[M, N, 2]`` float32 each, the terms of pools that nobody pruned.
         weights: ``[N]`` float64.
         keep: k.
@@ -118,10 +124,10 @@ def audit(policy: Policy, pools: Sequence[Tensor], weights: Tensor, keep: int) -
         raise ValueError("got no pools, expected at least one")
     hits, shares, regrets = [], [], []
     taken = steps = 0
-    for terms in pools:
+    for place, terms in enumerate(pools):
         final = partial_scores(terms, weights)[:, -1]
         true = sorted(best(final, keep), key=lambda i: -float(final[i]))
-        made = replay(policy, terms, weights, keep)
+        made = replay(policy(place) if callable(policy) else policy, terms, weights, keep)
         hits.append(made.kept[0] == true[0])
         shares.append(len(set(made.kept) & set(true)) / len(true))
         regrets.append(float(final[true[0]] - final[made.kept[0]]))

@@ -48,6 +48,7 @@ def generate(
     scored: bool = True,
     backend: str = "eager",
     attention: str = "auto",
+    precision: str | None = None,
     policy: Policy | Callable[[int], Policy] | None = None,
     captured: bool = False,
     implementation: str = "auto",
@@ -72,6 +73,7 @@ def generate(
             of the work, out: for those who want the pictures alone.
         backend, attention: what runs the UNet: names of ``mitune.families.backends.BACKENDS`` and
             of its ATTENTIONS.
+        precision: in which it is run, in place of the model's.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
         captured: hold the tick in a CUDA graph; on a GPU only.
         implementation: of the fused step: "auto" or a name of ``mitune_kernels.implementations``.
@@ -90,7 +92,7 @@ def generate(
         prepared, model = model, model.model
         prepared.refresh()
     else:
-        prepared = prepare(model, backend, attention)
+        prepared = prepare(model, backend, attention, precision)
     sampler = sampler or model.preset.sampler
     sampler = replace(
         sampler,
@@ -108,7 +110,7 @@ def generate(
         seed=seed,
         null=prepared.encode_null(),
         latent_shape=model.latent_shape,
-        input_dtype=model.dtype,
+        input_dtype=prepared.dtype,
         slots=slots,
         device=model.device,
         scored=scored,

@@ -180,6 +180,19 @@ class Finish:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Who goes on was decided before the first step, by a cheaper pass over the whole pool (a
+    draft)."""
+
+    kept: tuple[int, ...]
+    """Ascending positions."""
+    rungs: tuple[int, ...] = (0,)
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        return list(self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chain:
     """Several policies, each at its own rungs."""
 

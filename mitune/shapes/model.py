@@ -33,9 +33,7 @@ PRESET: Preset = replace(
 """Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
 
 
-def load_shapes(
-    *, device: torch.device, dtype: torch.dtype, folder: Path = FOLDER
-) -> StableDiffusion:
+def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> StableDiffusion:
     """The embedded model, or another training of it in ``folder``, through the same loader as any
     Stable Diffusion folder.
 
@@ -47,6 +45,6 @@ def load_shapes(
             f"the embedded model is not at {folder}: reinstall mitune, or make it with "
             "'python -m mitune.shapes.pretrain'"
         )
-    model = load_stable_diffusion(folder, device=device, dtype=dtype, preset=PRESET)
+    model = load_stable_diffusion(folder, device=device, precision=precision, preset=PRESET)
     model.name = "shapes"
     return model

@@ -34,7 +34,7 @@ class TinyModel:
                 attention_head_dim=2,
             )
         self.unet.eval().requires_grad_(False)
-        self.dtype = torch.float32
+        self.dtype, self.precision = torch.float32, "float32"
         self.scheduler: Any = DDPMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,

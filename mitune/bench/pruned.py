@@ -1,0 +1,87 @@
+"""Which policies the ladder runs, and which it repeats on pools that nobody pruned."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from mitune.bench.rungs import Made, Setting
+from mitune.generate.audit import audit, partial_scores
+from mitune.generate.policies import (
+    Chain,
+    DifferenceHalving,
+    Finish,
+    Halving,
+    Policy,
+    RandomHalving,
+    fit_threshold,
+)
+
+
+def halvings(setting: Setting) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Rungs for a pool of any size and any number of steps: shares of both, by when they
+    begin."""
+    shares = {
+        "late": ((0.5, 0.4), (0.7, 0.2), (0.8, 0.1)),
+        "early": ((0.3, 0.5), (0.5, 0.24), (0.7, 0.12), (0.8, 0.06)),
+        "earlier": ((0.2, 0.5), (0.4, 0.24), (0.6, 0.12), (0.8, 0.06)),
+        "earliest": ((0.1, 0.5), (0.2, 0.24), (0.4, 0.12), (0.6, 0.06)),
+    }
+    steps, pool_size = setting.sampler.steps, setting.candidates
+    found = {}
+    for name, at in shares.items():
+        rungs: dict[int, int] = {}
+        for when, left in at:
+            keep = max(1, round(left * pool_size))
+            if keep < min(rungs.values(), default=pool_size):
+                rungs[max(1, round(when * steps))] = keep
+        found[name] = tuple(rungs.items())
+    return {name: rungs for name, rungs in found.items() if rungs}
+
+
+def pruning(
+    whole: Made, setting: Setting, weights: Tensor, finish: Finish
+) -> dict[str, Callable[[int], Policy]]:
+    """The policies that are run, by name. The threshold is fitted on the first fifth of the
+    prompts, which it leaves unpruned."""
+    named = halvings(setting)
+    run: dict[str, Callable[[int], Policy]] = {}
+    for name in ("late", "early"):
+        if name in named:
+            policy = Chain(policies=(Halving(at=named[name]), finish))
+            run[f"halving {name}"] = lambda p, policy=policy: policy  # type: ignore[misc]
+    first = max(1, len(setting.prompts) // 5)
+    if whole.terms is not None and len(setting.prompts) > first:
+        partial = list(partial_scores(whole.terms[:first], weights))
+        fitted = fit_threshold(partial, threshold_rungs(setting), keep=1, confidence=0.999)
+        threshold = Chain(policies=(fitted, finish))
+        run["threshold"] = lambda p: finish if p < first else threshold
+    return run
+
+
+def threshold_rungs(setting: Setting) -> list[int]:
+    """A look every tenth of the way."""
+    return sorted({max(1, round(k * setting.sampler.steps / 10)) for k in range(1, 10)})
+
+
+def curve(whole: Made, setting: Setting, weights: Tensor, finish: Finish) -> list[dict[str, Any]]:
+    """Recall, regret and cost of many policies, repeated on pools that nobody pruned."""
+    if whole.terms is None:
+        return []
+    pools = list(whole.terms)
+    found = [{"policy": "exact", **asdict(audit(finish, pools, weights, 1))}]
+    for kind in (Halving, DifferenceHalving, RandomHalving):
+        for name, at in halvings(setting).items():
+            policy = Chain(policies=(kind(at=at), finish))
+            found.append(
+                {"policy": f"{kind.__name__} {name}", **asdict(audit(policy, pools, weights, 1))}
+            )
+    first = max(1, len(pools) // 5)
+    if len(pools) > first:
+        partial = list(partial_scores(whole.terms[:first], weights))
+        for confidence in (0.9, 0.99, 0.999):
+            fitted = fit_threshold(partial, threshold_rungs(setting), keep=1, confidence=confidence)
+            judged = audit(Chain(policies=(fitted, finish)), pools[first:], weights, 1)
+            found.append({"policy": f"Threshold {confidence}", **asdict(judged)})
+    return found

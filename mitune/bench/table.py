@@ -1,0 +1,41 @@
+"""The ladder as text."""
+
+from typing import Any
+
+
+def describe(name: str, figures: dict[str, Any]) -> str:
+    """One line of the table."""
+    ranks = figures["spearman"]
+    mfu = figures["mfu"]
+    return (
+        f"{name:<14} {figures['candidates_per_s']:9.2f} {figures['passes_per_candidate']:8.1f} "
+        f"{figures['tflop_per_s']:8.2f} {'' if mfu is None else format(mfu, '.0%'):>5} "
+        f"{figures['top1_agreement']:7.2f} {'' if ranks is None else format(ranks, '.4f'):>8} "
+        f"{figures['recall_top1']:7.2f} {figures['regret_nats']:8.3f} {figures['occupancy']:7.1%}"
+    )
+
+
+def explain(result: dict[str, Any]) -> str:
+    """What the table leaves open: the ratios, the policies that were repeated, the projection."""
+    lines = ["", f"{'rung':<14} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]
+    for name, figures in result["rungs"].items():
+        lines.append(
+            f"{name:<14} {figures['ratio_vs_authors']:9.2f} {figures['ratio_vs_fair']:7.2f} "
+            f"{result['projection']['hours'][name]:19.2f}"
+        )
+    lines += [f"(projected: {result['projection']['what']})", ""]
+    lines.append("repeated on the pools that nobody pruned (95 % intervals):")
+    for entry in result["curve"]:
+        recall, regret = entry["recall_top1"], entry["regret_nats"]
+        lines.append(
+            f"{entry['policy']:<28} passes {entry['passes']:.3f}  recall {recall['mean']:.3f} "
+            f"[{recall['low']:.2f}, {recall['high']:.2f}]  regret {regret['mean']:.3f} "
+            f"[{regret['low']:.2f}, {regret['high']:.2f}] nats"
+        )
+    return "\n".join(lines)
+
+
+HEADER = (
+    f"{'rung':<14} {'cand./s':>9} {'passes':>8} {'TFLOP/s':>8} {'MFU':>5} {'top-1':>7} "
+    f"{'Spearman':>8} {'recall':>7} {'regret':>8} {'full':>7}"
+)
