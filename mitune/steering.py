@@ -97,7 +97,7 @@ class Steering:
         """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
         exact_only = self._audited(prune)
         rough = [w for w in work if w.prompt_index not in exact_only]
-        drafted = list(self._draft(rough))
+        drafted = list(self._draft(rough)) if rough else []
         chosen = choose_drafted(drafted, prune.verify)
         for candidate in drafted:
             if candidate.index not in chosen[candidate.prompt_index]:
@@ -123,35 +123,31 @@ class Steering:
             "least_recall": prune.least_recall,
             "audit": None,
         }
+        by_prompt: dict[int, Policy]
         if prune.policy == "draft":
             of_draft = (prune.draft_steps or steps) / steps
             result["draft_steps_taken"] = of_draft * (1 - len(drawn) / len(self.prompts))
+            own = [w for w in pool(self.prompts, built.candidates) if w.prompt_index in drawn]
+            chosen = choose_drafted(self._draft(own) if own else (), prune.verify)
+            by_prompt = {p: Verify(kept=tuple(kept)) for p, kept in chosen.items()}
+        else:
+            calibration = built.terms(p for p in range(len(self.prompts)) if prune.calibrates(p))
+            fitted = prune.fitted(
+                [calibration[p] for p in sorted(calibration)], self.weights, self.keep
+            )
+            result["fitted"] = asdict(fitted)  # type: ignore[call-overload]
+            by_prompt = dict.fromkeys(drawn, fitted)
         if drawn:
             found = built.terms(drawn)
-            pools = [found[p] for p in drawn]
-            policy = self._audited_policy(prune, built, drawn)
+            whole = exact(self.weights, self.keep)
             judged = audit(
-                lambda i: Chain(policies=(policy(i), exact(self.weights, self.keep))),
-                pools,
+                lambda place: Chain(policies=(by_prompt[drawn[place]], whole)),
+                [found[p] for p in drawn],
                 self.weights,
                 self.keep,
             )
             result["audit"] = asdict(judged)
         publish(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
-
-    def _audited_policy(
-        self, prune: PruneConfig, built: FineTuningSet, drawn: list[int]
-    ) -> Callable[[int], Policy]:
-        """What the policy would have done to the audited pools, by their place in ``drawn``."""
-        if prune.policy == "draft":
-            pools = pool(self.prompts, built.candidates)
-            chosen = choose_drafted(
-                self._draft([w for w in pools if w.prompt_index in drawn]), prune.verify
-            )
-            return lambda place: Verify(kept=tuple(chosen[drawn[place]]))
-        own = built.terms(p for p in range(len(self.prompts)) if prune.calibrates(p))
-        fitted = prune.fitted([own[p] for p in sorted(own)], self.weights, self.keep)
-        return lambda place: fitted
 
     def _audited(self, prune: PruneConfig) -> set[int]:
         """The prompts of the audit share."""

@@ -1,7 +1,7 @@
 """A UNet run by TensorRT: one refittable engine for each shape, built from ONNX.
 
 TensorRT is optional and imported where it is used. No machine of this project has had it: see
-docs/backends.md for what was run of this and what was not.
+docs/generation.md for what was run of this and what was not.
 """
 
 import hashlib

@@ -10,8 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 from kernel_oracles import IMPLS, device_of
 from mitune_kernels import normal
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from mitune.bench.proxies import Operations
 from mitune.errors import UserError
 from mitune.families.prepared import Prepared
 from mitune.generate import Engine, PromptEncoder, SamplerConfig, Work, generate, pool
@@ -263,19 +263,6 @@ def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
     # The op looks at a table once; and on the CPU alone, where nothing has to be waited for, at the
     # range of its index.
     assert asked == ["__bool__"] + ["tolist"] * 5
-
-
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do, by name; views move no data."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if not func.is_view:
-            self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("implementation", IMPLS)
