@@ -10,7 +10,8 @@ from mitune.provenance import device_name, versions
 
 _OPTIONAL = {
     "xformers": "pip install xformers, built for the same CUDA as torch",
-    "tensorrt": "pip install tensorrt on a machine with an NVIDIA GPU",
+    "onnxscript": "pip install 'mitune[onnx]'",
+    "tensorrt": "pip install 'mitune[tensorrt]' on a machine with an NVIDIA GPU",
 }
 
 

@@ -4,8 +4,9 @@ Every rung makes the same candidates (the noise is theirs), so that what each ru
 compared with what the exact run in float32 chooses. That run is the rung ``slots``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from mitune.bench.baselines import AuthorsLoop, FairLoop
@@ -13,6 +14,7 @@ from mitune.bench.flops import denoiser_flops, peak_flops
 from mitune.bench.pruned import curve, pruning
 from mitune.bench.rungs import Made, Setting, load_model, run_draft, run_engine, run_loop
 from mitune.bench.table import describe
+from mitune.errors import UserError
 from mitune.evaluation.agreement import spearman
 from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
@@ -24,21 +26,50 @@ from mitune.schedule import Schedule
 
 PAPER_CANDIDATES = 700 * 50
 """Of the paper's set, which took 24 h on an A100 with 50 steps."""
+RUNGS = (
+    "slots",
+    "authors",
+    "fair",
+    "half",
+    "compiled",
+    "captured",
+    "fused",
+    "exact",
+    "halving late",
+    "halving early",
+    "threshold",
+    "exact float32",
+)
+"""And one more, ``draft`` with the number of candidates that are made once more."""
 DRAFT_VERIFIES = 5
 """Candidates of each pool that the rung ``draft`` makes once more in float32."""
 
 
-def ladder(setting: Setting, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def ladder(
+    setting: Setting,
+    tell: Callable[[str], None] = lambda line: None,
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
     """All rungs, from the bottom.
 
     Args:
         setting: what they share.
         tell: called with a line for each rung that is done.
+        only: names of rungs to run, those of policies with ``fused``; None: all. Without
+            ``slots``, ``exact float32`` is what the others are compared with, and always run.
 
     Returns:
         ``device``, the setting, ``rungs`` by name, ``curve`` (every policy repeated on the pools of
         the exact run, the baselines among them) and ``projection`` to the paper's set.
+
+    Raises:
+        UserError: an unknown name in ``only``.
     """
+    verify = min(DRAFT_VERIFIES, setting.candidates)
+    known = (*RUNGS, f"draft {verify}")
+    for name in only or ():
+        if name not in known:
+            raise UserError(f"rung {name!r} is not known: choose from {', '.join(known)}")
     eager = replace(setting, captures=False)
     full = load_model(setting, "float32")
     schedule = Schedule.from_diffusers(
@@ -58,33 +89,45 @@ def ladder(setting: Setting, tell: Callable[[str], None] = lambda line: None) ->
     peak = peak_flops(full.device)
     truth: Made | None = None
 
-    def add(name: str, made: Made, against: Made | None = None) -> Made:
+    def add(name: str, run: Callable[[], Made], against: Made | None = None) -> Made | None:
         nonlocal truth
-        rungs[name] = _figures(made, truth or made, against, setting, flops, peak)
+        if name in rungs or (only is not None and name not in only and name != first):
+            return None
+        made = run()
+        truth = truth or made
+        rungs[name] = _figures(made, truth, against, setting, flops, peak)
         tell(describe(name, rungs[name]))
         return made
 
-    # The exact run in float32 first: the others are compared with it.
-    truth = add("slots", run_engine(Prepared(full), eager, implementation="reference"))
-    add("authors", run_loop(AuthorsLoop(full, **loop), setting))
-    add("fair", run_loop(FairLoop(load_model(setting, "bfloat16"), **loop), setting))
+    float32 = Prepared(full, "inductor")
     half = Prepared(full, precision=setting.precision)
-    add("half", run_engine(half, eager, implementation="reference"))
     compiled = Prepared(full, "inductor", precision=setting.precision)
-    add("compiled", run_engine(compiled, eager, implementation="reference"))
+
+    def exactly() -> Made:
+        return run_engine(float32, setting, lambda p: finish)
+
+    # The exact run in float32 first: the others are compared with it.
+    first = "slots" if only is None or "slots" in only else "exact float32"
+    add("slots", lambda: run_engine(Prepared(full), eager, implementation="reference"))
+    if first == "exact float32":
+        add(first, exactly)
+    add("authors", lambda: run_loop(AuthorsLoop(full, **loop), setting))
+    add("fair", lambda: run_loop(FairLoop(load_model(setting, "bfloat16"), **loop), setting))
+    add("half", lambda: run_engine(half, eager, implementation="reference"))
+    add("compiled", lambda: run_engine(compiled, eager, implementation="reference"))
     if setting.captures:
-        add("captured", run_engine(compiled, setting, implementation="reference"))
-    fused = add("fused", run_engine(compiled, setting))
-    add("exact", run_engine(compiled, setting, lambda p: finish))
-    for name, policy in pruning(fused, setting, weights, finish).items():
-        add(name, run_engine(compiled, setting, policy), fused)
-    exact = Prepared(full, "inductor")
-    verify = min(DRAFT_VERIFIES, setting.candidates)
-    add(f"draft {verify}", run_draft(compiled, exact, setting, finish, verify))
-    add("exact float32", run_engine(exact, setting, lambda p: finish))
+        add("captured", lambda: run_engine(compiled, setting, implementation="reference"))
+    fused = add("fused", lambda: run_engine(compiled, setting))
+    add("exact", lambda: run_engine(compiled, setting, lambda p: finish))
+    for name, policy in (pruning(fused, setting, weights, finish) if fused else {}).items():
+        add(name, partial(run_engine, compiled, setting, policy), fused)
+    add(f"draft {verify}", lambda: run_draft(compiled, float32, setting, finish, verify))
+    add("exact float32", exactly)
+    assert truth is not None
     for figures in rungs.values():
         for base in ("authors", "fair"):
-            ratio = figures["candidates_per_s"] / rungs[base]["candidates_per_s"]
+            there = rungs.get(base)
+            ratio = there and figures["candidates_per_s"] / there["candidates_per_s"]
             figures[f"ratio_vs_{base}"] = ratio
     return {
         **environment(full.device),
@@ -96,7 +139,7 @@ def ladder(setting: Setting, tell: Callable[[str], None] = lambda line: None) ->
         "slots": setting.slots,
         "seed": setting.seed,
         "tflop_per_row": flops / 1e12,
-        "rungs": {name: rungs[name] for name in ("authors", "fair", *rungs)},
+        "rungs": {name: rungs[name] for name in ("authors", "fair", *rungs) if name in rungs},
         "curve": curve(truth, setting, weights, finish),
         "projection": {
             "what": "hours for the paper's 700 x 50 candidates of 50 steps at this rate on this "

@@ -1,6 +1,7 @@
 """The ladder as a picture."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def plot_ladder(result: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     bars = axes.barh(names, rates, color="#4c72b0")
     labels = [
-        f"{rungs[name]['ratio_vs_authors']:.1f} x, top-1 {rungs[name]['top1_agreement']:.0%}"
+        f"{rungs[name]['ratio_vs_authors'] or math.nan:.1f} x, "
+        f"top-1 {rungs[name]['top1_agreement']:.0%}"
         for name in names
     ]
     axes.bar_label(bars, labels, padding=4, fontsize=8)

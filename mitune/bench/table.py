@@ -1,5 +1,6 @@
 """The ladder as text."""
 
+import math
 from typing import Any
 
 
@@ -19,8 +20,9 @@ def explain(result: dict[str, Any]) -> str:
     """What the table leaves open: the ratios, the policies that were repeated, the projection."""
     lines = ["", f"{'rung':<14} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]
     for name, figures in result["rungs"].items():
+        ratios = [figures[f"ratio_vs_{base}"] or math.nan for base in ("authors", "fair")]
         lines.append(
-            f"{name:<14} {figures['ratio_vs_authors']:9.2f} {figures['ratio_vs_fair']:7.2f} "
+            f"{name:<14} {ratios[0]:9.2f} {ratios[1]:7.2f} "
             f"{result['projection']['hours'][name]:19.2f}"
         )
     lines += [f"(projected: {result['projection']['what']})", ""]

@@ -51,6 +51,8 @@ class Bench:
     """scale: what runs the UNet."""
     precision: str | None = None
     """generate: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    only: tuple[str, ...] | None = None
+    """generate: only rungs of these names, such as authors "exact float32"."""
     plot: Path | None = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
@@ -87,7 +89,7 @@ class Bench:
         if self.plot:
             check_plot(self.plot)
         print(HEADER, flush=True)
-        result = ladder(setting, partial(print, flush=True))
+        result = ladder(setting, partial(print, flush=True), self.only)
         print(explain(result))
         if self.plot:
             plot_ladder(result, self.plot)
