@@ -99,7 +99,13 @@ def build_set(
             "estimator trajectory and select mi, whose score is known on the way"
         )
     if prune:
-        prune.check(sampler.steps, model.precision, keep)
+        prune = prune.for_run(
+            weights=weights,
+            precision=model.precision,
+            candidates=candidates,
+            prompts=len(prompts),
+            keep=keep,
+        )
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -144,7 +150,12 @@ def build_set(
         def draft(work: list[Work]) -> Iterator[Candidate]:
             assert prune is not None
             cheap = replace(sampler, steps=prune.draft_steps or sampler.steps)
-            return make(work, None, sampler=cheap, precision=prune.draft_precision)
+            own = Schedule.from_diffusers(
+                model.scheduler, steps=cheap.steps, kind=cheap.scheduler, eta=cheap.eta
+            ).weights(cheap.convention, cheap.t_min)
+            # Nobody's picture is wanted yet: no step without weight but by one of each pool.
+            rough = exact(own, 1)
+            return make(work, lambda p: rough, sampler=cheap, precision=prune.draft_precision)
 
         steering = Steering(
             prune,

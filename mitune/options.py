@@ -104,8 +104,8 @@ class Pool(Sampling):
     halving, threshold, or draft, a cheaper pass whose best are made once more. None: drop
     nobody."""
     rungs: tuple[str, ...] | None = None
-    """Where pruning looks: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; for threshold the
-    steps alone count."""
+    """Where pruning looks: STEPS:CANDIDATES that go on, such as 25:20 35:10 40:5; for threshold
+    steps alone, such as 10 20 30. None: shares of the steps that count."""
     confidence: float | None = None
     """For threshold: with which a dropped candidate would not have been the better one."""
     verify: int | None = None
@@ -166,9 +166,9 @@ class Pool(Sampling):
 
 def _rung(text: str) -> tuple[int, int]:
     steps, colon, left = text.partition(":")
-    if not (colon and steps.isdecimal() and left.isdecimal()):
+    if not (steps.isdecimal() and (left.isdecimal() or not colon)):
         raise UserError(f"rung {text!r}: expected STEPS:CANDIDATES, such as 25:20")
-    return int(steps), int(left)
+    return int(steps), int(left or 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,13 +120,15 @@ class Steering:
             "policy": asdict(prune),
             "audited_prompts": len(drawn),
             "steps_taken": taken / (total * steps),
+            "draft_steps_taken": 0.0,
             "least_recall": prune.least_recall,
             "audit": None,
         }
         by_prompt: dict[int, Policy]
         if prune.policy == "draft":
-            of_draft = (prune.draft_steps or steps) / steps
-            result["draft_steps_taken"] = of_draft * (1 - len(drawn) / len(self.prompts))
+            # Of every prompt: those of the audit are drafted here.
+            result["draft_steps_taken"] = (prune.draft_steps or steps) / steps
+            result["steps_taken"] += result["draft_steps_taken"]
             own = [w for w in pool(self.prompts, built.candidates) if w.prompt_index in drawn]
             chosen = choose_drafted(self._draft(own) if own else (), prune.verify)
             by_prompt = {p: Verify(kept=tuple(kept)) for p, kept in chosen.items()}
@@ -147,6 +149,7 @@ class Steering:
                 self.keep,
             )
             result["audit"] = asdict(judged)
+            result["audit"]["passes"] += result["draft_steps_taken"]
         publish(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
 
     def _audited(self, prune: PruneConfig) -> set[int]:
@@ -177,9 +180,9 @@ def choose_drafted(drafted: Iterable[Candidate], verify: int) -> dict[int, list[
 
 def tell_audit(result: dict[str, Any]) -> str:
     """The audit in one line, and loudly where it is not good enough or nothing is known."""
-    cost = f"pruned: {result['steps_taken']:.1%} of all steps taken"
-    if "draft_steps_taken" in result:
-        cost += f", and {result['draft_steps_taken']:.1%} of them as a draft"
+    cost = f"pruned: {result['steps_taken']:.1%} of the steps of an unpruned run taken"
+    if result["draft_steps_taken"]:
+        cost += f", of which {result['draft_steps_taken']:.1%} as a draft"
     if result["audit"] is None:
         return (
             f"{cost}. WARNING: no prompt was drawn for the audit, so nothing is known of what was "
@@ -195,6 +198,6 @@ def tell_audit(result: dict[str, Any]) -> str:
     if recall["mean"] < result["least_recall"]:
         return (
             f"{line}. WARNING: that is less often than {result['least_recall']:.0%}: use later "
-            "rungs or a higher confidence, or do not prune"
+            "rungs, a higher confidence, more to verify, or do not prune"
         )
     return line

@@ -83,7 +83,9 @@ def test_an_audited_set(shapes_model, tmp_path, whole, prune):
             assert own[c]["score"] == pytest.approx(float(whole[p][c]), rel=1e-4)
     result = built.audit()
     steps = sum(len(row["terms"]) for row in made.values())
-    assert result["steps_taken"] == pytest.approx(steps / (12 * 6 * 10))
+    assert result["steps_taken"] == pytest.approx(
+        steps / (12 * 6 * 10) + (1 if prune is DRAFT else 0)
+    )
     judged = [p for p in drawn if prune.policy != "threshold" or p >= 3]
     assert result["audited_prompts"] == result["audit"]["prompts"] == len(judged)
     assert 0 <= result["audit"]["recall_top1"]["mean"] <= 1
@@ -140,8 +142,9 @@ def test_a_draft_decides_who_is_made(shapes_model, tmp_path):
         for c in set(own) - set(made):
             assert own[c]["score"] == pytest.approx(drafted[p, c], rel=1e-2)
     result = built.audit()
-    assert result["draft_steps_taken"] == pytest.approx(1 - len(drawn) / len(PROMPTS))
-    assert "of them as a draft" in tell_audit(result)
+    assert result["draft_steps_taken"] == 1.0
+    assert result["audit"]["passes"] > 1.0
+    assert "of which 100.0% as a draft" in tell_audit(result)
 
 
 def test_fewer_steps_are_a_draft_too(shapes_model, tmp_path):
@@ -157,6 +160,7 @@ def test_an_audit_that_is_bad_or_missing_is_said_loudly():
     interval = {"mean": 0.8, "low": 0.6, "high": 0.9}
     result = {
         "steps_taken": 0.5,
+        "draft_steps_taken": 0.0,
         "audited_prompts": 20,
         "least_recall": 0.95,
         "audit": {"recall_top1": interval, "regret_nats": interval},
@@ -177,13 +181,23 @@ def test_a_resume_with_other_pruning_is_refused(shapes_model, tmp_path):
     [
         ({"estimator": "standard"}, "expected estimator trajectory"),
         ({"select": "random"}, "expected estimator trajectory and select mi"),
-        ({"keep": 4}, "leave 3 candidates: expected at least 4"),
-        ({"prune": PruneConfig(policy="halving")}, "expected steps below 10"),
+        ({"keep": 4}, "rungs 3:4 6:3: expected at least 4 candidates to go on"),
+        ({"candidates": 4}, "and fewer than the pool's 4"),
+        (
+            {"prune": PruneConfig(policy="halving", rungs=((3, 4), (8, 3)))},
+            "rungs 3:4 8:3: expected steps below 8, after which the score is complete",
+        ),
+        (
+            {"prune": PruneConfig(policy="threshold", calibration=12)},
+            "12 prompts of 6 candidates: expected more than the 12 prompts",
+        ),
         ({"prune": DRAFT, "keep": 4}, "verify is 3: expected at least 4, the number to keep"),
+        ({"prune": DRAFT, "candidates": 3}, "fewer than the pool's 3 candidates"),
         (
             {"prune": PruneConfig(policy="draft", draft_precision="float32", draft_steps=10)},
-            "the draft is as dear as what it is for, 10 steps in float32",
+            "draft of 10 steps in float32 is as dear as what it is for, 10 steps in float32",
         ),
+        ({"prune": PruneConfig(policy="draft", draft_steps=11)}, "draft of 11 steps in bf16-mixed"),
     ],
 )
 def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
@@ -199,6 +213,8 @@ def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
     [
         ({"policy": "guessing"}, "choose one of halving, threshold, draft"),
         ({"verify": 0}, "verify is 0"),
+        ({"draft_steps": 0}, "draft_steps is 0"),
+        ({"rungs": ((5, 3), (4, 2))}, "rungs .* are not in order"),
         ({"draft_precision": "int4"}, "precision 'int4' is not known"),
         ({"audit": 1.5}, "audit is 1.5"),
         ({"confidence": 1.0}, "confidence is 1.0"),
@@ -209,6 +225,17 @@ def test_what_cannot_be_pruned(shapes_model, tmp_path, changes, message):
 def test_bad_configurations(changes, message):
     with pytest.raises(UserError, match=message):
         PruneConfig(**({"policy": "halving"} | changes))
+
+
+def test_rungs_follow_the_run_where_none_are_given():
+    """Shares of the steps that count, and of the pool; a threshold looks at each tenth."""
+    weights = torch.cat((torch.ones(30), torch.zeros(20))).double()
+    run = {"weights": weights, "precision": "float32", "prompts": 20, "keep": 1}
+    halving = PruneConfig(policy="halving")
+    assert halving.for_run(candidates=50, **run).rungs == ((15, 20), (21, 10), (24, 5))
+    assert halving.for_run(candidates=4, **run).rungs == ((15, 2), (21, 1))
+    found = PruneConfig(policy="threshold").for_run(candidates=50, **run).rungs
+    assert [step for step, _ in found] == [3, 6, 9, 12, 15, 18, 21, 24, 27]
 
 
 def test_terms_come_back_as_they_were(shapes_model, tmp_path):

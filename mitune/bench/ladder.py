@@ -55,8 +55,8 @@ def ladder(
     Args:
         setting: what they share.
         tell: called with a line for each rung that is done.
-        only: names of rungs to run, those of policies with ``fused``; None: all. Without
-            ``slots``, ``exact float32`` is what the others are compared with, and always run.
+        only: names of rungs to run, and those that they need; None: all. Without ``slots``,
+            ``exact float32`` is what the others are compared with, and always run.
 
     Returns:
         ``device``, the setting, ``rungs`` by name, ``curve`` (every policy repeated on the pools of
@@ -70,6 +70,8 @@ def ladder(
     for name in only or ():
         if name not in known:
             raise UserError(f"rung {name!r} is not known: choose from {', '.join(known)}")
+    if only is not None and {"halving late", "halving early", "threshold"} & set(only):
+        only = {*only, "fused"}  # the unpruned run that they are compared with
     eager = replace(setting, captures=False)
     full = load_model(setting, "float32")
     schedule = Schedule.from_diffusers(

@@ -17,26 +17,21 @@ from mitune.generate.policies import (
     RandomHalving,
     fit_threshold,
 )
+from mitune.generate.prune import SHARES, shares
 
 
 def halvings(setting: Setting) -> dict[str, tuple[tuple[int, int], ...]]:
     """Rungs for a pool of any size and any number of steps: shares of both, by when they
     begin."""
-    shares = {
-        "late": ((0.5, 0.4), (0.7, 0.2), (0.8, 0.1)),
+    named = {
+        "late": SHARES,
         "early": ((0.3, 0.5), (0.5, 0.24), (0.7, 0.12), (0.8, 0.06)),
         "earlier": ((0.2, 0.5), (0.4, 0.24), (0.6, 0.12), (0.8, 0.06)),
         "earliest": ((0.1, 0.5), (0.2, 0.24), (0.4, 0.12), (0.6, 0.06)),
     }
-    steps, pool_size = setting.sampler.steps, setting.candidates
-    found = {}
-    for name, at in shares.items():
-        rungs: dict[int, int] = {}
-        for when, left in at:
-            keep = max(1, round(left * pool_size))
-            if keep < min(rungs.values(), default=pool_size):
-                rungs[max(1, round(when * steps))] = keep
-        found[name] = tuple(rungs.items())
+    found = {
+        name: shares(at, setting.sampler.steps, setting.candidates) for name, at in named.items()
+    }
     return {name: rungs for name, rungs in found.items() if rungs}
 
 
@@ -62,7 +57,8 @@ def pruning(
 
 def threshold_rungs(setting: Setting) -> list[int]:
     """A look every tenth of the way."""
-    return sorted({max(1, round(k * setting.sampler.steps / 10)) for k in range(1, 10)})
+    steps = setting.sampler.steps
+    return sorted({rung for k in range(1, 10) if 0 < (rung := round(k * steps / 10)) < steps})
 
 
 def curve(whole: Made, setting: Setting, weights: Tensor, finish: Finish) -> list[dict[str, Any]]:

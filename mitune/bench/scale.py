@@ -1,12 +1,16 @@
 """Whether cost grows with the work alone, and memory not at all."""
 
+import gc
 import resource
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from mitune.errors import UserError
 from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import Counts, SamplerConfig, generate
@@ -34,14 +38,20 @@ def measure_scale(
 
     Returns:
         For ``candidates`` and ``prompts``: ``seconds`` of the smaller and of the larger run, their
-        ``ratio``, and ``grown_bytes``, by how much the larger one raised the process's peak memory
-        over the smaller one's (the GPU's on a GPU).
+        ``ratio``, and ``grown_bytes``, by how much the larger one's peak of the process's memory
+        is above the smaller one's (of the GPU's memory on a GPU).
+
+    Raises:
+        UserError: prompts that are no multiple of ten.
     """
-    few = prompts[: max(1, len(prompts) // TIMES)]
+    if not prompts or len(prompts) % TIMES:
+        raise UserError(f"prompts is {len(prompts)}: expected a multiple of {TIMES}")
+    few = prompts[: len(prompts) // TIMES]
     prepared = Prepared(model, backend)
 
     def run(texts: Sequence[str], pool: int) -> tuple[float, int, Counts]:
         counts = Counts()
+        _reset_peak(model.device)
         start = time.perf_counter()
         made = 0
         for _ in generate(
@@ -71,7 +81,18 @@ def measure_scale(
     return result
 
 
+def _reset_peak(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is in use now
+
+
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform != "linux":  # never reset there: an upper bound
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -61,8 +61,11 @@ class Align(Common, Pool, Tuning):
             "adapter": str(last.adapter),
             "sets": [r.set.summary() for r in done],
         }
-        for number, summary in enumerate(result["sets"], 1):
+        for number, (made, summary) in enumerate(zip(done, result["sets"], strict=True), 1):
             _tell_set(summary, f"round {number}: ")
+            if (found := made.set.audit()) is not None:
+                print(f"round {number}: {tell_audit(found)}")
+                summary["audit"] = found
         if held_out:
             result["eval"] = compare_adapter(
                 model,

@@ -65,9 +65,12 @@ class Prepared:
     def refresh(self) -> None:
         """Take over the model's weights as they are now, its adapter merged."""
         given = merged_weights(self.model.unet)
+        engines = isinstance(self._run, TensorRT)  # which have weights of their own
+        changed = False
         for name, tensor in self._weights.items():
+            changed = changed or (engines and not torch.equal(tensor, given[name].to(tensor)))
             tensor.copy_(given[name])
-        if isinstance(self._run, TensorRT):  # its engines have weights of their own
+        if isinstance(self._run, TensorRT) and changed:
             self._run.refit()
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:

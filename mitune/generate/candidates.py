@@ -62,7 +62,7 @@ def generate(
 
     Args:
         model: from ``mitune.load``; or prepared already, which keeps what was compiled for the next
-            call, with the backend and attention it has.
+            call, with the backend, attention and precision it has.
         prompts: texts; too long ones are cut as diffusers cuts them.
         candidates: pool size M of each prompt.
         steps, guidance: denoising steps N and guidance scale, in place of the sampler's.

@@ -175,6 +175,9 @@ class Engine:
 
         Yields:
             Each candidate once, when it is finished or dropped.
+
+        Raises:
+            ValueError: a policy whose rungs or survivors there are not.
         """
         fresh = self._entries(stream, prompts, policy or (lambda prompt_index: Unpruned()))
         survivors: deque[_Entry] = deque()
@@ -189,9 +192,12 @@ class Engine:
     ) -> Iterator[_Entry]:
         for prompt_index, works in itertools.groupby(stream, key=lambda work: work.prompt_index):
             members = list(works)
+            own = policy(prompt_index)
+            if any(not 0 < rung < self._steps for rung in own.rungs):
+                raise ValueError(f"policy: got rungs {own.rungs}, expected 1 to {self._steps - 1}")
             keys = candidate_keys([(self._seed, work.prompt, work.index) for work in members])
             pool = _Pool(
-                policy=policy(prompt_index),
+                policy=own,
                 key={work.index: key for work, key in zip(members, keys, strict=True)},
                 cond=prompts.row(prompt_index),
                 left=len(members),
@@ -256,6 +262,12 @@ class Engine:
         rung = here[0].done
         state = _joined(here)
         kept = pool.policy.survivors(rung, state.score.cpu(), state.terms[:, :rung].cpu())
+        valid = all(isinstance(i, int) and 0 <= i < len(here) for i in kept)
+        if not valid or not kept or kept != sorted(set(kept)):
+            raise ValueError(
+                f"policy: got survivors {kept!r} of {len(here)} at rung {rung}, expected ascending "
+                "positions, at least one"
+            )
         survivors.extend(here[i] for i in kept)
         pool.arrived, pool.left = [], len(kept)
         lost = [i for i in range(len(here)) if i not in set(kept)]

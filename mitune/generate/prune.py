@@ -1,7 +1,7 @@
 """Pruning as a user asks for it: plain values, and the policy of each prompt that follows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -21,6 +21,8 @@ from mitune.generate.policies import (
 )
 
 PRUNING = ("halving", "threshold", "draft")
+SHARES = ((0.5, 0.4), (0.7, 0.2), (0.8, 0.1))
+"""Halving by default: (share of the steps that count, share of the pool that goes on)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,10 @@ class PruneConfig:
     """halving: at each rung so many go on. threshold: a candidate is dropped where its partial
     score is out of reach of the k-th best, by a fit to the first prompts. draft: the whole pool in
     a cheaper pass, and the best of it once more, exactly, from the same noise."""
-    rungs: tuple[tuple[int, int], ...] = ((25, 20), (35, 10), (40, 5))
-    """Of halving: (steps done, candidates that go on). Of threshold, the steps alone count."""
+    rungs: tuple[tuple[int, int], ...] | None = None
+    """Of halving: (steps done, candidates that go on). Of threshold, the steps alone count. None:
+    for halving SHARES of the steps that count and of the pool, for threshold each tenth of those
+    steps."""
     confidence: float = 0.999
     """Of threshold: with which a dropped candidate would not have been the better one."""
     calibration: int = 8
@@ -57,7 +61,14 @@ class PruneConfig:
         check_precision(self.draft_precision)
         if self.verify < 1:
             raise UserError(f"verify is {self.verify}: expected at least 1 candidate")
-        check_rungs(self.rungs)
+        if self.draft_steps is not None and self.draft_steps < 1:
+            raise UserError(f"draft_steps is {self.draft_steps}: expected at least 1")
+        if self.rungs is not None:
+            # A threshold asks for steps alone: any numbers that shrink stand for the candidates.
+            steps = [step for step, _ in self.rungs]
+            shrink = range(len(steps), 0, -1)
+            threshold = self.policy == "threshold"
+            check_rungs(tuple(zip(steps, shrink, strict=True)) if threshold else self.rungs)
         if not 0 <= self.audit <= 1:
             raise UserError(f"audit is {self.audit}: expected a share, 0 to 1")
         if not 0.5 <= self.confidence < 1:
@@ -69,32 +80,60 @@ class PruneConfig:
         """Whether the fit is made on this prompt."""
         return self.policy == "threshold" and prompt_index < self.calibration
 
-    def check(self, steps: int, precision: str, keep: int) -> None:
-        """Raise UserError unless this fits a run.
+    def for_run(
+        self, *, weights: Tensor, precision: str, candidates: int, prompts: int, keep: int
+    ) -> "PruneConfig":
+        """This with its rungs filled in, for a run that it fits.
 
         Args:
-            steps, precision: of the run's own passes.
+            weights: ``[N]`` float64, of the run's steps.
+            precision: of the run's own passes.
+            candidates, prompts: M and the number of pools.
             keep: k.
+
+        Raises:
+            UserError: it does not fit, or could not save anything.
         """
+        steps, counted = len(weights), counted_steps(weights)
         if self.policy == "draft":
-            if self.verify < keep:
-                raise UserError(
-                    f"verify is {self.verify}: expected at least {keep}, the number to keep"
-                )
-            if (self.draft_steps or steps) >= steps and self.draft_precision == precision:
-                raise UserError(
-                    f"the draft is as dear as what it is for, {steps} steps in {precision}: "
-                    "expected another draft_precision, or fewer draft_steps"
-                )
-            return
-        if self.rungs[-1][0] >= steps:
+            self._check_draft(steps, precision, candidates, keep)
+            return self
+        rungs = self.rungs
+        if rungs is None and self.policy == "threshold":
+            rungs = tuple((k, 1) for k in sorted({counted * tenth // 10 for tenth in range(1, 10)}))
+            rungs = tuple(rung for rung in rungs if rung[0] > 0)
+        elif rungs is None:
+            rungs = shares(SHARES, counted, candidates, keep)
+        told = " ".join(f"{step}:{left}" for step, left in rungs) or "none"
+        if not rungs or rungs[-1][0] >= counted:
             raise UserError(
-                f"rungs {self.rungs}: expected steps below {steps}, the number there is"
+                f"rungs {told}: expected steps below {counted}, after which the score is complete"
             )
-        if self.policy == "halving" and self.rungs[-1][1] < keep:
+        if self.policy == "halving" and not keep <= rungs[-1][1] <= rungs[0][1] < candidates:
             raise UserError(
-                f"rungs {self.rungs} leave {self.rungs[-1][1]} candidates: expected at least "
-                f"{keep}, the number to keep"
+                f"rungs {told}: expected at least {keep} candidates to go on, the number to keep, "
+                f"and fewer than the pool's {candidates}"
+            )
+        if self.policy == "threshold" and (prompts <= self.calibration or candidates < 2):
+            raise UserError(
+                f"{prompts} prompts of {candidates} candidates: expected more than the "
+                f"{self.calibration} prompts that the threshold is fitted on, and 2 candidates; "
+                "give more, or use halving"
+            )
+        return replace(self, rungs=rungs)
+
+    def _check_draft(self, steps: int, precision: str, candidates: int, keep: int) -> None:
+        if not keep <= self.verify < candidates:
+            raise UserError(
+                f"verify is {self.verify}: expected at least {keep}, the number to keep, and fewer "
+                f"than the pool's {candidates} candidates"
+            )
+        draft_steps = self.draft_steps or steps
+        if draft_steps > steps or (draft_steps == steps and self.draft_precision == precision):
+            raise UserError(
+                f"the draft of {draft_steps} steps in {self.draft_precision} is as dear as what it "
+                f"is for, {steps} steps in {precision}: expected another draft_precision, or fewer "
+                "draft_steps"
             )
 
     def fitted(self, pools: Sequence[Tensor], weights: Tensor, keep: int) -> Policy:
@@ -107,7 +146,10 @@ class PruneConfig:
 
         Raises:
             UserError: no calibration, or one that is not finite.
+            ValueError: before ``for_run``.
         """
+        if self.rungs is None:
+            raise ValueError("got no rungs, expected those that for_run fills in")
         if self.policy == "halving":
             return Halving(at=self.rungs)
         if not pools:
@@ -118,6 +160,19 @@ class PruneConfig:
             keep=keep,
             confidence=self.confidence,
         )
+
+
+def shares(
+    at: Sequence[tuple[float, float]], steps: int, candidates: int, keep: int = 1
+) -> tuple[tuple[int, int], ...]:
+    """Rungs for a pool of any size and any number of steps; those that would drop nobody, or stand
+    at either end, are left out."""
+    rungs: dict[int, int] = {}
+    for when, left in at:
+        step, stay = round(when * steps), max(keep, round(left * candidates))
+        if 0 < step < steps and stay < min(rungs.values(), default=candidates):
+            rungs[step] = stay
+    return tuple(rungs.items())
 
 
 def exact(weights: Tensor, keep: int) -> Policy:

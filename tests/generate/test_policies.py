@@ -117,6 +117,30 @@ def test_the_slots_stay_full(policy):
     assert counts.occupancy >= 0.98
 
 
+@pytest.mark.parametrize(
+    ("rungs", "survivors", "message"),
+    [
+        ((3,), [0, 0, 1], "got survivors .* of 4 at rung 3, expected ascending positions"),
+        ((3,), [], "expected ascending positions, at least one"),
+        ((3,), [1, 0], "expected ascending"),
+        ((3,), [-1], "expected ascending"),
+        ((3,), [4], "expected ascending"),
+        ((0,), [0], "got rungs .0,., expected 1 to 5"),
+        ((6,), [0], "got rungs .6,., expected 1 to 5"),
+    ],
+)
+def test_a_policy_that_cannot_be_followed(rungs, survivors, message):
+    class Policy:
+        def __init__(self):
+            self.rungs = rungs
+
+        def survivors(self, rung, scores, terms):
+            return survivors
+
+    with pytest.raises(ValueError, match=message):
+        run(2, 4, steps=6, slots=3, policy=Policy())
+
+
 def test_an_unpruned_pool_beside_pruned_ones(whole):
     """A policy may differ from prompt to prompt, as the audit share needs."""
     from counting_world import encode, engine
