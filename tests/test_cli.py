@@ -127,7 +127,7 @@ def test_doctor(capsys):
     report = last_json(capsys)
     assert report["step"]["reference"] is None
     assert report["versions"]["torch"]
-    assert set(report["optional"]) == {"xformers", "tensorrt"}
+    assert set(report["optional"]) == {"xformers", "onnxscript", "tensorrt"}
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

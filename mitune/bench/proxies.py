@@ -32,6 +32,11 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def counted_for() -> dict[str, str]:
+    """The versions that the counts depend on; which build of torch it is does not matter."""
+    return {name: str(versions()[name]).split("+")[0] for name in ("torch", "diffusers")}
+
+
 def proxies() -> dict[str, Any]:
     """Operations of a model call and of a tick of the embedded model, rows that the UNet is given
     for each candidate of small pools with and without pruning, and bytes of a step."""
@@ -68,7 +73,7 @@ def proxies() -> dict[str, Any]:
         )
         rows[name] = counts.rows / (len(texts) * 6)
     return {
-        "versions": {name: versions()[name] for name in ("torch", "diffusers")},
+        "versions": counted_for(),
         "operations_per_model_call": len(call.names),
         "operations_per_tick": (len(long.names) - len(short.names)) / 10,
         "rows_per_candidate": rows,

@@ -115,9 +115,13 @@ def test_an_engine_that_computes_something_else_is_not_used(fake, tmp_path, monk
 
 
 def test_what_tensorrt_refuses_is_said(fake, tmp_path, monkeypatch):
-    made = prepared(TinyModel(), tmp_path)
+    model = TinyModel()
+    made = prepared(model, tmp_path)
     call(made)
     monkeypatch.setattr(fake.OnnxParserRefitter, "refit_from_file", lambda self, path: False)
+    made.refresh()  # nothing is new
+    adapter.attach(model.unet, config())
+    scramble(model.unet)
     with pytest.raises(RuntimeError, match="did not take the new weights: the initializers have"):
         made.refresh()
     (kept,) = tmp_path.glob("*.engine")

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from tiny_model import TinyModel, TinySet, config, tree
 from mitune.errors import UserError
 from mitune.tuning import TuneConfig, adapter, loop, tune
 from mitune.tuning.adapter_file import FILE
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """As in a terminal: a shell's background job would ignore SIGINT, and so would the loop."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Killed(Exception):
