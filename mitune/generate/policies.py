@@ -182,7 +182,7 @@ class Finish:
 @dataclass(frozen=True, kw_only=True)
 class Verify:
     """Who goes on was decided before the first step, by a cheaper pass over the whole pool (a
-    draft)."""
+    draft). For an audit's replay: the engine knows no rung 0, and is given the chosen as work."""
 
     kept: tuple[int, ...]
     """Ascending positions."""
