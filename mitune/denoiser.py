@@ -2,7 +2,7 @@
 conditioning tensors."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,24 @@ class Denoiser(Protocol):
 
         Returns:
             ``[B, ...]`` like ``z``: what the model predicts (epsilon or v), in its own dtype.
+        """
+        ...
+
+
+@runtime_checkable
+class PairDenoiser(Denoiser, Protocol):
+    """One that predicts the same latents under two conditionings at less than twice the cost."""
+
+    def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """The raw predictions of both.
+
+        Args:
+            z: ``[S, ...]`` latents.
+            t: ``[S]`` timesteps.
+            cond: records of 2 S rows; row S + i belongs to latent i as row i does.
+
+        Returns:
+            ``[2 S, ...]``, rows as those of ``cond``.
         """
         ...
 

@@ -44,7 +44,7 @@ def proxies() -> dict[str, Any]:
     prepared = Prepared(model)
     cond = prepared.encode_prompts(["a red circle", ""])
     with torch.no_grad(), Operations() as call:
-        prepared(torch.zeros(2, *model.latent_shape), torch.ones(2), cond)
+        prepared.pairs(torch.zeros(1, *model.latent_shape), torch.ones(1), cond)
     sampler = SamplerConfig(steps=10, guidance=7.5, convention="reference")
     texts = prompts("train")[:4]
     with Operations() as short:

@@ -1,6 +1,7 @@
 """What runs a UNet, by name: torch operation by operation, or compiled for one shape."""
 
 import importlib.util
+import inspect
 import math
 import os
 import threading
@@ -17,7 +18,8 @@ from mitune.errors import UserError
 from mitune.families.tensorrt_engine import TensorRT
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(latents, timesteps, text) to the prediction, rows for rows."""
+"""(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
+the predictions (``mitune.families.pairs``)."""
 
 BACKENDS = {
     "eager": "torch, operation by operation",
@@ -59,12 +61,19 @@ def run_by(backend: str, unet: Any) -> Run:
     # folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache() / "inductor"))
     if device.type != "cpu":
-        return torch.compile(plain, fullgraph=True, dynamic=False)
+        return torch.compile(plain, fullgraph=True, dynamic=False, **_alone())
     # The calls between kernels in C++ too: in Python they hold the lock that the workers share.
     compiled: Run = torch.compile(
-        plain, fullgraph=True, dynamic=False, options={"cpp_wrapper": True}
+        plain, fullgraph=True, dynamic=False, options={"cpp_wrapper": True}, **_alone()
     )
     return _PerCore(compiled, torch.get_num_threads())
+
+
+def _alone() -> dict[str, Any]:
+    """Of ``torch.compile``, from torch 2.13 on: each UNet counts its own compilations, of which the
+    ninth is an error."""
+    known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    return {"isolate_recompiles": True} if known else {}
 
 
 def set_attention(unet: Any, attention: str, backend: str) -> None:
@@ -104,7 +113,7 @@ class _PerCore:
     def __init__(self, run: Run, workers: int) -> None:
         self._run = run
         self._workers = workers
-        self._shapes: set[torch.Size] = set()
+        self._shapes: set[tuple[torch.Size, torch.Size]] = set()
         threads = torch.get_num_threads()
         started = threading.Barrier(workers + 1)
 
@@ -123,16 +132,23 @@ class _PerCore:
 
     def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
         parts = next(n for n in range(self._workers, 0, -1) if len(z) % n == 0)
-        chunks = zip(z.chunk(parts), t.chunk(parts), text.chunk(parts), strict=True)
-        if z.shape in self._shapes:
-            return torch.cat(list(self._pool.map(self._one, chunks)))
-        # The first call compiles: one after the other, so that it is done once.
-        self._shapes.add(z.shape)
-        return torch.cat([self._pool.submit(self._one, chunk).result() for chunk in chunks])
+        # A worker's rows of text: of each half of a pair's the same.
+        texts = text.unflatten(0, (-1, len(z))).chunk(parts, dim=1)
+        chunks = zip(z.chunk(parts), t.chunk(parts), texts, strict=True)
+        shapes = z.shape, text.shape
+        if shapes in self._shapes:
+            made = list(self._pool.map(self._one, chunks))
+        else:
+            # The first call compiles: one after the other, so that it is done once.
+            self._shapes.add(shapes)
+            made = [self._pool.submit(self._one, chunk).result() for chunk in chunks]
+        return torch.cat(made, dim=1).flatten(0, 1)
 
     @torch.no_grad()  # a thread's own setting, which the caller's does not reach
     def _one(self, chunk: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        return self._run(*chunk)
+        z, t, text = chunk
+        halves: Tensor = self._run(z, t, text.flatten(0, 1)).unflatten(0, (-1, len(z)))
+        return halves
 
 
 def _cache() -> Path:

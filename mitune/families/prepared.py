@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mitune.denoiser import Conditioning
 from mitune.families.backends import run_by, set_attention
+from mitune.families.pairs import HalfProducts, Pairing, share_prefix
 from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_precision
 from mitune.families.tensorrt_engine import TensorRT
 from mitune.tuning import adapter
@@ -51,8 +52,9 @@ class Prepared:
         unet = copy.deepcopy(model.unet).requires_grad_(False)
         adapter.detach(unet)
         unet.to(self.dtype)
+        pairing = share_prefix(unet)
         if self.precision == "bf16-mixed":
-            mix_precision(unet, torch.bfloat16)
+            mix_precision(unet, torch.bfloat16, pairing)
         if backend == "inductor":  # slower operation by operation on a CPU, faster compiled
             unet.to(memory_format=torch.channels_last)
         self._weights: dict[str, Tensor] = dict(unet.state_dict())
@@ -76,6 +78,11 @@ class Prepared:
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.Denoiser`; ``cond`` is of this object's own encoding."""
         return self._run(z.to(self.dtype), t, cond["encoder_hidden_states"])
+
+    def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """See :class:`mitune.denoiser.PairDenoiser`. Cheaper than two calls, and in bf16-mixed the
+        difference of the two predictions is much nearer to float32's (``families.pairs``)."""
+        return self(z, t, cond)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -108,21 +115,31 @@ _FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
 """Small layers at both ends, through which every element goes."""
 
 
-def mix_precision(unet: Any, dtype: torch.dtype) -> None:
+def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
     """Let the convolutions and linear layers of a float32 UNet multiply in ``dtype``, in place.
 
     What comes out of them is float32 again, and so is all that is added up from layer to layer,
-    normalised and activated: roundings of the products do not pile up in it. On a GPU queries, keys
-    and values stay in ``dtype`` until attention is done, whose fast kernels know no float32.
+    normalised and activated: roundings of the products do not pile up in it. Pairs have common
+    roundings in the last block, which most of the error in their difference comes from, but for the
+    layer behind a gated activation, which would be computed twice. The projections of the text stay
+    in float32: they are computed once per prompt. On a GPU queries, keys and values are in
+    ``dtype`` until attention is done, whose fast kernels know no float32.
     """
     fast = next(unet.parameters()).device.type != "cpu"
-    for name, layer in unet.named_modules():
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or name.startswith(_FLOAT32_ENDS):
-            continue
-        layer.to(dtype)
-        layer.register_forward_pre_hook(lambda layer, given: (given[0].to(dtype), *given[1:]))
-        if not (fast and name.endswith(("to_q", "to_k", "to_v"))):
-            layer.register_forward_hook(lambda layer, given, made: made.float())
+    last = f"up_blocks.{len(unet.up_blocks) - 1}."
+    for parent_name, parent in list(unet.named_modules()):
+        for name, layer in list(parent.named_children()):
+            path = f"{parent_name}.{name}" if parent_name else name
+            text = name in ("to_k", "to_v") and getattr(parent, "is_cross_attention", False)
+            if not isinstance(layer, (nn.Conv2d, nn.Linear)) or path.startswith(_FLOAT32_ENDS):
+                continue
+            half = fast and name in ("to_q", "to_k", "to_v")
+            if not text:
+                paired = path.startswith(last) and not path.endswith("ff.net.2")
+                of = pairing if paired else Pairing()
+                setattr(parent, name, HalfProducts(layer, dtype, of, half_output=half))
+            elif half:
+                layer.register_forward_hook(lambda layer, given, made: made.to(dtype))
 
 
 class _Columns(nn.Module):

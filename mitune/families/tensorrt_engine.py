@@ -113,7 +113,7 @@ class _Engine:
 
     def run(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
         given = [tensor.contiguous() for tensor in (z, t, text)]
-        prediction = torch.empty_like(given[0])
+        prediction = given[0].new_empty(len(text), *z.shape[1:])
         for name, tensor in zip((*INPUTS, OUTPUT), (*given, prediction), strict=True):
             self._context.set_tensor_address(name, tensor.data_ptr())
         stream = torch.cuda.current_stream(z.device).cuda_stream if z.is_cuda else 0

@@ -5,14 +5,14 @@ Every buffer keeps its address for good: a tick is one model call and one operat
 CUDA graph can hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import mitune_kernels
 import torch
 from torch import Tensor
 
-from mitune.denoiser import Conditioning, Denoiser
+from mitune.denoiser import Conditioning, Denoiser, PairDenoiser
 from mitune.errors import UserError
 from mitune.schedule import Schedule
 
@@ -32,8 +32,8 @@ class Slots:
     """S candidates in flight, each at its own step under its own prompt.
 
     Args:
-        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first; for ``[S, C, H, W]``
-            where ``passes`` is 1.
+        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first, or does so by its
+            ``pairs``; for ``[S, C, H, W]`` where ``passes`` is 1.
         schedule: the solver's table; its prediction type is the denoiser's.
         weights: ``[N]`` float64, of each step in the score.
         guidance: classifier-free guidance scale.
@@ -62,17 +62,21 @@ class Slots:
         implementation: str,
     ) -> None:
         self.count = slots
-        self._denoise = denoise
+        self._denoise: Callable[[Tensor, Tensor, Conditioning], Tensor] = denoise
+        self._copies = passes
+        if passes == 2 and isinstance(denoise, PairDenoiser):
+            self._denoise, self._copies = denoise.pairs, 1
         self._guidance = guidance
-        self._passes = passes
         self._implementation = implementation
         self._init_scale = schedule.init_scale
         self._table = schedule.table(weights, device)
         self._device = device
         self._z = torch.zeros(slots, *latent_shape, device=device)
         # What the model is called with. The step writes its next latents and timesteps there.
-        self._input = torch.zeros(passes * slots, *latent_shape, dtype=input_dtype, device=device)
-        self._t = self._table[0, 4].repeat(passes * slots)
+        self._input = torch.zeros(
+            self._copies * slots, *latent_shape, dtype=input_dtype, device=device
+        )
+        self._t = self._table[0, 4].repeat(self._copies * slots)
         self._score = torch.zeros(slots, device=device)
         # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
         # untouched.
@@ -124,10 +128,10 @@ class Slots:
         self._terms[rows] = state.terms
         self._key[rows] = key.to(self._device)
         self._index[rows] = index
-        self._input.unflatten(0, (self._passes, self.count))[:, rows] = state.z.to(
+        self._input.unflatten(0, (self._copies, self.count))[:, rows] = state.z.to(
             self._input.dtype
         )
-        self._t.view(self._passes, self.count)[:, rows] = self._table[index, 4]
+        self._t.view(self._copies, self.count)[:, rows] = self._table[index, 4]
         for slot, record in zip(slots, cond, strict=True):
             for name, tensor in record.items():
                 self._cond[name][slot - self.count] = tensor

@@ -108,24 +108,40 @@ def test_mixed_precision_is_nearer_to_float32_than_bfloat16():
 
 @pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
 def test_inductor_compiles_one_graph_for_good(precision):
-    """No graph break, and no new compilation for another adapter, another prompt or another
-    timestep."""
+    """Rows and pairs, each: no graph break, and no new compilation for another adapter, another
+    prompt or another timestep."""
     torch._dynamo.reset()
     counters.clear()
     model = TinyModel()
     prepared = Prepared(model, "inductor", precision=precision)
     rounding = {"rtol": 1e-3, "atol": 1e-4} if precision == "float32" else {"rtol": 0, "atol": 0.1}
+    texts = ["", "", "", *TEXTS]
+    z, t = torch.randn(3, 4, 8, 8), torch.tensor([1.0, 500.0, 981.0])
     for weights in (0, 1):
         torch.testing.assert_close(call(prepared, model), call(model, model), **rounding)
+        with torch.no_grad():
+            paired = prepared.pairs(z, t, prepared.encode_prompts(texts))
+            rows = model(torch.cat([z, z]), torch.cat([t, t]), model.encode_prompts(texts))
+        torch.testing.assert_close(paired, rows, **rounding)
         adapter.detach(model.unet)
         adapter.attach(model.unet, config(seed=weights))
         scramble(model.unet)
         before = call(prepared, model)
         prepared.refresh()
         assert not torch.allclose(call(prepared, model), before, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # rows, and pairs
     assert not counters["graph_break"]
     assert not counters["recompiles"]
+
+
+def test_workers_split_pairs_by_their_latents():
+    def run(z, t, text):
+        return (z + t[:, None]).repeat(2, 1) + text.sum((1, 2))[:, None]
+
+    split = _PerCore(run, 2)
+    z, t, text = torch.randn(4, 3), torch.arange(4.0), torch.randn(8, 3, 2)
+    for _ in range(2):
+        torch.testing.assert_close(split(z, t, text), run(z, t, text))
 
 
 def test_workers_split_a_batch_and_compile_once():

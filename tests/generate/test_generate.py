@@ -153,8 +153,9 @@ def test_unscored_pictures_are_the_scored_ones(shapes_model, monkeypatch, guidan
     denoise = Prepared.__call__
 
     def counted(self, z, t, cond):
-        rows.add(len(z))
-        return denoise(self, z, t, cond)
+        made = denoise(self, z, t, cond)
+        rows.add(len(made))
+        return made
 
     monkeypatch.setattr(Prepared, "__call__", counted)
     pictures = run(shapes_model, 5, sampler=sampler, scored=False)
@@ -222,8 +223,9 @@ def test_bfloat16_ranks_nearly_as_float32(shapes_model):
     pools.append(run(shapes_model, 25, sampler=sampler, precision="bf16-mixed"))
     exact, *others = [torch.tensor([made[key].score for key in sorted(made)]) for made in pools]
     assert min(float(spearman(exact, scores)) for scores in others) > 0.9
-    errors = [float((scores - exact).abs().mean()) for scores in others]
-    assert 0 < errors[1] < errors[0]
+    # The median: a path that parts, in whichever precision, is off by any amount.
+    errors = [float((scores - exact).abs().median()) for scores in others]
+    assert 0 < errors[1] < errors[0] / 2
 
 
 def still_model():
