@@ -97,20 +97,20 @@ class HalfProducts(nn.Module):
             self._convolution = layer.stride, layer.padding, layer.dilation, layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
         if len(x) == self._pairing.rows:
-            y = _with_first(self._product(_with_first(x, -1.0)), 1.0)
+            # Rows that are a difference have no bias: it is added afterwards, to their sums.
+            y = _with_first(self._product(_with_first(x.float(), -1.0)), 1.0)
+            if self.bias is not None:
+                y = y + (self.bias[:, None, None] if y.dim() == 4 else self.bias)
         else:
-            y = self._product(x)
-        if self.bias is not None:
-            y = y + (self.bias[:, None, None] if y.dim() == 4 else self.bias)
+            y = self._product(x, None if self.bias is None else self.bias.to(self._dtype))
         return y.to(self._dtype) if self._half_output else y
 
-    def _product(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         x = x.to(self._dtype)
         if self._convolution is None:
-            return F.linear(x, self.weight).float()
-        return F.conv2d(x, self.weight, None, *self._convolution).float()
+            return F.linear(x, self.weight, bias).float()
+        return F.conv2d(x, self.weight, bias, *self._convolution).float()
 
 
 def _with_first(x: Tensor, times: float) -> Tensor:

@@ -122,18 +122,20 @@ def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
     normalised and activated: roundings of the products do not pile up in it. Pairs have common
     roundings in the last block, which most of the error in their difference comes from, but for the
     layer behind a gated activation, which would be computed twice. The projections of the text stay
-    in float32: they are computed once per prompt. On a GPU queries, keys and values are in
-    ``dtype`` until attention is done, whose fast kernels know no float32.
+    in float32: they are computed once per prompt. Queries, keys and values of self-attention are in
+    ``dtype`` until it is done, which is faster and no less exact (docs/measured.md); on a GPU,
+    whose fast kernels know no float32, those of cross-attention too.
     """
-    fast = next(unet.parameters()).device.type != "cpu"
+    on_gpu = next(unet.parameters()).device.type != "cpu"
     last = f"up_blocks.{len(unet.up_blocks) - 1}."
     for parent_name, parent in list(unet.named_modules()):
         for name, layer in list(parent.named_children()):
             path = f"{parent_name}.{name}" if parent_name else name
-            text = name in ("to_k", "to_v") and getattr(parent, "is_cross_attention", False)
+            crossed = getattr(parent, "is_cross_attention", False)
+            text = crossed and name in ("to_k", "to_v")
             if not isinstance(layer, (nn.Conv2d, nn.Linear)) or path.startswith(_FLOAT32_ENDS):
                 continue
-            half = fast and name in ("to_q", "to_k", "to_v")
+            half = name in ("to_q", "to_k", "to_v") and (on_gpu or not crossed)
             if not text:
                 paired = path.startswith(last) and not path.endswith("ff.net.2")
                 of = pairing if paired else Pairing()
