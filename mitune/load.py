@@ -1,5 +1,6 @@
 """From a name, a folder or a pipeline to a model that everything else takes."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def pick_device(name: str | None) -> torch.device:
         UserError: an unknown name, or a device that this machine does not have.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        own = os.environ.get("LOCAL_RANK")  # torchrun's: one GPU for each process
+        return torch.device("cuda" if own is None else f"cuda:{own}")
     kind, _, number = name.partition(":")
     if (
         kind not in ("cpu", "cuda")

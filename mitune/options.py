@@ -3,7 +3,7 @@ paper's numbers for Stable Diffusion)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
@@ -195,8 +195,13 @@ class Tuning:
     """Optimizer steps."""
     batch: int | None = None
     """Pairs in one optimizer step."""
-    micro_batch: int | None = None
-    """Pairs in one pass; changes memory, not the result."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Pairs in one pass; changes memory, not the result. auto: the most that fit."""
+    snr_gamma: float | None = None
+    """Weigh the loss by min-SNR with this gamma; None is the plain loss."""
+    gradient: str | None = None
+    """peft: through peft's own modules; merged: through the merged weights. The same but for
+    rounding and speed."""
 
     def config(self, preset: TuneConfig, seed: int) -> TuneConfig:
         """The preset with the options given."""
@@ -209,8 +214,13 @@ class Tuning:
             "caption_dropout": self.caption_dropout,
             "lr": self.lr,
             "lr_scheduler": self.lr_scheduler,
+            "gradient": self.gradient,
+            "snr_gamma": self.snr_gamma,
         }
         given |= {"iterations": self.iterations, "batch": self.batch}
-        micro_batch = self.micro_batch or min(preset.micro_batch, self.batch or preset.batch)
+        size = preset.micro_batch
+        micro_batch = self.micro_batch or (
+            size if size == "auto" else min(size, self.batch or preset.batch)
+        )
         given |= {"micro_batch": micro_batch, "seed": seed}
         return replace(preset, **{k: v for k, v in given.items() if v is not None})

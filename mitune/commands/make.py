@@ -16,6 +16,7 @@ from mitune.sets import FineTuningSet
 from mitune.steering import tell_audit
 from mitune.tuning import adapter, tune
 from mitune.tuning.adapter_file import digest
+from mitune.tuning.processes import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,9 @@ class Build(Common, Pool):
 @dataclass(frozen=True, kw_only=True)
 class Tune(Common, Tuning):
     """Train a DoRA or LoRA adapter on a fine-tuning set; it resumes, and diffusers'
-    load_lora_weights reads it."""
+    load_lora_weights reads it.
+
+    On several GPUs: torchrun --nproc-per-node N -m mitune.cli tune ..."""
 
     set: Path
     """Folder that `mitune build` made."""
@@ -139,7 +142,8 @@ class Tune(Common, Tuning):
                 f"({fine_tuning_set.settings.get('model')}): expected one "
                 f"of {self.model}; give that model, or build a set with this one"
             )
-        with progress.bars(self.quiet) as bars:
+        first = rank() == 0
+        with progress.bars(self.quiet or not first) as bars:
             path = tune(
                 model,
                 fine_tuning_set,
@@ -148,7 +152,8 @@ class Tune(Common, Tuning):
                 adapter=self.start,
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )
-        print(f"adapter: {path}")
+        if first:
+            print(f"adapter: {path}")
         return {"adapter": str(path)}
 
 

@@ -1,6 +1,6 @@
 """The verb that measures: bench."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,9 @@ from mitune.bench.rungs import Setting, load_model
 from mitune.bench.scale import TIMES, measure_scale
 from mitune.bench.step import measure, measure_share
 from mitune.bench.table import HEADER, explain
+from mitune.bench.train import HEADER as TRAIN_HEADER
+from mitune.bench.train import TrainSetting, measure_training
+from mitune.bench.train import explain as explain_training
 from mitune.errors import UserError
 from mitune.load import pick_device
 from mitune.provenance import environment
@@ -25,11 +28,11 @@ from mitune.shapes.prompts import prompts as shapes_prompts
 class Bench:
     """Measure on this machine: ratios to a baseline of the same run."""
 
-    what: Positional[Literal["step", "generate", "scale"]]
+    what: Positional[Literal["step", "generate", "scale", "train"]]
     """step: every implementation of the fused step against eager torch, torch.compile and a copy
     of the same bytes. generate: the ladder of set construction, from the authors' loop to ours; on
     two cores some 25 minutes. scale: ten times the candidates and ten times the prompts, in time
-    and memory."""
+    and memory. train: from the authors' trainer to ours."""
     rows: int = 128
     """step: candidates in the batch."""
     elements: int = 16384
@@ -37,8 +40,8 @@ class Bench:
     compiled: bool = True
     """step: also torch.compile of the reference, which first takes a minute to compile."""
     model: str = "shapes"
-    """generate, scale: a model folder or name; sd21-base-random is SD-2.1-base's architecture with
-    random weights."""
+    """generate, scale, train: a model folder or name; sd21-base-random is SD-2.1-base's
+    architecture with random weights."""
     prompts: int = 20
     """generate, scale: of the embedded world's training list."""
     candidates: int = 50
@@ -50,9 +53,16 @@ class Bench:
     backend: str = "eager"
     """scale: what runs the UNet."""
     precision: str | None = None
-    """generate: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    """generate, train: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    batch: int = 400
+    """train: samples of an optimizer step; the authors take them 8 at a time, the fair baseline
+    32."""
+    micro_batch: int = 40
+    """train: samples of one pass of ours."""
+    iterations: int = 3
+    """train: optimizer steps that are timed."""
     only: tuple[str, ...] | None = None
-    """generate: only rungs of these names, such as authors "exact float32"."""
+    """generate, train: only rungs of these names, such as authors "exact float32"."""
     plot: Path | None = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
@@ -61,9 +71,13 @@ class Bench:
     """Print one JSON object as the last line of stdout."""
 
     def run(self) -> dict[str, Any]:
-        if self.what == "step":
-            return self._step()
-        return self._generate() if self.what == "generate" else self._scale()
+        measures = {
+            "step": self._step,
+            "generate": self._generate,
+            "scale": self._scale,
+            "train": self._train,
+        }
+        return measures[self.what]()
 
     def _setting(self) -> Setting:
         for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
@@ -113,6 +127,32 @@ class Bench:
                 f"{case['peak_bytes'] / 2**20:.0f}"
             )
         return environment(torch.device(setting.device)) | result
+
+    def _train(self) -> dict[str, Any]:
+        setting = self._setting()
+        model = load_model(setting, "float32")
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn(len(setting.prompts), *model.latent_shape, generator=generator)
+        config = replace(
+            model.preset.tuning,
+            batch=self.batch,
+            micro_batch=self.micro_batch,
+            iterations=self.iterations + 1,
+        )
+        print(TRAIN_HEADER, flush=True)
+        result = measure_training(
+            TrainSetting(
+                load=partial(load_model, setting),
+                pairs=list(zip(setting.prompts, latents, strict=True)),
+                config=config,
+                steps=self.iterations,
+                half=setting.precision,
+            ),
+            partial(print, flush=True),
+            self.only,
+        )
+        print(explain_training(result))
+        return result
 
     def _step(self) -> dict[str, Any]:
         for name, value in (("rows", self.rows), ("elements", self.elements)):

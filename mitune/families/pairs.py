@@ -11,15 +11,9 @@ costs no product more (docs/measured.md has the errors with and without).
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-
-class Pairing:
-    """What the layers of one UNet know of the call they are in; its rows of text if these are
-    twice the latents, else 0."""
-
-    rows: int = 0
+from mitune.half import Pairing
 
 
 def share_prefix(unet: Any) -> Pairing:
@@ -66,54 +60,3 @@ def share_prefix(unet: Any) -> Pairing:
 def _doubled(rows: Tensor, count: int) -> Tensor:
     """``rows`` as ``count`` of them: as they are, or all of them twice."""
     return rows if len(rows) == count else torch.cat([rows, rows])
-
-
-class HalfProducts(nn.Module):
-    """A convolution or linear layer that multiplies in ``dtype`` and whose input, bias and output
-    are float32; the rows of a pair as (u, c - u), see above.
-
-    Args:
-        layer: whose parameters it takes over; the weight is rounded.
-        dtype: bfloat16 or float16.
-        pairing: of the UNet it is in.
-        half_output: hand on ``dtype`` instead of float32.
-    """
-
-    def __init__(
-        self,
-        layer: nn.Conv2d | nn.Linear,
-        dtype: torch.dtype,
-        pairing: Pairing,
-        half_output: bool = False,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
-        self.bias = layer.bias
-        self._dtype = dtype
-        self._pairing = pairing
-        self._half_output = half_output
-        self._convolution: tuple[Any, ...] | None = None
-        if isinstance(layer, nn.Conv2d):
-            self._convolution = layer.stride, layer.padding, layer.dilation, layer.groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) == self._pairing.rows:
-            # Rows that are a difference have no bias: it is added afterwards, to their sums.
-            y = _with_first(self._product(_with_first(x.float(), -1.0)), 1.0)
-            if self.bias is not None:
-                y = y + (self.bias[:, None, None] if y.dim() == 4 else self.bias)
-        else:
-            y = self._product(x, None if self.bias is None else self.bias.to(self._dtype))
-        return y.to(self._dtype) if self._half_output else y
-
-    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        x = x.to(self._dtype)
-        if self._convolution is None:
-            return F.linear(x, self.weight, bias).float()
-        return F.conv2d(x, self.weight, bias, *self._convolution).float()
-
-
-def _with_first(x: Tensor, times: float) -> Tensor:
-    """The first half of the rows, and the second with ``times`` the first added to it."""
-    first, second = x.chunk(2)
-    return torch.cat([first, second + times * first])

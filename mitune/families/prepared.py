@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mitune.attention import set_attention
 from mitune.denoiser import Conditioning
-from mitune.families.backends import run_by, set_attention
-from mitune.families.pairs import HalfProducts, Pairing, share_prefix
+from mitune.families.backends import run_by
+from mitune.families.pairs import share_prefix
 from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_precision
 from mitune.families.tensorrt_engine import TensorRT
+from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights
 
@@ -28,7 +30,7 @@ class Prepared:
     Attributes:
         model: what it was made from.
         backend: a name of ``mitune.families.backends.BACKENDS``.
-        attention: of its ATTENTIONS.
+        attention: of ``mitune.attention.ATTENTIONS``.
         precision: of ``mitune.families.stable_diffusion.PRECISIONS``; the model's own by default.
         dtype: of the latents that it is called with.
 
@@ -111,10 +113,6 @@ def prepare(
     return made
 
 
-_FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
-"""Small layers at both ends, through which every element goes."""
-
-
 def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
     """Let the convolutions and linear layers of a float32 UNet multiply in ``dtype``, in place.
 
@@ -133,7 +131,7 @@ def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
             path = f"{parent_name}.{name}" if parent_name else name
             crossed = getattr(parent, "is_cross_attention", False)
             text = crossed and name in ("to_k", "to_v")
-            if not isinstance(layer, (nn.Conv2d, nn.Linear)) or path.startswith(_FLOAT32_ENDS):
+            if not isinstance(layer, (nn.Conv2d, nn.Linear)) or path.startswith(FLOAT32_ENDS):
                 continue
             half = name in ("to_q", "to_k", "to_v") and (on_gpu or not crossed)
             if not text:

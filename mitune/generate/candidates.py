@@ -72,7 +72,7 @@ def generate(
         scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
             of the work, out: for those who want the pictures alone.
         backend, attention: what runs the UNet: names of ``mitune.families.backends.BACKENDS`` and
-            of its ATTENTIONS.
+            of ``mitune.attention.ATTENTIONS``.
         precision: in which it is run, in place of the model's.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
         captured: hold the tick in a CUDA graph; on a GPU only.

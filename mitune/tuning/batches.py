@@ -4,7 +4,7 @@ The whole set lies on the device. Which pair a position gets comes from shuffled
 end, its timestep and noise from Philox words keyed by (seed, step, position).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ class Tunable(Protocol):
     scheduler: Any
     device: torch.device
     dtype: torch.dtype
+    precision: str
     latent_shape: tuple[int, int, int]
     prediction: str
     fingerprint: str
@@ -59,6 +60,19 @@ class MicroBatch:
     noise: Tensor
     t: Tensor
     cond: Conditioning
+
+    def chunk(self, parts: int) -> list["MicroBatch"]:
+        """The samples in ``parts`` equal parts, which divide B."""
+        size = len(self.t) // parts
+        return [
+            MicroBatch(
+                latents=self.latents[i : i + size],
+                noise=self.noise[i : i + size],
+                t=self.t[i : i + size],
+                cond={name: tensor[i : i + size] for name, tensor in self.cond.items()},
+            )
+            for i in range(0, len(self.t), size)
+        ]
 
 
 class Batches:
@@ -97,7 +111,7 @@ class Batches:
                 "timesteps"
             )
         self._config = config
-        self._device = model.device
+        self.device = model.device
         self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
         prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
         parts: list[Conditioning] = [
@@ -132,18 +146,28 @@ class Batches:
         t = low + (words[:, 0] * (end - low) >> 32)
         return t, words[:, 1] < self._config.caption_dropout * 2**32
 
-    def step(self, step: int) -> Iterator[MicroBatch]:
-        """The micro-batches of ``step`` (from 0): together its batch, each position once."""
+    def step(
+        self,
+        step: int,
+        micro_batch: int | None = None,
+        part: Callable[[Tensor], Tensor] = lambda positions: positions,
+    ) -> Iterator[MicroBatch]:
+        """The micro-batches of ``step`` (from 0): together its batch, each position once; of the
+        config's size unless told otherwise, and of the positions that ``part`` leaves."""
         pairs = self.pairs(step)
         t, dropped = self.times(step)
         rows = torch.where(dropped, self._null, self._row[pairs])
-        for positions in torch.arange(self._config.batch).split(self._config.micro_batch):
-            keys = self._key(_NOISE, positions).to(self._device)
-            steps = torch.full((len(positions),), step, device=self._device)
+        asked = self._config.micro_batch
+        size = micro_batch or (self._config.batch if asked == "auto" else asked)
+        for positions in part(torch.arange(self._config.batch)).split(size):
+            if len(positions) == 0:  # no part of this batch is this process's
+                return
+            keys = self._key(_NOISE, positions).to(self.device)
+            steps = torch.full((len(positions),), step, device=self.device)
             yield MicroBatch(
-                latents=self._latents[pairs[positions].to(self._device)],
+                latents=self._latents[pairs[positions].to(self.device)],
                 noise=normal(keys, steps, self._latents.shape[1:]),
-                t=t[positions].to(self._device),
+                t=t[positions].to(self.device),
                 cond=take(self._cond, rows[positions]),
             )
 

@@ -24,9 +24,6 @@ from mitune.errors import UserError
 from mitune.sets.files import publish
 from mitune.tuning import adapter
 
-KEEP = 2
-"""How many checkpoints stay."""
-
 _NAME = re.compile(r"step-(\d{6,})")
 _STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
 
@@ -54,8 +51,10 @@ def find(folder: Path) -> list[Path]:
     return sorted(found, key=_step)
 
 
-def save(state: TrainState, folder: Path, metadata: Mapping[str, Any], run: str) -> Path:
-    """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``KEEP``.
+def save(
+    state: TrainState, folder: Path, metadata: Mapping[str, Any], run: str, keep: int = 2
+) -> Path:
+    """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``keep``.
 
     It is built under a temporary name and renamed once its files have reached the disk, so that a
     kill leaves either a whole checkpoint or none. A checkpoint of this step that is there already
@@ -84,7 +83,7 @@ def save(state: TrainState, folder: Path, metadata: Mapping[str, Any], run: str)
     publish(temporary / _OPTIMIZER, to_safetensors(moments))
     publish(temporary / _STATE, json.dumps({"step": state.step, "run": run}).encode())
     _rename(temporary, place)
-    for old in find(folder)[:-KEEP]:
+    for old in find(folder)[:-keep]:
         # Renamed first: a kill amid the removal must not leave half a checkpoint under its name.
         gone = old.with_name(f".{old.name}.tmp")
         _remove(gone)

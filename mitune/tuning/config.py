@@ -8,6 +8,7 @@ from mitune.errors import UserError
 
 METHODS = ("dora", "lora")
 LR_SCHEDULERS = ("constant", "linear")
+GRADIENTS = ("peft", "merged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,32 +41,43 @@ class TuneConfig:
     """Largest norm of the gradient over all trained tensors together; inf never clips."""
     t_range: tuple[int, int] = (500, 1000)
     """Timesteps are uniform over t_range[0] <= t < t_range[1]; the authors' code has (0, 1000)."""
+    snr_gamma: float | None = None
+    """Weigh the loss by min-SNR with this gamma, 5 in its paper; None is the plain loss."""
     batch: int = 400
     """Samples of one optimizer step; may exceed the set, whose pairs then repeat."""
-    micro_batch: int = 8
-    """Samples of one pass; changes speed and memory, not the result beyond rounding."""
+    micro_batch: int | Literal["auto"] = 8
+    """Samples of one pass; changes speed and memory, not the result beyond rounding. auto: the most
+    that fit, found by trying."""
     iterations: int = 300
     """Optimizer steps."""
+    gradient: Literal["peft", "merged"] = "peft"
+    """peft goes through peft's modules, merged through the weights with the adapter merged
+    (``mitune.tuning.merged``); the same gradient but for rounding."""
     checkpoint_every: int = 50
     """Steps between checkpoints; changes nothing in the result."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay, the newest."""
     seed: int = 0
     """Keys the initial adapter, the order of the pairs, the noise and the timesteps."""
     caption_dropout: float = 0.0
     """Share of samples trained on the empty prompt."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(
-                f"method {self.method!r} is not known: choose one of {', '.join(METHODS)}"
-            )
-        if self.lr_scheduler not in LR_SCHEDULERS:
-            raise UserError(
-                f"lr_scheduler {self.lr_scheduler!r} is not known: choose one of "
-                f"{', '.join(LR_SCHEDULERS)}"
-            )
-        for name in ("rank", "batch", "micro_batch", "iterations", "checkpoint_every"):
+        for name, known in (
+            ("method", METHODS),
+            ("lr_scheduler", LR_SCHEDULERS),
+            ("gradient", GRADIENTS),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
+                )
+        counts = ("rank", "batch", "iterations", "checkpoint_every", "keep_checkpoints")
+        for name in counts if self.micro_batch == "auto" else (*counts, "micro_batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.snr_gamma is not None and not 0 < self.snr_gamma < math.inf:
+            raise UserError(f"snr_gamma is {self.snr_gamma}: expected a positive number")
         for name in ("alpha", "lr", "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: expected a positive number")

@@ -21,7 +21,9 @@ from mitune.tuning.adapter_file import FILE
 from mitune.tuning.batches import Batches, Tunable
 from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
-from mitune.tuning.loss import denoising_loss, noising_table
+from mitune.tuning.fit import fitting
+from mitune.tuning.gradient import Gradient, gradient_of
+from mitune.tuning.processes import Processes, joined
 
 CHECKPOINTS = "checkpoints"
 
@@ -51,8 +53,8 @@ def tune(
     """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
 
     The result depends on (model, pairs, config, starting adapter) alone. On one device a run that
-    was killed and resumed ends in the same bits as one that was not; ``micro_batch`` changes
-    rounding only. A finished run is returned as it is.
+    was killed and resumed ends in the same bits as one that was not; ``micro_batch`` and the number
+    of processes that ``torchrun`` starts change rounding only. A finished run is returned as it is.
 
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
@@ -69,8 +71,8 @@ def tune(
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
             of another run (each differing setting is named), a loss that is not finite.
-        KeyboardInterrupt: after a checkpoint of the last whole step; the same call goes on from
-            there.
+        KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
+            call goes on from there.
     """
     preset: Any = getattr(model, "preset", None)
     chosen, folder = config or (preset.tuning if preset else TuneConfig()), Path(out)
@@ -88,16 +90,28 @@ def tune(
         )
     try:
         state = _begin(model, chosen, start)
-        make_folder(folder)
-        with exclusive(folder):
+        with joined(model.device) as processes, _writing(folder, processes) as first:
             # Again under the lock: meanwhile another run may have taken the folder, or ended.
-            if not record.check(folder, wanted):
+            if first and not record.check(folder, wanted):
                 record.write(folder, wanted, environment(model.device))
+            processes.wait()
             if not (folder / FILE).exists():
-                _train(model, batches, state, folder, chosen, wanted, progress)
+                _train(model, batches, state, folder, chosen, wanted, processes, progress)
+                processes.wait()
     finally:
         adapters.detach(model.unet)
     return folder
+
+
+@contextmanager
+def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
+    """Whether this process is the one that writes; it holds the folder meanwhile."""
+    if processes.rank > 0:
+        yield False
+        return
+    make_folder(folder)
+    with exclusive(folder):
+        yield True
 
 
 def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState:
@@ -114,6 +128,7 @@ def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        fused=True,
     )
     return TrainState(unet=model.unet, parameters=parameters, optimizer=optimizer)
 
@@ -125,47 +140,57 @@ def _train(
     out: Path,
     config: TuneConfig,
     wanted: Mapping[str, Any],
+    processes: Processes,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
     run, places = record.identity(wanted), out / CHECKPOINTS
     metadata = {"model": model.name, "fingerprint": model.fingerprint, "run": run}
-    checkpoint.clean(places)
-    if found := checkpoint.find(places):
-        checkpoint.restore(state, found[-1], run)
-    record.cut_metrics(out, state.step)
-    table = noising_table(model.scheduler.alphas_cumprod).to(model.device)
+    first = processes.rank == 0
+    if first:
+        checkpoint.clean(places)
+    if there := checkpoint.find(places):
+        checkpoint.restore(state, there[-1], run)
+    if first:
+        record.cut_metrics(out, state.step)
+    processes.wait()  # nobody writes before all have read
+    gradient = gradient_of(model, config)
+    size = fitting(gradient, batches, config)
     with _deferred_interrupt() as interrupted:
         while state.step < config.iterations:
             began = time.perf_counter()
-            gradient = _gradient(model, batches, state, table, config, interrupted)
-            if gradient is None:
+            found = _gradient(gradient, batches, size, state, config, processes, interrupted)
+            if found is None:
                 break
-            loss, norm = gradient
+            loss, norm = found
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(_diverged(loss, norm, state.step + 1, checkpoint.find(places)))
+                raise UserError(_diverged(loss, norm, batches, state.step, checkpoint.find(places)))
             lr = config.lr_at(state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             state.optimizer.step()
             state.step += 1
-            line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
-            record.append_metrics(out, {**line, "seconds": time.perf_counter() - began})
-            if state.step % config.checkpoint_every == 0:
-                checkpoint.save(state, places, metadata, run)
+            if first:
+                line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
+                record.append_metrics(out, {**line, "seconds": time.perf_counter() - began})
+                if state.step % config.checkpoint_every == 0:
+                    checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
             if progress is not None:
                 progress(state.step, config.iterations, loss)
+        if not first:
+            return
         if state.step == config.iterations:
             adapters.save(state.unet, out, metadata)
         elif state.step > 0:
-            checkpoint.save(state, places, metadata, run)
+            checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
 
 
 def _gradient(
-    model: Tunable,
+    gradient: Gradient,
     batches: Batches,
+    micro_batch: int,
     state: TrainState,
-    table: Tensor,
     config: TuneConfig,
+    processes: Processes,
     interrupted: Callable[[], bool],
 ) -> tuple[float, float] | None:
     """Leave the clipped gradient of the whole batch's mean loss in the parameters.
@@ -173,52 +198,71 @@ def _gradient(
     Returns (loss, the gradient's norm before clipping), or None when an interrupt abandoned the
     step.
     """
-    state.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=model.device)
-    with torch.enable_grad():
-        for samples in batches.step(state.step):
-            if interrupted():
-                return None
-            # Summed over the batch's size, not the micro-batch's: the last one may be smaller.
-            loss = denoising_loss(model, samples, table, model.prediction).sum() / config.batch
-            loss.backward()
-            total += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), config.clip)
+    gradient.begin()
+    parameters = list(state.parameters.values())
+    total = torch.zeros((), device=parameters[0].device)
+    for samples in batches.step(state.step, micro_batch, processes.part):
+        if interrupted() and processes.count == 1:
+            return None
+        total += gradient.add(samples)
+    gradient.finish()
+    if processes.count > 1:
+        # All stop at the same step, whoever was told to.
+        if processes.anyone(interrupted(), total.device):
+            return None
+        for parameter in parameters:
+            if parameter.grad is None:  # a process without samples
+                parameter.grad = torch.zeros_like(parameter)
+        processes.sum([total, *(p.grad for p in parameters if p.grad is not None)])
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     return total.item(), norm.item()
 
 
-def _diverged(loss: float, norm: float, step: int, checkpoints: Sequence[Path]) -> str:
+def _diverged(
+    loss: float, norm: float, batches: Batches, step: int, checkpoints: Sequence[Path]
+) -> str:
     last = f"last checkpoint: {checkpoints[-1]}" if checkpoints else "no checkpoint yet"
+    pairs = sorted(set(batches.pairs(step).tolist()))
+    shown = ", ".join(map(str, pairs[:8])) + (", ..." if len(pairs) > 8 else "")
     return (
-        f"step {step}: loss is {loss} and the gradient's norm {norm}, expected finite numbers "
-        f"({last}); train in another folder with a lower lr, or in float32"
+        f"step {step + 1}: loss is {loss} and the gradient's norm {norm}, expected finite numbers "
+        f"(pairs {shown} of the set; {last}); train in another folder with a lower lr, or in "
+        "float32"
     )
 
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first SIGINT, which amid ``optimizer.step`` would leave half a step.
+    """Hold back the first SIGINT or SIGTERM, which amid ``optimizer.step`` would leave half a step.
 
-    The block asks whether one came and ends; then KeyboardInterrupt is raised. A second SIGINT is
-    not held back.
+    The block asks whether one came and ends; then KeyboardInterrupt is raised. A second one is not
+    held back.
     """
-    previous = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set handlers, and only it is interrupted. An ignored SIGINT stays
+    # ignored; a scheduler's SIGTERM, by default deadly, is taken as an interrupt.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = threading.current_thread() is threading.main_thread()
+    held = [
+        number
+        for number, handler in handlers.items()
+        if ours and (callable(handler) or (number, handler) == (signal.SIGTERM, signal.SIG_DFL))
+    ]
     came = False
+
+    def release() -> None:
+        for number in held:
+            signal.signal(number, handlers[number])
 
     def hold(*_: object) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, previous)
+        release()
 
-    # Only the main thread may set handlers, and only it is interrupted; an ignored SIGINT stays
-    # ignored.
-    ours = threading.current_thread() is threading.main_thread() and callable(previous)
-    if ours:
-        signal.signal(signal.SIGINT, hold)
+    for number in held:
+        signal.signal(number, hold)
     try:
         yield lambda: came
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, previous)
+        release()
     if came:
         raise KeyboardInterrupt

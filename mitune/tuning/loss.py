@@ -1,10 +1,17 @@
 """The denoising loss (MI-Tune, section 4; Ho et al., arXiv 2006.11239, Eq. 14)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
-from mitune.tuning.batches import MicroBatch
+from mitune.tuning.batches import MicroBatch, Tunable
+from mitune.tuning.config import TuneConfig
+
+Denoise = Callable[[Tensor, Tensor, Any], Tensor]
+"""As ``mitune.denoiser.Denoiser``."""
 
 
 def noising_table(alphas_cumprod: Tensor) -> Tensor:
@@ -36,3 +43,34 @@ def denoising_loss(model: Denoiser, samples: MicroBatch, table: Tensor, predicti
         target = signal * samples.noise - noise * samples.latents
     predicted = model(noisy, samples.t, samples.cond)
     return (predicted.float() - target).square().flatten(1).mean(1)
+
+
+def loss_weights(alphas_cumprod: Tensor, prediction: str, snr_gamma: float | None) -> Tensor:
+    """Of each timestep's loss, ``[T]`` float32: 1; or with ``snr_gamma`` min-SNR's (Hang et al.,
+    arXiv 2303.09556, Eq. 5 and its v-prediction form), with SNR = abar / (1 - abar)
+
+        min(SNR, gamma) / SNR   for epsilon,   min(SNR, gamma) / (SNR + 1)   for v.
+    """
+    abar = alphas_cumprod.double()
+    if snr_gamma is None:
+        return torch.ones_like(abar).float()
+    snr = abar / (1 - abar)
+    return (snr.clamp(max=snr_gamma) / (snr if prediction == "epsilon" else snr + 1)).float()
+
+
+class BatchLoss:
+    """What micro-batches add to the mean loss of their whole batch."""
+
+    def __init__(self, model: Tunable, config: TuneConfig) -> None:
+        abar = model.scheduler.alphas_cumprod
+        self._prediction = model.prediction
+        self._table = noising_table(abar).to(model.device)
+        self._weights = loss_weights(abar, model.prediction, config.snr_gamma).to(model.device)
+        self._batch = config.batch
+
+    def __call__(self, denoise: Denoise, samples: MicroBatch) -> Tensor:
+        """Their share, a float32 scalar: over the batch's size, not the micro-batch's, of which the
+        last may be smaller."""
+        loss = denoising_loss(denoise, samples, self._table, self._prediction)
+        share: Tensor = (loss * self._weights[samples.t]).sum() / self._batch
+        return share

@@ -20,7 +20,7 @@ VERSION = 1
 RUN, METRICS = "run.json", "metrics.jsonl"
 
 # They change speed and memory, so a run may go on with other ones.
-_FREE = ("micro_batch", "checkpoint_every")
+_FREE = ("micro_batch", "checkpoint_every", "keep_checkpoints")
 
 
 def settings(
@@ -49,7 +49,7 @@ def settings(
     chosen = {name: value for name, value in asdict(config).items() if name not in _FREE}
     found = {
         "config": chosen,
-        "model": {"fingerprint": model.fingerprint, "precision": str(model.dtype)},
+        "model": {"fingerprint": model.fingerprint, "precision": model.precision},
         "set": {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)},
         "adapter": start and digest(start),
     }

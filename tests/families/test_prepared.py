@@ -8,8 +8,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from tiny_model import TinyModel, config, scramble
 from torch._dynamo.utils import counters
 
+from mitune.attention import set_attention
 from mitune.errors import UserError
-from mitune.families.backends import _PerCore, set_attention
+from mitune.families.backends import _PerCore
 from mitune.families.prepared import Prepared, share_projections
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights

@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from mitune.tuning import adapter
 from mitune.tuning.batches import Batches, MicroBatch
-from mitune.tuning.loss import denoising_loss, noising_table
+from mitune.tuning.loss import BatchLoss, denoising_loss, loss_weights, noising_table
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:
@@ -92,3 +92,30 @@ def test_a_half_precision_model_is_compared_in_float32() -> None:
     found = denoising_loss(model, half, table, "epsilon")
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(exact.tolist(), rel=0.02)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_is_diffusers_own_formula(prediction: str) -> None:
+    """As diffusers' training scripts weigh it, with their SNR."""
+    from diffusers.training_utils import compute_snr
+
+    scheduler = TinyModel(prediction).scheduler
+    t = torch.tensor([0, 10, 300, 500, 999])
+    snr = compute_snr(scheduler, t)
+    divisor = snr if prediction == "epsilon" else snr + 1
+    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / divisor
+    got = loss_weights(scheduler.alphas_cumprod, prediction, 5.0)[t]
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+    assert torch.equal(loss_weights(scheduler.alphas_cumprod, prediction, None), torch.ones(1000))
+
+
+def test_the_batchs_loss_is_weighted_and_over_its_whole_size() -> None:
+    model = TinyModel()
+    chosen = config(batch=10, micro_batch=4, snr_gamma=5.0)
+    batches = Batches(model, TinySet().selected(), chosen)
+    table = noising_table(model.scheduler.alphas_cumprod)
+    weights = loss_weights(model.scheduler.alphas_cumprod, "epsilon", 5.0)
+    with torch.no_grad():
+        total = sum(BatchLoss(model, chosen)(model, samples) for samples in batches.step(0))
+        parts = [weights[s.t] * denoising_loss(model, s, table, "epsilon") for s in batches.step(0)]
+    assert float(total) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)

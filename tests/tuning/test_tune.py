@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, tree
 
 from mitune.errors import UserError
-from mitune.tuning import TuneConfig, adapter, loop, tune
+from mitune.tuning import TuneConfig, adapter, tune
+from mitune.tuning import loss as loss_module
 from mitune.tuning.adapter_file import FILE
 
 
@@ -152,6 +153,23 @@ def test_an_interrupt_finishes_the_step_writes_a_checkpoint_and_passes(
     assert (tmp_path / FILE).read_bytes() == (straight / FILE).read_bytes()
 
 
+def test_a_schedulers_sigterm_is_an_interrupt(tmp_path: Path, straight: Path) -> None:
+    """A checkpoint of the last whole step, and the same bits in the end."""
+
+    def terminate(done: int, total: int, loss: float) -> None:
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        tune(TinyModel(), TinySet(), out, config(), progress=terminate)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert (out / "checkpoints" / "step-000004").is_dir()
+    tune(TinyModel(), TinySet(), out, config())
+    assert tree(straight)[FILE] == tree(out)[FILE]
+
+
 def test_an_interrupt_amid_a_step_abandons_that_step(
     tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +182,8 @@ def test_an_interrupt_amid_a_step_abandons_that_step(
             os.kill(os.getpid(), signal.SIGINT)
         return loss(*arguments)
 
-    loss = loop.denoising_loss
-    monkeypatch.setattr(loop, "denoising_loss", interrupting)
+    loss = loss_module.denoising_loss
+    monkeypatch.setattr(loss_module, "denoising_loss", interrupting)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, micro_batch=1)
     assert passes == 2 * 8 + 3
@@ -323,8 +341,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_checkpoint(
         passes += 1
         return loss(*arguments) * (torch.nan if passes == 5 else 1)
 
-    loss = loop.denoising_loss
-    monkeypatch.setattr(loop, "denoising_loss", diverging)
+    loss = loss_module.denoising_loss
+    monkeypatch.setattr(loss_module, "denoising_loss", diverging)
     message = refusal(TinyModel(), TinySet(), tmp_path, config())
     assert "step 5: loss is nan" in message
     assert str(tmp_path / "checkpoints" / "step-000003") in message

@@ -1,0 +1,137 @@
+"""Training as the authors' public code does it, re-stated, and as anybody would write it today.
+
+Both go through peft's modules. The samples are ours, so that gradients and losses can be compared:
+a pair's place in the order, its noise and its timestep cost no more to look up than to draw.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.tuning import TuneConfig, adapter
+from mitune.tuning.batches import Batches, MicroBatch
+from mitune.tuning.loss import denoising_loss, noising_table
+
+Pairs = Sequence[tuple[str, Tensor]]
+
+
+class AuthorsTrainer:
+    """train_text_to_image_lora.py of github.com/Chao0511/mitune, as it is but for the adapter,
+    which is DoRA as in the paper: float32, peft's modules, a DataLoader on the host, micro-batches
+    of 8, each of whose losses the host waits for, and AdamW tensor by tensor.
+
+    Args:
+        model: without an adapter; gets one, and keeps it.
+        pairs: (prompt, latent).
+        config: rank, targets, batch, learning rate and the rest; not its micro_batch.
+    """
+
+    micro_batch = 8
+
+    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+        self.model = model
+        self.config = config
+        adapter.attach(model.unet, config)
+        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model.unet)
+        self._batches = Batches(model, pairs, config)
+        self._table = noising_table(model.scheduler.alphas_cumprod).to(model.device)
+        self._optimizer = self._adamw()
+
+    def gradient(self, step: int) -> float:
+        """Leave the whole batch's gradient in the parameters; returns the loss."""
+        self._optimizer.zero_grad()
+        total = 0.0
+        for samples in self._micro_batches(step):
+            loss = self._loss(samples)
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def update(self) -> None:
+        """Clip, and move the parameters."""
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
+        self._optimizer.step()
+
+    def _adamw(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self.parameters.values(), **optimizer_settings(self.config))
+
+    def _loss(self, samples: MicroBatch) -> Tensor:
+        loss = denoising_loss(self.model, samples, self._table, self.model.prediction)
+        return loss.sum() / self.config.batch
+
+    def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        items = _Items(next(iter(self._batches.step(step, self.config.batch))))
+        for latents, noise, t, text in DataLoader(items, batch_size=self.micro_batch):
+            device = self.model.device
+            yield MicroBatch(
+                latents=latents.to(device),
+                noise=noise.to(device),
+                t=t.to(device),
+                cond={"encoder_hidden_states": text.to(device)},
+            )
+
+
+class FairTrainer(AuthorsTrainer):
+    """The same without what nobody would do: bfloat16 (the frozen model in it, the adapter in
+    float32 under autocast), compiled, micro-batches of 32 from the device, fused AdamW, and no
+    waiting."""
+
+    micro_batch = 32
+
+    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+        super().__init__(model, pairs, config)
+        self._unet = torch.compile(model.unet, dynamic=False)
+
+    def gradient(self, step: int) -> float:
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=self.model.device)
+        for samples in self._batches.step(step, self.micro_batch):
+            loss = self._loss(samples)
+            loss.backward()
+            total += loss.detach()
+        return total.item()
+
+    def _adamw(self) -> torch.optim.AdamW:
+        settings = optimizer_settings(self.config)
+        return torch.optim.AdamW(self.parameters.values(), fused=True, **settings)
+
+    def _loss(self, samples: MicroBatch) -> Tensor:
+        with torch.autocast(self.model.device.type, torch.bfloat16):
+            loss = denoising_loss(self._denoise, samples, self._table, self.model.prediction)
+        return loss.sum() / self.config.batch
+
+    def _denoise(self, z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
+        text = cond["encoder_hidden_states"]
+        run: Any = self._unet  # what torch.compile returns has no type
+        prediction: Tensor = run(
+            z.to(self.model.dtype), t, encoder_hidden_states=text, return_dict=False
+        )[0]
+        return prediction
+
+
+def optimizer_settings(config: TuneConfig) -> dict[str, Any]:
+    """Of ``torch.optim.AdamW``."""
+    return {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+
+
+class _Items(Dataset[tuple[Tensor, ...]]):
+    """The samples of a step one by one, on the host."""
+
+    def __init__(self, samples: MicroBatch) -> None:
+        text = samples.cond["encoder_hidden_states"]
+        self._parts = [x.cpu() for x in (samples.latents, samples.noise, samples.t, text)]
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(part[index] for part in self._parts)

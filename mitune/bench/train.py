@@ -1,0 +1,258 @@
+"""From the authors' trainer to ours on one model and one set: speed, memory, and how near the
+gradients and the losses are."""
+
+import ctypes
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mitune.bench.baselines import AuthorsTrainer, FairTrainer
+from mitune.bench.baselines.trainers import Pairs, optimizer_settings
+from mitune.bench.flops import peak_flops
+from mitune.errors import UserError
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.provenance import environment
+from mitune.tuning import TuneConfig, adapter
+from mitune.tuning.batches import Batches
+from mitune.tuning.gradient import PeftGradient, gradient_of
+
+PAPER_SAMPLES = 300 * 400
+"""Sample-steps of the paper's run, which took 8 h on an A100."""
+RUNGS = ("authors", "fair", "peft", "merged", "ours")
+
+
+class Trainer(Protocol):
+    """A rung."""
+
+    parameters: dict[str, nn.Parameter]
+
+    def gradient(self, step: int) -> float:
+        """Leave the batch's gradient in the parameters; returns the loss."""
+        ...
+
+    def update(self) -> None:
+        """Move the parameters."""
+        ...
+
+
+class OurTrainer:
+    """A step as ``mitune.tune`` takes it."""
+
+    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+        adapter.attach(model.unet, config)
+        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model.unet)
+        self._config = config
+        self._batches = Batches(model, pairs, config)
+        self._gradient = gradient_of(model, config)
+        self._optimizer = torch.optim.AdamW(
+            self.parameters.values(), fused=True, **optimizer_settings(config)
+        )
+
+    def gradient(self, step: int) -> float:
+        self._gradient.begin()
+        shares = [self._gradient.add(samples) for samples in self._batches.step(step)]
+        self._gradient.finish()
+        return torch.stack(shares).sum().item()
+
+    def update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self._config.clip)
+        self._optimizer.step()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSetting:
+    """What all rungs share."""
+
+    load: Callable[[str], StableDiffusion]
+    """The model in a precision, anew."""
+    pairs: Sequence[tuple[str, Tensor]]
+    config: TuneConfig
+    steps: int
+    """Timed optimizer steps; one before them compiles and is compared."""
+    half: str
+    """Precision of the rung ``ours``."""
+
+
+def measure_training(
+    setting: TrainSetting,
+    tell: Callable[[str], None] = lambda line: None,
+    only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """All rungs of RUNGS, or those in ``only``, on the same samples.
+
+    Returns:
+        ``device``, the setting, ``rungs`` by name (``samples_per_s``, ``peak_bytes`` of tensors,
+        the model's and the trainer's, ``max_grad_error``: the largest relative error of a tensor's
+        gradient at the first step, against peft in float64, ``losses`` of the steps) and
+        ``projection`` to the paper's run.
+
+    Raises:
+        UserError: an unknown name in ``only``.
+    """
+    for name in only or ():
+        if name not in RUNGS:
+            raise UserError(f"rung {name!r} is not known: choose from {', '.join(RUNGS)}")
+    config = setting.config
+    exact, flops = _reference(setting)
+    merged = replace(config, gradient="merged")
+    rungs: dict[str, dict[str, Any]] = {}
+    for name, precision, made, its in (
+        ("authors", "float32", AuthorsTrainer, config),
+        ("fair", "bfloat16", FairTrainer, config),
+        ("peft", "float32", OurTrainer, replace(config, gradient="peft")),
+        ("merged", "float32", OurTrainer, merged),
+        ("ours", setting.half, OurTrainer, merged),
+    ):
+        if only is not None and name not in only:
+            continue
+        model = setting.load(precision)
+        rungs[name] = _measure(made, model, setting, its, exact, flops)
+        tell(describe(name, rungs[name]))
+    for figures in rungs.values():
+        for base in ("authors", "fair"):
+            there = rungs.get(base)
+            ratio = there and figures["samples_per_s"] / there["samples_per_s"]
+            figures[f"ratio_vs_{base}"] = ratio
+    return {
+        **environment(model.device),
+        "model": model.name,
+        "pairs": len(setting.pairs),
+        "batch": config.batch,
+        "micro_batch": config.micro_batch,
+        "precision": setting.half,
+        "tflop_per_sample": flops / 1e12,
+        "rungs": rungs,
+        "projection": {
+            "what": "hours for the paper's 300 x 400 sample-steps at this rate on this device with "
+            "this model; the paper: 8 h on an A100 with SD-2.1-base",
+            "hours": {n: PAPER_SAMPLES / f["samples_per_s"] / 3600 for n, f in rungs.items()},
+        },
+    }
+
+
+def _measure(
+    made: Callable[[StableDiffusion, Pairs, TuneConfig], Trainer],
+    model: StableDiffusion,
+    setting: TrainSetting,
+    config: TuneConfig,
+    exact: dict[str, Tensor],
+    flops: float,
+) -> dict[str, Any]:
+    trainer = made(model, setting.pairs, config)
+    losses = [trainer.gradient(0)]
+    errors = [
+        float((p.grad.double().cpu() - exact[name]).norm() / exact[name].norm())
+        for name, p in trainer.parameters.items()
+        if p.grad is not None and float(exact[name].norm()) > 0
+    ]
+    trainer.update()
+    memory = _Memory(model.device)
+    start = time.perf_counter()
+    for step in range(1, setting.steps + 1):
+        losses.append(trainer.gradient(step))
+        trainer.update()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    seconds = time.perf_counter() - start
+    rate = setting.steps * config.batch / seconds
+    peak = peak_flops(model.device)
+    return {
+        "samples_per_s": rate,
+        "seconds": seconds,
+        "tflop_per_s": rate * flops / 1e12,
+        "mfu": None if peak is None else rate * flops / peak,
+        "peak_bytes": memory.peak(),
+        "max_grad_error": max(errors),
+        "losses": losses,
+    }
+
+
+def _reference(setting: TrainSetting) -> tuple[dict[str, Tensor], float]:
+    """The first step's gradient through peft in float64; and the arithmetic of a sample's pass,
+    forward and backward, through the plain UNet."""
+    model, config = setting.load("float32"), setting.config
+    one = replace(config, batch=1, micro_batch=1)
+    adapter.attach(model.unet, config)
+    with FlopCounterMode(display=False) as counter:
+        made = gradient_of(model, one)
+        made.begin()
+        for samples in Batches(model, setting.pairs, one).step(0):
+            made.add(samples)
+    model.unet.double()
+    model.dtype = torch.float64
+    exact = PeftGradient(model, config)
+    exact.begin()
+    for samples in Batches(model, setting.pairs, config).step(0, 32):
+        exact.add(samples)
+    found = {
+        n: p.grad.cpu() for n, p in adapter.parameters(model.unet).items() if p.grad is not None
+    }
+    return found, float(counter.get_total_flops())
+
+
+class _Memory:
+    """The peak of tensors since it was made: of the GPU's allocator; on a CPU, of Linux, what
+    tensors hold at the beginning and by how much the process grows from there, once its unused
+    memory is handed back."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+            held = (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
+            self._held = sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
+            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is in use now
+            self._before = self._status("VmRSS:")
+
+    def peak(self) -> int | None:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if sys.platform != "linux":
+            return None
+        return self._held + self._status("VmHWM:") - self._before
+
+    @staticmethod
+    def _status(name: str) -> int:
+        return int(Path("/proc/self/status").read_text().partition(name)[2].split()[0]) * 1024
+
+
+def describe(name: str, figures: dict[str, Any]) -> str:
+    """One line of the table."""
+    memory, mfu = figures["peak_bytes"], figures["mfu"]
+    return (
+        f"{name:<10} {figures['samples_per_s']:10.1f} {figures['tflop_per_s']:8.3f} "
+        f"{'' if mfu is None else format(mfu, '.0%'):>5} "
+        f"{'' if memory is None else format(memory / 2**20, '.0f'):>9} "
+        f"{figures['max_grad_error']:11.1e} {figures['losses'][-1]:10.6f}"
+    )
+
+
+def explain(result: dict[str, Any]) -> str:
+    """The ratios, how far the losses part, and the projection."""
+    rungs = result["rungs"]
+    first = next(iter(rungs.values()))["losses"]
+    lines = ["", f"{'rung':<10} {'x authors':>9} {'x fair':>7} {'loss apart':>11} {'hours':>7}"]
+    for name, figures in rungs.items():
+        ratios = [figures[f"ratio_vs_{base}"] or math.nan for base in ("authors", "fair")]
+        apart = max(abs(a / b - 1) for a, b in zip(figures["losses"], first, strict=True))
+        hours = result["projection"]["hours"][name]
+        lines.append(f"{name:<10} {ratios[0]:9.2f} {ratios[1]:7.2f} {apart:11.1e} {hours:7.2f}")
+    return "\n".join([*lines, f"(projected: {result['projection']['what']})"])
+
+
+HEADER = (
+    f"{'rung':<10} {'samples/s':>10} {'TFLOP/s':>8} {'MFU':>5} {'peak MiB':>9} "
+    f"{'grad. error':>11} {'last loss':>10}"
+)

@@ -1,0 +1,58 @@
+"""Worker threads, one for each core, that each run a part of a batch from beginning to end.
+
+No core then waits for another after every operation, which small operations otherwise spend much of
+their time with.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_Part = TypeVar("_Part")
+_Made = TypeVar("_Made")
+
+
+class Cores:
+    """A pool of ``workers`` threads in which torch uses one thread each."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._seen: set[Hashable] = set()
+        threads = torch.get_num_threads()
+        started = threading.Barrier(workers + 1)
+
+        def begin() -> None:
+            # A thread takes over the common number when it first asks: only then can it have its
+            # own.
+            torch.get_num_threads()
+            torch.set_num_threads(1)
+            started.wait()
+
+        self._pool = ThreadPoolExecutor(workers, "mitune-worker", begin)
+        for _ in range(workers):
+            self._pool.submit(int)
+        started.wait()
+        torch.set_num_threads(threads)  # of this thread and of those that are yet to come
+
+    def parts(self, rows: int) -> int:
+        """The largest number of equal parts of ``rows`` that there are workers for."""
+        return next(n for n in range(self._workers, 0, -1) if rows % n == 0)
+
+    def map(
+        self, run: Callable[[_Part], _Made], parts: Sequence[_Part], shape: Hashable
+    ) -> list[_Made]:
+        """``run`` of each part, in their order.
+
+        Args:
+            run: grad mode inside is a thread's own, not the caller's.
+            parts: at most as many as there are workers, to be worth it.
+            shape: what ``run`` compiles for. The first time, parts run one after the other, so that
+                it is done once.
+        """
+        if shape in self._seen:
+            return list(self._pool.map(run, parts))
+        self._seen.add(shape)
+        return [self._pool.submit(run, part).result() for part in parts]

@@ -1,0 +1,61 @@
+"""What an optimizer step needs of a model: the gradient of a batch, in the adapter's tensors.
+
+Two ways to the same gradient: through peft's own modules, here, and through the merged weights
+(``mitune.tuning.merged``).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mitune.tuning.batches import MicroBatch, Tunable
+from mitune.tuning.config import TuneConfig
+from mitune.tuning.loss import BatchLoss
+from mitune.tuning.merged import MergedGradient
+
+
+class Gradient(Protocol):
+    """Begins with the adapter as it is, adds up micro-batches, and leaves ``.grad`` behind."""
+
+    def begin(self) -> None:
+        """A new optimizer step: the adapter has changed."""
+        ...
+
+    def add(self, samples: MicroBatch) -> Tensor:
+        """Add a micro-batch's share of the gradient of the whole batch's mean loss.
+
+        Returns:
+            Its share of the loss, a float32 scalar on the device; nobody waits for it.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Leave the sum in the ``grad`` of the adapter's tensors, float32."""
+        ...
+
+
+class PeftGradient:
+    """By autograd through the adapter's own modules."""
+
+    def __init__(self, model: Tunable, config: TuneConfig) -> None:
+        self._model = model
+        self._loss = BatchLoss(model, config)
+
+    def begin(self) -> None:
+        self._model.unet.zero_grad(set_to_none=True)
+
+    def add(self, samples: MicroBatch) -> Tensor:
+        with torch.enable_grad():
+            share = self._loss(self._model, samples)
+            share.backward()
+        return share.detach()
+
+    def finish(self) -> None:
+        pass
+
+
+def gradient_of(model: Tunable, config: TuneConfig) -> Gradient:
+    """The way that ``config.gradient`` names; the adapter is on the model."""
+    made = MergedGradient if config.gradient == "merged" else PeftGradient
+    return made(model, config)

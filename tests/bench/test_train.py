@@ -1,0 +1,62 @@
+"""The trainers in small: they agree with each other, and the figures with what was run."""
+
+import pytest
+import torch
+
+import mitune
+from mitune.bench import baselines
+from mitune.bench import train as module
+from mitune.bench.train import RUNGS, TrainSetting, explain, measure_training
+from mitune.errors import UserError
+from mitune.shapes.prompts import prompts
+from mitune.tuning import TuneConfig
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """Compiling is tested elsewhere, and takes minutes."""
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return TrainSetting(
+        load=lambda precision: mitune.load("shapes", device="cpu", precision=precision),
+        pairs=list(zip(prompts("train")[:6], latents, strict=True)),
+        config=TuneConfig(rank=4, alpha=4, batch=18, micro_batch=6, iterations=2),
+        steps=1,
+        half="bf16-mixed",
+    )
+
+
+def test_every_rung_has_the_same_gradient_within_its_precision(setting):
+    lines = []
+    result = measure_training(setting, lines.append)
+    rungs = result["rungs"]
+    assert tuple(rungs) == RUNGS
+    assert len(lines) == len(RUNGS)
+    for name in ("authors", "peft", "merged"):
+        assert rungs[name]["max_grad_error"] < 1e-4
+        assert rungs[name]["losses"] == pytest.approx(rungs["authors"]["losses"], rel=1e-5)
+    for name in ("fair", "ours"):
+        assert 1e-5 < rungs[name]["max_grad_error"] < 0.5
+        assert rungs[name]["losses"] == pytest.approx(rungs["authors"]["losses"], rel=0.02)
+    for figures in rungs.values():
+        assert {"samples_per_s", "peak_bytes", "max_grad_error"} <= figures.keys()
+        assert figures["ratio_vs_fair"] == pytest.approx(
+            figures["samples_per_s"] / rungs["fair"]["samples_per_s"]
+        )
+    hours = result["projection"]["hours"]["ours"]
+    assert hours == pytest.approx(120_000 / rungs["ours"]["samples_per_s"] / 3600)
+    assert "x authors" in explain(result)
+
+
+def test_some_rungs_alone(setting):
+    result = measure_training(setting, only=["merged"])
+    assert list(result["rungs"]) == ["merged"]
+    assert result["rungs"]["merged"]["ratio_vs_fair"] is None
+    with pytest.raises(UserError, match="rung 'best' is not known"):
+        measure_training(setting, only=["best"])
+
+
+def test_the_authors_take_eight_and_the_fair_one_thirty_two():
+    assert baselines.AuthorsTrainer.micro_batch == 8
+    assert baselines.FairTrainer.micro_batch == 32
+    assert module.PAPER_SAMPLES == 120_000

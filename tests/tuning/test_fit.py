@@ -1,0 +1,74 @@
+"""The largest micro-batch, with a gradient that runs out of memory above a known size."""
+
+import pytest
+import torch
+from tiny_model import TinyModel, TinySet, config
+
+from mitune.errors import UserError
+from mitune.tuning.batches import Batches
+from mitune.tuning.fit import fitting, largest
+
+
+class Full:
+    """Room for ``room`` samples."""
+
+    def __init__(self, room):
+        self.room, self.tried = room, []
+
+    def begin(self):
+        pass
+
+    def add(self, samples):
+        self.tried.append(len(samples.t))
+        if len(samples.t) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.zeros(())
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7, 8, 9, 31, 32, 100])
+def test_it_is_found_with_few_trials(room):
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        if size > room:
+            raise torch.OutOfMemoryError
+
+    assert largest(attempt, 32) == min(room, 32)
+    assert len(tried) <= 11
+
+
+class OnGpu:
+    """Batches that say they are on a GPU; their samples are where they are."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, chosen):
+        self.step = Batches(TinyModel(), TinySet().selected(), chosen).step
+
+
+def test_auto_takes_it():
+    chosen = config(batch=24, micro_batch="auto")
+    assert fitting(Full(10), OnGpu(chosen), chosen) == 10
+    assert fitting(Full(100), OnGpu(chosen), chosen) == 24
+
+
+def test_a_cpu_is_not_asked():
+    for asked, size in ((16, 16), (100, 24), ("auto", 24)):
+        chosen = config(batch=24, micro_batch=asked)
+        gradient = Full(0)
+        batches = Batches(TinyModel(), TinySet().selected(), chosen)
+        assert fitting(gradient, batches, chosen) == size
+        assert not gradient.tried
+
+
+def test_one_that_does_not_fit_names_the_largest_that_does():
+    chosen = config(batch=24, micro_batch=16)
+    assert fitting(Full(16), OnGpu(chosen), chosen) == 16
+    with pytest.raises(UserError, match="the largest that does is 10"):
+        fitting(Full(10), OnGpu(chosen), chosen)
+    with pytest.raises(UserError, match="not even one sample fits"):
+        fitting(Full(0), OnGpu(chosen), chosen)

@@ -1,0 +1,135 @@
+"""The merged gradient against peft's own."""
+
+import pytest
+import torch
+from tiny_model import TinyModel, TinySet, config, scramble
+from torch import nn
+
+from mitune.half import HalfProducts, Pairing, TrainedProducts
+from mitune.tuning import adapter
+from mitune.tuning.batches import Batches
+from mitune.tuning.gradient import PeftGradient, gradient_of
+from mitune.tuning.merged import MergedGradient
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+EVERYTHING = (*ATTENTION, "conv1", "conv_shortcut", "proj_in", "ff.net.2", "conv_in", "conv_out")
+
+
+def adapted(double=False, **changes):
+    model, chosen = TinyModel(), config(**changes)
+    adapter.attach(model.unet, chosen)
+    scramble(model.unet)
+    if double:
+        model.unet.double()
+        model.dtype = torch.float64
+    return model, chosen
+
+
+def gradients(model, way, chosen, step=0):
+    """Loss and gradients of one step's batch."""
+    batches = Batches(model, TinySet().selected(), chosen)
+    made = way(model, chosen)
+    made.begin()
+    loss = sum(made.add(samples) for samples in batches.step(step))
+    made.finish()
+    return loss, {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+
+
+def worst(got, expected):
+    """The largest relative error of a tensor."""
+    assert got.keys() == expected.keys()
+    return max(float((got[n] - g).norm() / g.norm()) for n, g in expected.items())
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING], ids=["attention", "everything"])
+@pytest.mark.parametrize("method", ["dora", "lora"])
+def test_it_is_pefts_own_gradient(method, targets):
+    """In float64, layer by layer, with an adapter far from its start and a scale other than 1."""
+    model, chosen = adapted(double=True, method=method, targets=targets, alpha=7)
+    _, expected = gradients(model, PeftGradient, chosen)
+    loss, got = gradients(model, MergedGradient, chosen)
+    assert loss == pytest.approx(float(gradients(model, PeftGradient, chosen)[0]), rel=1e-6)
+    assert worst(got, expected) < 1e-6  # the loss itself is float32
+    assert all(float(g.norm()) > 0 for g in got.values())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_the_micro_batch_changes_rounding_alone(micro_batch):
+    model, chosen = adapted(micro_batch=8)
+    _, expected = gradients(model, MergedGradient, chosen)
+    model, chosen = adapted(micro_batch=micro_batch)
+    assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-4
+
+
+def test_it_follows_the_adapter_and_leaves_the_model_alone():
+    """A step with other values of the adapter has their gradient; the model's own tensors, its
+    attention and its gradients' flags stay."""
+    model, chosen = adapted()
+    before = {n: t.clone() for n, t in model.unet.state_dict().items()}
+    processors = [type(p) for p in model.unet.attn_processors.values()]
+    merged, batches = MergedGradient(model, chosen), Batches(model, TinySet().selected(), chosen)
+    for _ in range(2):
+        merged.begin()
+        for samples in batches.step(0):
+            merged.add(samples)
+        merged.finish()
+        got = {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+        assert worst(got, gradients(model, PeftGradient, chosen)[1]) < 1e-4
+        for n, t in model.unet.state_dict().items():
+            assert torch.equal(t, before[n])
+        with torch.no_grad():
+            for parameter in adapter.parameters(model.unet).values():
+                parameter.mul_(1.1)
+        before = {n: t.clone() for n, t in model.unet.state_dict().items()}
+    assert [type(p) for p in model.unet.attn_processors.values()] == processors
+    trained = {n for n, p in model.unet.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+
+
+def test_frozen_tensors_are_shared():
+    """Only what is trained has memory of its own."""
+    model, chosen = adapted()
+    merged = MergedGradient(model, chosen)
+    own = {p.data_ptr() for p in model.unet.parameters()}
+    unet = merged._unet
+    copies = [p for p in unet.parameters() if p.data_ptr() not in own]
+    assert len(copies) == len(merged._leaves)
+    assert {p.data_ptr() for p in copies} == {leaf.data_ptr() for leaf in merged._leaves}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bfloat16"])
+def test_half_precision_is_near(precision):
+    model, chosen = adapted()
+    _, expected = gradients(model, PeftGradient, chosen)
+    model.precision = precision
+    if precision == "bfloat16":
+        model.dtype = torch.bfloat16
+        for name, parameter in model.unet.named_parameters():
+            if ".lora_" not in name:
+                parameter.data = parameter.data.bfloat16()
+    _, got = gradients(model, MergedGradient, chosen)
+    assert all(g.dtype == torch.float32 for g in got.values())
+    whole = torch.cat([g.flatten() for g in expected.values()])
+    found = torch.cat([g.flatten() for g in got.values()])
+    assert 1e-4 < float((found - whole).norm() / whole.norm()) < 0.1
+
+
+def test_a_trained_weight_is_not_rounded_to_half_precision():
+    """Its rows as they act: the sum of two halves, where one half is off by a thousandth."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32, bias=False)
+    unit = torch.eye(64)
+    with torch.no_grad():
+        split = TrainedProducts(layer, torch.bfloat16)(unit).T
+        rounded = HalfProducts(layer, torch.bfloat16, Pairing())(unit).T
+    scale = layer.weight.abs().mean()
+    assert float((split - layer.weight).abs().mean() / scale) < 1e-5
+    assert float((rounded - layer.weight).abs().mean() / scale) > 5e-4
+
+
+def test_by_name():
+    model, chosen = adapted()
+    assert isinstance(gradient_of(model, chosen), PeftGradient)
+    model, chosen = adapted(gradient="merged")
+    assert isinstance(gradient_of(model, chosen), MergedGradient)
