@@ -25,7 +25,7 @@ class HalfProducts(nn.Module):
     Args:
         layer: whose parameters it takes over; the weight is rounded.
         dtype: bfloat16 or float16.
-        pairing: of the UNet it is in.
+        pairing: of the UNet it is in; None gives all rows alike, and rounds the bias with them.
         half_output: hand on ``dtype`` instead of float32.
     """
 
@@ -33,12 +33,14 @@ class HalfProducts(nn.Module):
         self,
         layer: nn.Conv2d | nn.Linear,
         dtype: torch.dtype,
-        pairing: Pairing,
+        pairing: Pairing | None = None,
         half_output: bool = False,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
         self.bias = layer.bias
+        if pairing is None and layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
         self._dtype = dtype
         self._pairing = pairing
         self._half_output = half_output
@@ -47,7 +49,7 @@ class HalfProducts(nn.Module):
             self._convolution = layer.stride, layer.padding, layer.dilation, layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) == self._pairing.rows:
+        if self._pairing is not None and len(x) == self._pairing.rows:
             # Rows that are a difference have no bias: it is added afterwards, to their sums.
             y = _with_first(self._product(_with_first(x.float(), -1.0)), 1.0)
             if self.bias is not None:
@@ -76,7 +78,7 @@ class TrainedProducts(HalfProducts):
     def __init__(
         self, layer: nn.Conv2d | nn.Linear, dtype: torch.dtype, half_output: bool = False
     ) -> None:
-        super().__init__(layer, dtype, Pairing(), half_output)
+        super().__init__(layer, dtype, half_output=half_output)
         self.weight = nn.Parameter(layer.weight.detach().float().clone())
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

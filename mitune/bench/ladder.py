@@ -13,7 +13,7 @@ from mitune.bench.baselines import AuthorsLoop, FairLoop
 from mitune.bench.flops import denoiser_flops, peak_flops
 from mitune.bench.pruned import curve, pruning
 from mitune.bench.rungs import Made, Setting, load_model, run_draft, run_engine, run_loop
-from mitune.bench.table import describe
+from mitune.bench.table import add_ratios, describe
 from mitune.errors import UserError
 from mitune.evaluation.agreement import spearman
 from mitune.families.prepared import Prepared
@@ -126,11 +126,7 @@ def ladder(
     add(f"draft {verify}", lambda: run_draft(compiled, float32, setting, finish, verify))
     add("exact float32", exactly)
     assert truth is not None
-    for figures in rungs.values():
-        for base in ("authors", "fair"):
-            there = rungs.get(base)
-            ratio = there and figures["candidates_per_s"] / there["candidates_per_s"]
-            figures[f"ratio_vs_{base}"] = ratio
+    add_ratios(rungs, "candidates_per_s")
     return {
         **environment(full.device),
         "model": setting.model,

@@ -1,15 +1,12 @@
 """Whether cost grows with the work alone, and memory not at all."""
 
-import gc
-import resource
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from mitune.bench.memory import peak, reset_peak
 from mitune.errors import UserError
 from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
@@ -51,7 +48,7 @@ def measure_scale(
 
     def run(texts: Sequence[str], pool: int) -> tuple[float, int, Counts]:
         counts = Counts()
-        _reset_peak(model.device)
+        reset_peak(model.device)
         start = time.perf_counter()
         made = 0
         for _ in generate(
@@ -61,7 +58,7 @@ def measure_scale(
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         assert made == len(texts) * pool
-        return time.perf_counter() - start, _peak(model.device), counts
+        return time.perf_counter() - start, peak(model.device), counts
 
     run(few, candidates)  # compiles, and lets the allocator find its size
     result: dict[str, Any] = {}
@@ -80,20 +77,3 @@ def measure_scale(
             "occupancy": counts.occupancy,
         }
     return result
-
-
-def _reset_peak(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is in use now
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform != "linux":  # never reset there: an upper bound
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

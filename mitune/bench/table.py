@@ -16,6 +16,15 @@ def describe(name: str, figures: dict[str, Any]) -> str:
     )
 
 
+def add_ratios(rungs: dict[str, dict[str, Any]], rate: str) -> None:
+    """``ratio_vs_authors`` and ``ratio_vs_fair`` of each rung's figure ``rate``, in place; None
+    where that rung was not run."""
+    for figures in rungs.values():
+        for base in ("authors", "fair"):
+            there = rungs.get(base)
+            figures[f"ratio_vs_{base}"] = there and figures[rate] / there[rate]
+
+
 def explain(result: dict[str, Any]) -> str:
     """What the table leaves open: the ratios, the policies that were repeated, the projection."""
     lines = ["", f"{'rung':<14} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]

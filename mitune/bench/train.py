@@ -1,14 +1,10 @@
 """From the authors' trainer to ours on one model and one set: speed, memory, and how near the
 gradients and the losses are."""
 
-import ctypes
-import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,14 +12,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mitune.bench.baselines import AuthorsTrainer, FairTrainer
-from mitune.bench.baselines.trainers import Pairs, optimizer_settings
+from mitune.bench.baselines.trainers import Pairs
 from mitune.bench.flops import peak_flops
+from mitune.bench.memory import TensorPeak
+from mitune.bench.table import add_ratios
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.provenance import environment
 from mitune.tuning import TuneConfig, adapter
 from mitune.tuning.batches import Batches
 from mitune.tuning.gradient import PeftGradient, gradient_of
+from mitune.tuning.merged import MergedGradient
 
 PAPER_SAMPLES = 300 * 400
 """Sample-steps of the paper's run, which took 8 h on an A100."""
@@ -53,9 +52,7 @@ class OurTrainer:
         self._config = config
         self._batches = Batches(model, pairs, config)
         self._gradient = gradient_of(model, config)
-        self._optimizer = torch.optim.AdamW(
-            self.parameters.values(), fused=True, **optimizer_settings(config)
-        )
+        self._optimizer = torch.optim.AdamW(self.parameters.values(), fused=True, **config.adamw)
 
     def gradient(self, step: int) -> float:
         self._gradient.begin()
@@ -96,13 +93,16 @@ def measure_training(
         ``projection`` to the paper's run.
 
     Raises:
-        UserError: an unknown name in ``only``.
+        UserError: an unknown name in ``only``, or no step.
     """
     for name in only or ():
         if name not in RUNGS:
             raise UserError(f"rung {name!r} is not known: choose from {', '.join(RUNGS)}")
     config = setting.config
-    exact, flops = _reference(setting)
+    if setting.steps < 1:
+        raise UserError(f"iterations is {setting.steps}: expected at least 1")
+    reference = setting.load("float32")
+    exact, flops = _reference(reference, setting)
     merged = replace(config, gradient="merged")
     rungs: dict[str, dict[str, Any]] = {}
     for name, precision, made, its in (
@@ -117,14 +117,10 @@ def measure_training(
         model = setting.load(precision)
         rungs[name] = _measure(made, model, setting, its, exact, flops)
         tell(describe(name, rungs[name]))
-    for figures in rungs.values():
-        for base in ("authors", "fair"):
-            there = rungs.get(base)
-            ratio = there and figures["samples_per_s"] / there["samples_per_s"]
-            figures[f"ratio_vs_{base}"] = ratio
+    add_ratios(rungs, "samples_per_s")
     return {
-        **environment(model.device),
-        "model": model.name,
+        **environment(reference.device),
+        "model": reference.name,
         "pairs": len(setting.pairs),
         "batch": config.batch,
         "micro_batch": config.micro_batch,
@@ -155,7 +151,7 @@ def _measure(
         if p.grad is not None and float(exact[name].norm()) > 0
     ]
     trainer.update()
-    memory = _Memory(model.device)
+    memory = TensorPeak(model.device)
     start = time.perf_counter()
     for step in range(1, setting.steps + 1):
         losses.append(trainer.gradient(step))
@@ -170,20 +166,20 @@ def _measure(
         "seconds": seconds,
         "tflop_per_s": rate * flops / 1e12,
         "mfu": None if peak is None else rate * flops / peak,
-        "peak_bytes": memory.peak(),
+        "peak_bytes": memory.bytes(),
         "max_grad_error": max(errors),
         "losses": losses,
     }
 
 
-def _reference(setting: TrainSetting) -> tuple[dict[str, Tensor], float]:
+def _reference(model: StableDiffusion, setting: TrainSetting) -> tuple[dict[str, Tensor], float]:
     """The first step's gradient through peft in float64; and the arithmetic of a sample's pass,
     forward and backward, through the plain UNet."""
-    model, config = setting.load("float32"), setting.config
+    config = setting.config
     one = replace(config, batch=1, micro_batch=1)
     adapter.attach(model.unet, config)
     with FlopCounterMode(display=False) as counter:
-        made = gradient_of(model, one)
+        made = MergedGradient(model, one)
         made.begin()
         for samples in Batches(model, setting.pairs, one).step(0):
             made.add(samples)
@@ -197,35 +193,6 @@ def _reference(setting: TrainSetting) -> tuple[dict[str, Tensor], float]:
         n: p.grad.cpu() for n, p in adapter.parameters(model.unet).items() if p.grad is not None
     }
     return found, float(counter.get_total_flops())
-
-
-class _Memory:
-    """The peak of tensors since it was made: of the GPU's allocator; on a CPU, of Linux, what
-    tensors hold at the beginning and by how much the process grows from there, once its unused
-    memory is handed back."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        elif sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
-            held = (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
-            self._held = sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
-            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is in use now
-            self._before = self._status("VmRSS:")
-
-    def peak(self) -> int | None:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        if sys.platform != "linux":
-            return None
-        return self._held + self._status("VmHWM:") - self._before
-
-    @staticmethod
-    def _status(name: str) -> int:
-        return int(Path("/proc/self/status").read_text().partition(name)[2].split()[0]) * 1024
 
 
 def describe(name: str, figures: dict[str, Any]) -> str:

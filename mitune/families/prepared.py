@@ -136,7 +136,7 @@ def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
             half = name in ("to_q", "to_k", "to_v") and (on_gpu or not crossed)
             if not text:
                 paired = path.startswith(last) and not path.endswith("ff.net.2")
-                of = pairing if paired else Pairing()
+                of = pairing if paired else None
                 setattr(parent, name, HalfProducts(layer, dtype, of, half_output=half))
             elif half:
                 layer.register_forward_hook(lambda layer, given, made: made.to(dtype))

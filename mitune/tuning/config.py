@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mitune.errors import UserError
 
@@ -97,6 +97,17 @@ class TuneConfig:
             raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
+
+    @property
+    def adamw(self) -> dict[str, Any]:
+        """The arguments of ``torch.optim.AdamW``, the learning rate of its first step among
+        them."""
+        return {
+            "lr": self.lr,
+            "betas": self.betas,
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+        }
 
     def lr_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, 0 <= step < iterations, as

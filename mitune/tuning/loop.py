@@ -122,14 +122,7 @@ def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState
         adapters.load(model.unet, start, fingerprint=model.fingerprint, trainable=True)
         adapters.require(model.unet, config, start)
     parameters = adapters.parameters(model.unet)
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = torch.optim.AdamW(parameters.values(), fused=True, **config.adamw)
     return TrainState(unet=model.unet, parameters=parameters, optimizer=optimizer)
 
 
@@ -207,13 +200,13 @@ def _gradient(
         total += gradient.add(samples)
     gradient.finish()
     if processes.count > 1:
-        # All stop at the same step, whoever was told to.
-        if processes.anyone(interrupted(), total.device):
-            return None
         for parameter in parameters:
             if parameter.grad is None:  # a process without samples
                 parameter.grad = torch.zeros_like(parameter)
-        processes.sum([total, *(p.grad for p in parameters if p.grad is not None)])
+        stops = torch.full_like(total, float(interrupted()))
+        processes.sum([total, stops, *(p.grad for p in parameters if p.grad is not None)])
+        if stops.item() > 0:  # all stop at the same step, whoever was told to
+            return None
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     return total.item(), norm.item()
 

@@ -8,7 +8,7 @@ W' = (m / n) V, a loss that depends on A, B and m through W' alone has, with n t
 
 for LoRA m / n is 1. A, B and m change once in an optimizer step. So W' is made once, D is added up
 over all micro-batches of the plain UNet, and A, B and m get theirs once: no module of an adapter is
-in the way of the hot path, which is that of a UNet without adapter, and compiles like one.
+in the way of the hot path, which is that of a UNet without adapter.
 """
 
 import copy
@@ -20,14 +20,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing, TrainedProducts
+from mitune.half import FLOAT32_ENDS, HalfProducts, TrainedProducts
 from mitune.tuning import adapter
 from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
 
 _NAME = "default"
-_HALVES = {"bf16-mixed": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class MergedGradient:
@@ -44,10 +43,11 @@ class MergedGradient:
 
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
         self._loss = BatchLoss(model, config)
-        self._unet, self._parts = _plain(model.unet, model.precision)
+        self._unet, self._parts = _plain(
+            model.unet, model.dtype, mixed=model.precision == "bf16-mixed"
+        )
         self._leaves = [part.leaf for part in self._parts]
         self._dtype = model.dtype
-
         self._sums: list[Tensor] = []
 
     @torch.no_grad()
@@ -87,7 +87,10 @@ class _Part:
 
     def merge(self) -> None:
         """W' into the leaf, in float32 and rounded once to the leaf's dtype."""
-        self.leaf.copy_((self._gain() * self._direction()).view_as(self.leaf))
+        direction = self._direction()
+        if self._dora:
+            direction = self._gain(torch.linalg.vector_norm(direction, dim=1)) * direction
+        self.leaf.copy_(direction.view_as(self.leaf))
 
     def project(self, total: Tensor) -> None:
         """The gradients of A, B and m from that of W', ``total``."""
@@ -99,7 +102,7 @@ class _Part:
             direction = self._direction()
             norm = torch.linalg.vector_norm(direction, dim=1)
             magnitude.grad = ((rows * direction).sum(1) / norm).view_as(magnitude)
-            rows = rows * (magnitude.flatten() / norm)[:, None]
+            rows = rows * self._gain(norm)
         down.grad = (scale * up.flatten(1).T @ rows).view_as(down)
         up.grad = (scale * rows @ down.flatten(1).T).view_as(up)
 
@@ -113,29 +116,26 @@ class _Part:
         weight = self.layer.get_base_layer().weight.to(down.dtype).flatten(1)
         return torch.addmm(weight, up.flatten(1), down.flatten(1), alpha=self.layer.scaling[_NAME])
 
-    def _gain(self) -> Tensor | float:
-        """m / n, ``[out, 1]``; 1 for LoRA."""
-        if not self._dora:
-            return 1.0
+    def _gain(self, norm: Tensor) -> Tensor:
+        """DoRA's m / n, ``[out, 1]``, for n ``[out]``."""
         magnitude: Tensor = self.layer.lora_magnitude_vector[_NAME].weight
-        norm: Tensor = torch.linalg.vector_norm(self._direction(), dim=1)
-        return magnitude.flatten()[:, None] / norm[:, None]
+        return (magnitude.flatten() / norm)[:, None]
 
 
-def _plain(adapted: Any, precision: str) -> tuple[Any, list[_Part]]:
+def _plain(adapted: Any, dtype: torch.dtype, *, mixed: bool) -> tuple[Any, list[_Part]]:
     """The UNet without its adapter, and its adapted layers with leaves for weights; other tensors
-    are those of ``adapted``."""
+    are those of ``adapted``. ``dtype`` is the UNet's; ``mixed`` lets it multiply in bfloat16."""
     own = itertools.chain(adapted.parameters(), adapted.buffers())
     unet = copy.deepcopy(adapted, {id(tensor): tensor for tensor in own})
     adapter.detach(unet)
     layers = {n: layer for n, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
-    half, mixed = _HALVES.get(precision), precision == "bf16-mixed"
+    half = torch.bfloat16 if mixed else dtype
     parts = []
     for name, layer in list(unet.named_modules()):
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
         if name in layers:
-            if half is None or (mixed and name.startswith(FLOAT32_ENDS)):
+            if half.itemsize > 2 or (mixed and name.startswith(FLOAT32_ENDS)):
                 # A module of its own already, by the copy; its weight is not.
                 layer.weight = nn.Parameter(layer.weight.detach().clone())
                 trained: Any = layer
@@ -144,5 +144,5 @@ def _plain(adapted: Any, precision: str) -> tuple[Any, list[_Part]]:
                 unet.set_submodule(name, trained)
             parts.append(_Part(layers[name], trained.weight))
         elif mixed and not name.startswith(FLOAT32_ENDS):
-            unet.set_submodule(name, HalfProducts(layer, torch.bfloat16, Pairing()))
+            unet.set_submodule(name, HalfProducts(layer, half))
     return unet, parts

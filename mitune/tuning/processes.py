@@ -40,12 +40,6 @@ class Processes:
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def anyone(self, here: bool, device: torch.device) -> bool:
-        """Whether it is so in any of them."""
-        flag = torch.tensor([float(here)], device=device)
-        self.sum([flag])
-        return bool(flag.item() > 0)
-
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:

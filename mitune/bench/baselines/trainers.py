@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[str, Tensor]]
 
 
 class AuthorsTrainer:
-    """train_text_to_image_lora.py of github.com/Chao0511/mitune, as it is but for the adapter,
+    """train_text_to_image_lora_sd2.py of github.com/Chao0511/mitune, as it is but for the adapter,
     which is DoRA as in the paper: float32, peft's modules, a DataLoader on the host, micro-batches
     of 8, each of whose losses the host waits for, and AdamW tensor by tensor.
 
@@ -57,7 +57,7 @@ class AuthorsTrainer:
         self._optimizer.step()
 
     def _adamw(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self.parameters.values(), **optimizer_settings(self.config))
+        return torch.optim.AdamW(self.parameters.values(), **self.config.adamw)
 
     def _loss(self, samples: MicroBatch) -> Tensor:
         loss = denoising_loss(self.model, samples, self._table, self.model.prediction)
@@ -96,8 +96,7 @@ class FairTrainer(AuthorsTrainer):
         return total.item()
 
     def _adamw(self) -> torch.optim.AdamW:
-        settings = optimizer_settings(self.config)
-        return torch.optim.AdamW(self.parameters.values(), fused=True, **settings)
+        return torch.optim.AdamW(self.parameters.values(), fused=True, **self.config.adamw)
 
     def _loss(self, samples: MicroBatch) -> Tensor:
         with torch.autocast(self.model.device.type, torch.bfloat16):
@@ -111,16 +110,6 @@ class FairTrainer(AuthorsTrainer):
             z.to(self.model.dtype), t, encoder_hidden_states=text, return_dict=False
         )[0]
         return prediction
-
-
-def optimizer_settings(config: TuneConfig) -> dict[str, Any]:
-    """Of ``torch.optim.AdamW``."""
-    return {
-        "lr": config.lr,
-        "betas": config.betas,
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
 
 
 class _Items(Dataset[tuple[Tensor, ...]]):
