@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from mitune import progress
+from mitune import allocator, progress
 from mitune.commands import COMMANDS, Command
 from mitune.errors import UserError
 from mitune.provenance import as_json
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     progress.quiet_libraries()
+    allocator.keep_freed_memory()
     arguments = sys.argv[1:] if arguments is None else arguments
     command = parse(arguments)
     try:

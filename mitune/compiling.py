@@ -2,12 +2,14 @@
 
 import inspect
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.compile_fx import compile_fx
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
@@ -15,13 +17,58 @@ the predictions (``mitune.families.pairs``)."""
 
 
 def compile_unet(run: Run, device: torch.device) -> Run:
-    """``run`` by torch.compile: one graph, static shapes, code kept between runs."""
+    """``run`` by torch.compile: one graph, static shapes, code kept between runs. On a CPU threads
+    may call it at the same time."""
     # Where the user has not said where: torch's own default is a temporary folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    # On a CPU the calls between kernels in C++ too: in Python they hold the lock that the workers
-    # share.
-    options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
-    return torch.compile(run, fullgraph=True, dynamic=False, options=options, **_alone())
+    if device.type == "cpu":
+        return _ForThreads(run)
+    return torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+
+
+class _ForThreads:
+    """Calls what torch.compile made for a shape without torch's checks that it still holds.
+
+    They take a hundredth of a call each, one thread at a time, and are not made for threads:
+    objects that two of them check at once look changed, and all is compiled again, eight times and
+    then no more. Nothing that they look at changes here: a UNet's weights keep their addresses.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._made: dict[Hashable, Run] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        key = tuple((x.shape, x.stride(), x.dtype) for x in (z, t, text))
+        made = self._made.get(key)
+        if made is None:
+            with self._lock:
+                made = self._made.get(key) or self._compile(z, t, text)
+                self._made[key] = made
+        return made(z, t, text)
+
+    def _compile(self, *given: Tensor) -> Run:
+        made: list[Run] = []
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            # The calls between kernels in C++ too: in Python they hold the lock that threads share.
+            code: Any = compile_fx(graph, inputs, config_patches={"cpp_wrapper": True})
+            # Weights are inputs as well, the same at every call; the three are put in their places.
+            places = [(i, j) for i, x in enumerate(inputs) for j in range(3) if x is given[j]]
+
+            def call(*now: Tensor) -> Tensor:
+                values = list(inputs)
+                for i, j in places:
+                    values[i] = now[j]
+                prediction: Tensor = code(*values)[0]
+                return prediction
+
+            made.append(call)
+            return code  # type: ignore[no-any-return]
+
+        torch.compile(self._run, backend=backend, fullgraph=True, dynamic=False, **_alone())(*given)
+        return made[0]
 
 
 def _alone() -> dict[str, Any]:

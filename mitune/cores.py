@@ -5,14 +5,28 @@ their time with.
 """
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
 _Part = TypeVar("_Part")
 _Made = TypeVar("_Made")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Around calls of :class:`Cores` and the small operations between them: this thread uses no
+    other core for them. Those that torch had used would wait for more at full speed, for
+    milliseconds, on the cores that the workers need next (docs/measured.md)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Cores:

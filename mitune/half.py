@@ -1,10 +1,14 @@
 """Layers that multiply in half precision between float32 inputs and outputs."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Product = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+"""A layer that multiplies by its weight."""
 
 FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
 """Small layers at both ends of a UNet, through which every element goes: they stay in float32."""
@@ -25,13 +29,13 @@ class HalfProducts(nn.Module):
     Args:
         layer: whose parameters it takes over; the weight is rounded.
         dtype: bfloat16 or float16.
-        pairing: of the UNet it is in; None gives all rows alike, and rounds the bias with them.
+        pairing: of the UNet it is in; None gives all rows alike.
         half_output: hand on ``dtype`` instead of float32.
     """
 
     def __init__(
         self,
-        layer: nn.Conv2d | nn.Linear,
+        layer: Product,
         dtype: torch.dtype,
         pairing: Pairing | None = None,
         half_output: bool = False,
@@ -39,32 +43,25 @@ class HalfProducts(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
         self.bias = layer.bias
-        if pairing is None and layer.bias is not None:
-            self.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
         self._dtype = dtype
         self._pairing = pairing
         self._half_output = half_output
-        self._convolution: tuple[Any, ...] | None = None
-        if isinstance(layer, nn.Conv2d):
-            self._convolution = layer.stride, layer.padding, layer.dilation, layer.groups
+        self._multiply = _products(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._pairing is not None and len(x) == self._pairing.rows:
-            # Rows that are a difference have no bias: it is added afterwards, to their sums.
             y = _with_first(self._product(_with_first(x.float(), -1.0)), 1.0)
-            if self.bias is not None:
-                y = y + (self.bias[:, None, None] if y.dim() == 4 else self.bias)
         else:
-            y = self._product(x, None if self.bias is None else self.bias.to(self._dtype))
+            y = self._product(x)
+        if self.bias is not None:  # rows that are a difference have none: after their sum
+            y = y + (self.bias[:, None, None] if y.dim() == 4 else self.bias)
         return y.to(self._dtype) if self._half_output else y
 
-    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._times(x.to(self._dtype), self.weight, bias)
+    def _product(self, x: Tensor) -> Tensor:
+        return self._times(x.to(self._dtype), self.weight)
 
-    def _times(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self._convolution is None:
-            return F.linear(x, weight, bias).float()
-        return F.conv2d(x, weight, bias, *self._convolution).float()
+    def _times(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._multiply(x, weight).float()
 
 
 class TrainedProducts(HalfProducts):
@@ -75,19 +72,30 @@ class TrainedProducts(HalfProducts):
     rounding left. Gradients are those of H alone, at half precision's error.
     """
 
-    def __init__(
-        self, layer: nn.Conv2d | nn.Linear, dtype: torch.dtype, half_output: bool = False
-    ) -> None:
+    def __init__(self, layer: Product, dtype: torch.dtype, half_output: bool = False) -> None:
         super().__init__(layer, dtype, half_output=half_output)
         self.weight = nn.Parameter(layer.weight.detach().float().clone())
 
-    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _product(self, x: Tensor) -> Tensor:
         x, high = x.to(self._dtype), self.weight.to(self._dtype)
         low = (self.weight - high).detach().to(self._dtype)
-        return self._times(x, high, bias) + self._times(x.detach(), low)
+        return self._times(x, high) + self._times(x.detach(), low)
+
+
+def _products(layer: Product) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a layer does with its input and weight."""
+    if isinstance(layer, nn.Linear):
+        return F.linear
+    given = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    if isinstance(layer, nn.Conv2d):
+        return partial(F.conv2d, **given)
+    return partial(F.conv_transpose2d, **given, output_padding=layer.output_padding)
 
 
 def _with_first(x: Tensor, times: float) -> Tensor:
     """The first half of the rows, and the second with ``times`` the first added to it."""
-    first, second = x.chunk(2)
-    return torch.cat([first, second + times * first])
+    # Of three dimensions or five: torch.compile takes four for a picture and lays the second
+    # innermost. Not torch.cat of two halves, between which it chooses element by element.
+    halves = x.unflatten(0, (2, -1)) if x.dim() == 4 else x.reshape(2, -1, x.shape[-1])
+    of_first = times * torch.arange(2, device=x.device).view(2, *[1] * (halves.dim() - 1))
+    return (halves + of_first * halves[:1]).reshape(x.shape)

@@ -39,10 +39,10 @@ def run_by(backend: str, unet: Any) -> Run:
     if backend == "eager":
         return plain
     compiled = compile_unet(plain, device)
-    return _PerCore(compiled, torch.get_num_threads()) if device.type == "cpu" else compiled
+    return PerCore(compiled, torch.get_num_threads()) if device.type == "cpu" else compiled
 
 
-class _PerCore:
+class PerCore:
     """Splits a batch over one worker thread for each core."""
 
     def __init__(self, run: Run, workers: int) -> None:

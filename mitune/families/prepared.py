@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from mitune.attention import set_attention
 from mitune.denoiser import Conditioning
-from mitune.families.backends import run_by
+from mitune.families.backends import PerCore, run_by
 from mitune.families.pairs import share_prefix
 from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_precision
 from mitune.families.tensorrt_engine import TensorRT
-from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing
+from mitune.families.upsampling import fold_upsampling, transposed
+from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing, Product
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights
 
@@ -33,6 +34,7 @@ class Prepared:
         attention: of ``mitune.attention.ATTENTIONS``.
         precision: of ``mitune.families.stable_diffusion.PRECISIONS``; the model's own by default.
         dtype: of the latents that it is called with.
+        own_cores: it runs on a worker for each core, see ``mitune.cores.undisturbed``.
 
     Raises:
         UserError: an unknown name, or one that is not available here.
@@ -54,6 +56,8 @@ class Prepared:
         unet = copy.deepcopy(model.unet).requires_grad_(False)
         adapter.detach(unet)
         unet.to(self.dtype)
+        fold = backend == "inductor" and unet.device.type == "cpu"  # where it was measured
+        self._folded = fold_upsampling(unet) if fold else set()
         pairing = share_prefix(unet)
         if self.precision == "bf16-mixed":
             mix_precision(unet, torch.bfloat16, pairing)
@@ -63,12 +67,14 @@ class Prepared:
         self._projections = share_projections(unet)
         set_attention(unet, attention, backend)
         self._run = run_by(backend, unet)
+        self.own_cores = isinstance(self._run, PerCore)
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the model's weights as they are now, its adapter merged."""
         given = merged_weights(self.model.unet)
+        given |= {name: transposed(given[name]) for name in self._folded}
         engines = isinstance(self._run, TensorRT)  # which have weights of their own
         changed = False
         for name, tensor in self._weights.items():
@@ -118,11 +124,11 @@ def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
 
     What comes out of them is float32 again, and so is all that is added up from layer to layer,
     normalised and activated: roundings of the products do not pile up in it. Pairs have common
-    roundings in the last block, which most of the error in their difference comes from, but for the
-    layer behind a gated activation, which would be computed twice. The projections of the text stay
-    in float32: they are computed once per prompt. Queries, keys and values of self-attention are in
-    ``dtype`` until it is done, which is faster and no less exact (docs/measured.md); on a GPU,
-    whose fast kernels know no float32, those of cross-attention too.
+    roundings in the last block, which most of the error in their difference comes from, and in all
+    convolutions; elsewhere, and in what attention is given, it gains little. The projections of the
+    text stay in float32: they are computed once per prompt. Queries, keys and values of
+    self-attention are in ``dtype`` until it is done, but for the last block's, where that costs
+    exactness (docs/measured.md); on a GPU, whose fast kernels know no float32, all are.
     """
     on_gpu = next(unet.parameters()).device.type != "cpu"
     last = f"up_blocks.{len(unet.up_blocks) - 1}."
@@ -131,11 +137,14 @@ def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
             path = f"{parent_name}.{name}" if parent_name else name
             crossed = getattr(parent, "is_cross_attention", False)
             text = crossed and name in ("to_k", "to_v")
-            if not isinstance(layer, (nn.Conv2d, nn.Linear)) or path.startswith(FLOAT32_ENDS):
+            if not isinstance(layer, Product) or path.startswith(FLOAT32_ENDS):
                 continue
-            half = name in ("to_q", "to_k", "to_v") and (on_gpu or not crossed)
+            attended = name in ("to_q", "to_k", "to_v")
+            half = attended and (on_gpu or not (crossed or path.startswith(last)))
             if not text:
-                paired = path.startswith(last) and not path.endswith("ff.net.2")
+                paired = not isinstance(layer, nn.Linear) or (
+                    path.startswith(last) and not attended
+                )
                 of = pairing if paired else None
                 setattr(parent, name, HalfProducts(layer, dtype, of, half_output=half))
             elif half:

@@ -6,12 +6,14 @@ CUDA graph can hold.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import mitune_kernels
 import torch
 from torch import Tensor
 
+from mitune.cores import undisturbed
 from mitune.denoiser import Conditioning, Denoiser, PairDenoiser
 from mitune.errors import UserError
 from mitune.schedule import Schedule
@@ -63,6 +65,7 @@ class Slots:
     ) -> None:
         self.count = slots
         self._denoise: Callable[[Tensor, Tensor, Conditioning], Tensor] = denoise
+        self._own_cores = getattr(denoise, "own_cores", False)
         self._copies = passes
         if passes == 2 and isinstance(denoise, PairDenoiser):
             self._denoise, self._copies = denoise.pairs, 1
@@ -145,7 +148,8 @@ class Slots:
     def tick(self) -> None:
         """One step of every candidate in flight."""
         if self._graph is None:
-            self._step()
+            with undisturbed() if self._own_cores else nullcontext():
+                self._step()
         else:
             self._graph.replay()
 

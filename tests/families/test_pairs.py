@@ -36,7 +36,15 @@ def test_latents_once_and_text_twice_predict_what_all_rows_do(blocks):
     shared = copy.deepcopy(plain)
     share_prefix(shared)
     rows = []
-    for module in (shared.down_blocks[0].resnets[0], shared.mid_block.resnets[0], shared.conv_out):
+    with_attention = shared.down_blocks[0 if blocks is FIRST_WITH_ATTENTION else 1]
+    first = with_attention.attentions[0].transformer_blocks[0]
+    for module in (
+        shared.down_blocks[0].resnets[0],
+        first.attn1.to_q,
+        first.attn2.to_q,
+        shared.mid_block.resnets[0],
+        shared.conv_out,
+    ):
         module.register_forward_hook(lambda module, given, made: rows.append(len(made)))
     z, t = torch.randn(3, 4, 8, 8, dtype=torch.float64), torch.tensor([1.0, 500.0, 981.0])
     text = torch.randn(6, 5, 12, dtype=torch.float64)
@@ -48,7 +56,7 @@ def test_latents_once_and_text_twice_predict_what_all_rows_do(blocks):
             rows.clear()
             got = shared(z, t, *placed, **named, return_dict=False)[0]
             torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
-            assert rows == [3, 6, 6]
+            assert rows == [3, 3, 6, 6, 6]
         # And a call of another kind after it is what it was.
         one = shared(z, t, text[:3], return_dict=False)[0]
         torch.testing.assert_close(one, plain(z, t, text[:3], return_dict=False)[0])

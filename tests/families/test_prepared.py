@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 from mitune.attention import set_attention
 from mitune.errors import UserError
-from mitune.families.backends import _PerCore
+from mitune.families.backends import PerCore
 from mitune.families.prepared import Prepared, share_projections
 from mitune.tuning import adapter
 from mitune.tuning.merge import merged_weights
@@ -139,7 +139,7 @@ def test_workers_split_pairs_by_their_latents():
     def run(z, t, text):
         return (z + t[:, None]).repeat(2, 1) + text.sum((1, 2))[:, None]
 
-    split = _PerCore(run, 2)
+    split = PerCore(run, 2)
     z, t, text = torch.randn(4, 3), torch.arange(4.0), torch.randn(8, 3, 2)
     for _ in range(2):
         torch.testing.assert_close(split(z, t, text), run(z, t, text))
@@ -155,7 +155,7 @@ def test_workers_split_a_batch_and_compile_once():
         return z + t[:, None, None, None] + text.sum((1, 2))[:, None, None, None]
 
     threads = torch.get_num_threads()
-    split = _PerCore(run, 3)
+    split = PerCore(run, 3)
     for rows, parts in ((6, 3), (4, 2), (5, 1), (1, 1)):
         z, t, text = torch.randn(rows, 4, 2, 2), torch.arange(rows) * 1.0, torch.randn(rows, 3, 2)
         for _ in range(2):

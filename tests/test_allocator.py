@@ -1,0 +1,40 @@
+"""What the C library does with memory that is freed."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import threading
+import torch
+from mitune.allocator import keep_freed_memory
+kept = {kept} and keep_freed_memory()
+def use():
+    for _ in range(50):
+        [torch.ones(1 << 18) for _ in range(12)]
+def measure():
+    use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    use()
+    print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=measure)
+thread.start()
+thread.join()
+"""
+
+
+def _faults(kept: bool) -> tuple[bool, int]:
+    made = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(kept=kept)], capture_output=True, text=True, check=True
+    )
+    worked, faults = made.stdout.split()
+    return worked == "True", int(faults)
+
+
+def test_memory_that_is_freed_and_wanted_again_costs_no_page_faults() -> None:
+    worked, faults = _faults(kept=True)
+    if not worked:
+        pytest.skip("the C library is not glibc")
+    assert faults < 100 < _faults(kept=False)[1]
