@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.provenance import environment
-from mitune.sets.files import exclusive, make_folder
+from mitune.provenance import environment, versions
+from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
 from mitune.tuning import checkpoint, record
 from mitune.tuning.adapter_file import FILE
 from mitune.tuning.batches import Batches, Tunable
+from mitune.tuning.card import CARD, card
 from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import denoising_loss, noising_table
@@ -57,8 +58,8 @@ def tune(
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
-        out: folder of the run: pytorch_lora_weights.safetensors, run.json, metrics.jsonl,
-            checkpoints/.
+        out: folder of the run: pytorch_lora_weights.safetensors, README.md (the model card),
+            run.json, metrics.jsonl, checkpoints/.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         progress: called after each step with (steps done, steps in all, loss).
@@ -92,7 +93,7 @@ def tune(
         with exclusive(folder):
             # Again under the lock: meanwhile another run may have taken the folder, or ended.
             if not record.check(folder, wanted):
-                record.write(folder, wanted, environment(model.device))
+                record.write(folder, wanted, environment(model.device), model.name)
             if not (folder / FILE).exists():
                 _train(model, batches, state, folder, chosen, wanted, progress)
     finally:
@@ -128,7 +129,14 @@ def _train(
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
     run, places = record.identity(wanted), out / CHECKPOINTS
-    metadata = {"model": model.name, "fingerprint": model.fingerprint, "run": run}
+    metadata = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "run": run,
+        "set": wanted["set"]["sha256"],
+        "settings": wanted["config"],
+        "mitune": versions()["mitune"],
+    }
     checkpoint.clean(places)
     if found := checkpoint.find(places):
         checkpoint.restore(state, found[-1], run)
@@ -155,6 +163,8 @@ def _train(
             if progress is not None:
                 progress(state.step, config.iterations, loss)
         if state.step == config.iterations:
+            # Before the adapter, whose file is what says that the run is finished.
+            publish(out / CARD, card(out))
             adapters.save(state.unet, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run)
