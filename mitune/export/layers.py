@@ -42,8 +42,7 @@ class Layer:
 
     def product(self) -> Tensor:
         """s B A, ``[out, in]`` float64."""
-        product: Tensor = self.scale * (self.up.double().flatten(1) @ self.down.double().flatten(1))
-        return product
+        return self.scale * (self.up.double().flatten(1) @ self.down.double().flatten(1))
 
     def direction(self) -> Tensor:
         """V = W + s B A, ``[out, in]`` float64."""
@@ -57,7 +56,7 @@ class Layer:
         """
         if self.magnitude is None:
             return self.product()
-        gain = (self.magnitude.double() / self.direction().norm(dim=1)).unsqueeze(1)
+        gain: Tensor = (self.magnitude.double() / self.direction().norm(dim=1)).unsqueeze(1)
         return (gain - 1) * self.weight.double().flatten(1) + gain * self.product()
 
 
