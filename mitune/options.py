@@ -15,8 +15,8 @@ from mitune.tuning import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """Which model, where, and how to talk."""
+class Source:
+    """Which model, and where."""
 
     model: str = "shapes"
     """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on
@@ -25,11 +25,21 @@ class Common:
     """Weight variant of a model folder, such as fp16."""
     device: str | None = None
     """cpu, cuda or cuda:N. None: a GPU where there is one."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def load(self, adapter: Path | None = None) -> StableDiffusion:
+        """The model in float32, with ``adapter`` on it if any."""
+        return load(self.model, adapter=adapter, device=self.device, variant=self.variant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(Source):
+    """Which model, where, and how to talk."""
+
     precision: str = "float32"
     """Of the UNet: float32, bfloat16, float16, or bf16-mixed, which generates with bfloat16
     products in an otherwise float32 model. Latents and scores stay float32."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
     quiet: bool = False
     """No progress bars."""
 

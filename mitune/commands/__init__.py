@@ -4,6 +4,7 @@ does the work."""
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from mitune.commands.give import Export, Merge
 from mitune.commands.judge import Doctor, Eval, Score
 from mitune.commands.make import Align, Build, Tune
 from mitune.commands.measure import Bench
@@ -28,6 +29,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "tune": Tune,
     "score": Score,
     "eval": Eval,
+    "export": Export,
+    "merge": Merge,
     "bench": Bench,
     "doctor": Doctor,
 }

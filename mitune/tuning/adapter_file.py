@@ -21,8 +21,10 @@ from mitune.sets.files import make_folder, publish
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
 
+NOTES = "mitune"
+"""Entry of the header that holds the notes, as JSON."""
+
 _UNET = "unet."
-_NOTES = "mitune"
 # What of peft's LoraConfig decides the weights. Only this is written: the LoraConfig of another
 # peft version refuses fields it does not know, and these every version knows.
 _FIELDS = (
@@ -112,9 +114,7 @@ def read_file(path: Path | str) -> AdapterFile:
         config = LoraConfig(**(fields or _inferred(tensors)))
     except (TypeError, ValueError) as error:
         raise misfit(file, f"peft refuses its settings: {error}") from error
-    return AdapterFile(
-        path=file, tensors=tensors, config=config, notes=_entry(file, header, _NOTES)
-    )
+    return AdapterFile(path=file, tensors=tensors, config=config, notes=_entry(file, header, NOTES))
 
 
 def write_file(
@@ -140,12 +140,11 @@ def write_file(
     header = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps(described, sort_keys=True),
-        _NOTES: json.dumps(dict(notes), sort_keys=True),
+        NOTES: json.dumps(dict(notes), sort_keys=True),
     }
 
     def write(weights: Mapping[str, Tensor], filename: str) -> None:
-        on_host = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        publish(Path(filename), _ordered(save(on_host, metadata=header)))
+        publish(Path(filename), to_bytes(weights, header))
 
     make_folder(folder)
     # Not by diffusers' convert_state_dict_to_diffusers: it renames the attention projections alone,
@@ -171,13 +170,16 @@ def misfit(file: Path, what: str) -> UserError:
     )
 
 
-def _ordered(content: bytes) -> bytes:
+def to_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """A safetensors file; equal arguments give equal bytes."""
+    on_host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    content = save(on_host, metadata=dict(header))
     # safetensors writes the notes in an order that changes from call to call; a file's hash is what
     # tells a later run that it starts from the same adapter.
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
+    index = json.loads(content[8 : 8 + size])
+    index["__metadata__"] = dict(sorted(index["__metadata__"].items()))
+    text = json.dumps(index, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.provenance import environment
-from mitune.sets.files import exclusive, make_folder
+from mitune.provenance import environment, versions
+from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
 from mitune.tuning import checkpoint, record
 from mitune.tuning.adapter_file import FILE
 from mitune.tuning.batches import Batches, Tunable
+from mitune.tuning.card import CARD, card
 from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
@@ -59,8 +60,8 @@ def tune(
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
-        out: folder of the run: pytorch_lora_weights.safetensors, run.json, metrics.jsonl,
-            checkpoints/.
+        out: folder of the run: pytorch_lora_weights.safetensors, README.md (the model card),
+            run.json, metrics.jsonl, checkpoints/.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         progress: called after each step with (steps done, steps in all, loss).
@@ -93,7 +94,7 @@ def tune(
         with joined(model.device) as processes, _writing(folder, processes) as first:
             # Again under the lock: meanwhile another run may have taken the folder, or ended.
             if first and not record.check(folder, wanted):
-                record.write(folder, wanted, environment(model.device))
+                record.write(folder, wanted, environment(model.device), model.name)
             processes.wait()
             if not (folder / FILE).exists():
                 _train(model, batches, state, folder, chosen, wanted, processes, progress)
@@ -137,7 +138,14 @@ def _train(
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
     run, places = record.identity(wanted), out / CHECKPOINTS
-    metadata = {"model": model.name, "fingerprint": model.fingerprint, "run": run}
+    metadata = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "run": run,
+        "set": wanted["set"]["sha256"],
+        "settings": wanted["config"],
+        "mitune": versions()["mitune"],
+    }
     first = processes.rank == 0
     if first:
         checkpoint.clean(places)
@@ -172,6 +180,8 @@ def _train(
         if not first:
             return
         if state.step == config.iterations:
+            # Before the adapter, whose file is what says that the run is finished.
+            publish(out / CARD, card(out))
             adapters.save(state.unet, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)

@@ -112,11 +112,19 @@ def check(out: Path, wanted: Mapping[str, Any]) -> bool:
     return True
 
 
-def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-    """Write run.json. Raises UserError when the folder cannot be written."""
+def base_name(name: str) -> str:
+    """A model's name as records keep it: a folder by its whole path, which no name on the hub can
+    be mistaken for."""
+    return str(Path(name).resolve()) if "/" in name and Path(name).is_dir() else name
+
+
+def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], model: str) -> None:
+    """Write run.json. ``model`` is the base's name, for people: a run may go on with the same model
+    from elsewhere. Raises UserError when the folder cannot be written."""
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "model": base_name(model),
         "settings": dict(wanted),
         "environment": dict(environment),
     }

@@ -1,0 +1,61 @@
+"""A whole model with an adapter merged into it: a diffusers pipeline folder."""
+
+import copy
+from pathlib import Path
+
+from mitune.export.folder import new_folder
+from mitune.export.layers import adapted
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.sets.files import publish
+from mitune.tuning.adapter_file import resolve
+from mitune.tuning.card import CARD, Form, card
+from mitune.tuning.merge import merged_weights
+
+_MERGED = Form(
+    title="Tuned model",
+    relation="finetune",
+    use="""\
+    from diffusers import StableDiffusionPipeline
+    pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")""",
+    limits=(
+        "The adapter is merged into the denoiser's float32 weights and cannot be taken off again. "
+        "Adapters of the base are not for this model: its weights are others.",
+        "Text encoder, VAE, tokenizer and scheduler are the base's; a safety checker is left out.",
+        "`mitune` takes the paper's settings for it, as for any folder. What the embedded model "
+        "`shapes` has of its own is lost: settings and prompts must be given, and there is no "
+        "oracle.",
+    ),
+)
+
+
+def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
+    """Write a StableDiffusionPipeline folder that predicts what ``model`` with ``adapter`` does.
+
+    Merged in float32 by peft's own merge, rounded once (``mitune.tuning.merge``); saved as
+    safetensors by diffusers. The folder is built under a hidden name and appears whole or not at
+    all. README.md in it is the model card.
+
+    Args:
+        model: the base, in float32 and without an adapter; left so.
+        adapter: its folder or file.
+        out: absent or empty.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
+            or that does not fit; a model in half precision.
+    """
+    run = resolve(adapter).parent
+    with new_folder(out) as folder:
+        with adapted(model, adapter):
+            weights = merged_weights(model.unet)
+        unet = copy.deepcopy(model.unet)
+        unet.load_state_dict(weights)
+        pipeline = type(model.pipeline)(
+            **{**model.pipeline.components, "unet": unet}, requires_safety_checker=False
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        publish(folder / CARD, card(run, _MERGED, base=model.name))
+    return Path(out)
