@@ -1,4 +1,4 @@
-"""``mitune align | build | tune | score | eval | bench | doctor``: one verb each, options
+"""``mitune align | build | real | tune | score | eval | bench | doctor``: one verb each, options
 generated from the dataclasses of ``mitune.commands``.
 
 Verbs tell people what they did on stdout; with ``--json`` its last line is one JSON object.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from mitune.commands.judge import Doctor, Eval, Score
-from mitune.commands.make import Align, Build, Tune
+from mitune.commands.make import Align, Build, Real, Tune
 from mitune.commands.measure import Bench
 
 
@@ -25,6 +25,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Callable[..., Command]] = {
     "align": Align,
     "build": Build,
+    "real": Real,
     "tune": Tune,
     "score": Score,
     "eval": Eval,
