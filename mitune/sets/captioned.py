@@ -80,7 +80,8 @@ def read_captioned(source: Path | str, limit: int | None = None) -> Iterator[Cap
         if not words:
             raise UserError(
                 f"picture {name} has no caption ({text!r:.40}): expected text in a .txt or .json "
-                f"beside it, in {LISTING}, or in a column; write one, or take the picture out"
+                "beside it (in a shard next to it: tar --sort=name), "
+                f"in {LISTING}, or in a column; write one, or take the picture out"
             )
         yield Captioned(name=name, caption=" ".join(words), content=content)
     if empty:

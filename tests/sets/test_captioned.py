@@ -243,6 +243,7 @@ def test_a_folder_that_is_not_as_expected(
         ({"1.txt": "a"}, ["holds no picture"]),
         ({"1.png": b""}, ["a.tar: 1.png has no caption"]),
         ({"1.png": b"", "2.txt": "a"}, ["a.tar: 1.png has no caption"]),
+        ({"1.png": b"", "2.png": b"", "1.txt": "a"}, ["1.png has no caption", "--sort=name"]),
         ({"1.png": b"", "1.json": "{}"}, ["a.tar: 1.png has no caption"]),
         ({"1.png": b"", "1.json": "a"}, ["a.tar: 1.json is no JSON object"]),
         ({"1.png": b"", "1.txt": b"\xff"}, ["a.tar: 1.txt is not text"]),
