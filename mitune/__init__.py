@@ -11,6 +11,7 @@ from mitune.candidate import Candidate
 from mitune.errors import UserError
 from mitune.generate import generate
 from mitune.load import load
+from mitune.real import build_real_set
 from mitune.sampler import SamplerConfig
 from mitune.schedule import Schedule
 from mitune.score import score
@@ -27,6 +28,7 @@ __all__ = [
     "TuneConfig",
     "UserError",
     "align",
+    "build_real_set",
     "build_set",
     "generate",
     "load",

@@ -76,6 +76,11 @@ def align(
         )
     folder = Path(out)
     config = replace(tuning or model.preset.tuning, seed=seed)
+    if config.real_share:
+        raise UserError(
+            f"real_share is {config.real_share}: align mixes in no real pictures; build the set, "
+            "and tune on it with them"
+        )
     adapter.check_targets(model.unet, config)
     done: list[Round] = []
     for number in range(1, rounds + 1):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from mitune.commands.give import Export, Merge
 from mitune.commands.judge import Doctor, Eval, Score
-from mitune.commands.make import Align, Build, Tune
+from mitune.commands.make import Align, Build, Real, Tune
 from mitune.commands.measure import Bench
 
 
@@ -26,6 +26,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Callable[..., Command]] = {
     "align": Align,
     "build": Build,
+    "real": Real,
     "tune": Tune,
     "score": Score,
     "eval": Eval,

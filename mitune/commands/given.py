@@ -1,4 +1,4 @@
-"""The prompts that a verb was given, or the embedded world's own."""
+"""The prompts that a verb was given, or the embedded world's own; and the sets."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +7,7 @@ from mitune import progress
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.prompts import read_prompts
+from mitune.sets import FineTuningSet
 from mitune.shapes.prompts import prompts as shapes_prompts
 
 
@@ -44,3 +45,20 @@ def warn_long(model: StableDiffusion, prompts: list[str]) -> None:
     """Tell, on stderr, which prompts the text encoder will not read to their end."""
     for prompt in model.too_long(prompts):
         progress.warn(f"prompt is cut to {model.tokenizer.model_max_length} tokens: {prompt}")
+
+
+def whole_set(path: Path, model: StableDiffusion) -> FineTuningSet:
+    """The set in folder ``path``, which is complete and of this model.
+
+    Raises:
+        UserError: it is not; as ``FineTuningSet.open``.
+    """
+    found = FineTuningSet.open(path)
+    if not found.complete:
+        raise UserError(f"set {path} is not complete: run the command that began it again")
+    if found.settings.get("model_fingerprint") != model.fingerprint:
+        raise UserError(
+            f"set {path} was built with another model ({found.settings.get('model')}): expected "
+            f"one of {model.name}; give that model, or build a set with this one"
+        )
+    return found

@@ -1,18 +1,17 @@
-"""The verbs that make something: align, build, tune."""
+"""The verbs that make something: align, build, real, tune."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mitune import progress
 from mitune.align import align
 from mitune.build import build_set
-from mitune.commands.given import given_prompts, held_out_prompts, warn_long
-from mitune.errors import UserError
+from mitune.commands.given import given_prompts, held_out_prompts, warn_long, whole_set
 from mitune.evaluation.report import compare_adapter
 from mitune.options import Common, Pool, Tuning
+from mitune.real import build_real_set
 from mitune.report.picture import best_and_worst
-from mitune.sets import FineTuningSet
 from mitune.steering import tell_audit
 from mitune.tuning import adapter, tune
 from mitune.tuning.adapter_file import digest
@@ -113,6 +112,61 @@ class Build(Common, Pool):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Real(Common):
+    """Make a set of real captioned pictures, scored by mutual information, for `mitune tune
+    --real`."""
+
+    source: str
+    """A folder of pictures, each with a .txt of its name or listed in metadata.jsonl; WebDataset
+    shards, such as 'shards/*.tar'; or, with the package datasets, a data set's name."""
+    out: Path
+    """Folder of the set (Parquet); the same command after an interruption goes on."""
+    limit: int | None = None
+    """Only the first so many pictures."""
+    keep: int = 1
+    """How many pictures of one caption are kept, the best first."""
+    estimator: str | None = None
+    """What scores a picture, by re-noising: orthogonal (Eq. 2) or standard (Kong et al. 2024)."""
+    draws: int | None = None
+    """Draws of (t, noise) for each picture; more is steadier."""
+    convention: str | None = None
+    """Weights of the score: paper or reference."""
+    t_min: int | None = None
+    """Only t > t_min counts for the score."""
+    seed: int = 0
+    """Keys the draws of the score."""
+    batch: int = 64
+    """Re-noised copies in one call of the model: changes speed and memory, not results."""
+
+    def run(self) -> dict[str, Any]:
+        model = self.load()
+        with progress.bars(self.quiet) as bars:
+            built = build_real_set(
+                model,
+                self.source,
+                self.out,
+                limit=self.limit,
+                keep=self.keep,
+                estimator=self.estimator,
+                draws=self.draws,
+                convention=self.convention,
+                t_min=self.t_min,
+                seed=self.seed,
+                batch=self.batch,
+                progress=lambda done, total: bars.candidate(1, done, total),
+            )
+        # In one line: captions of the web are often long, and there are many.
+        if cut := model.too_long(built.prompts):
+            progress.warn(
+                f"{len(cut)} of {len(built.prompts)} captions are cut to "
+                f"{model.tokenizer.model_max_length} tokens, such as: {cut[0]}"
+            )
+        summary = built.summary()
+        _tell_set(summary)
+        return summary
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tune(Common, Tuning):
     """Train a DoRA or LoRA adapter on a fine-tuning set; it resumes, and diffusers'
     load_lora_weights reads it.
@@ -125,31 +179,25 @@ class Tune(Common, Tuning):
     """Folder of the adapter."""
     start: Path | None = None
     """Adapter to go on from."""
+    real: Path | None = None
+    """Folder that `mitune real` made: its best join the pairs of --set."""
+    real_share: float = 0.0
+    """Share of all pairs that is real; the paper tries 0.25, 0.5 and 0.9."""
     seed: int = 0
     """Keys the adapter's start, the batches, the noise and the timesteps."""
 
     def run(self) -> dict[str, Any]:
-        fine_tuning_set = FineTuningSet.open(self.set)
-        if not fine_tuning_set.complete:
-            raise UserError(
-                f"set {self.set} is not complete: run the 'mitune build' that began it again"
-            )
         model = self.load()
-        built_with = fine_tuning_set.settings.get("model_fingerprint")
-        if built_with != model.fingerprint:
-            raise UserError(
-                f"set {self.set} was built with another model "
-                f"({fine_tuning_set.settings.get('model')}): expected one "
-                f"of {self.model}; give that model, or build a set with this one"
-            )
+        config = self.config(model.preset.tuning, self.seed)
         first = rank() == 0
         with progress.bars(self.quiet or not first) as bars:
             path = tune(
                 model,
-                fine_tuning_set,
+                whole_set(self.set, model),
                 self.out,
-                self.config(model.preset.tuning, self.seed),
+                replace(config, real_share=self.real_share),
                 adapter=self.start,
+                real=None if self.real is None else whole_set(self.real, model),
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )
         if first:

@@ -51,7 +51,7 @@ def card(record: SetRecord) -> bytes:
     """
     text = _CARD.format(
         prompts=len(record.prompts),
-        candidates=record.candidates,
+        candidates=record.candidates if record.pools is None else f"up to {record.candidates}",
         keep=record.keep,
         rule=record.rule,
     )

@@ -43,7 +43,7 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
     scores: list[float] = []
     eligible: list[bool] = []
     for prompt_index in record.prompts_of(part):
-        pool = [candidates[prompt_index, index] for index in range(record.candidates)]
+        pool = [candidates[prompt_index, index] for index in range(record.pool(prompt_index))]
         if len(seeds := {candidate.seed for candidate in pool}) > 1:
             raise ValueError(f"got seeds {sorted(seeds)} for prompt {prompt_index}; expected one")
         # Ranks come from the float32 that is stored: the table itself then explains the selection.
@@ -59,7 +59,7 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
             math.isfinite(score) and candidate.finished
             for score, candidate in zip(usable, pool, strict=True)
         ]
-        ranks += [order.index(index) for index in range(record.candidates)]
+        ranks += [order.index(index) for index in range(len(pool))]
     selected = [ok and place < record.keep for ok, place in zip(eligible, ranks, strict=True)]
     kept = list(zip(selected, rows, strict=True))
     columns = {
@@ -117,7 +117,7 @@ def read_part(
         raise UserError(
             f"{path} is a foreign file, not written as part {part} of this set: {_MEND}"
         )
-    if rows != len(record.prompts_of(part)) * record.candidates:
+    if rows != record.rows_of(part):
         raise UserError(f"{path} has {rows} rows, not those of its prompts: {_MEND}")
     return table.replace_schema_metadata(None)
 

@@ -3,7 +3,7 @@ takes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class FineTuningSet:
 
     @property
     def candidates(self) -> int:
-        """Size of each prompt's pool."""
+        """Size of each prompt's pool; of the largest, where they differ."""
         return self._record.candidates
 
     @property
@@ -97,7 +97,7 @@ class FineTuningSet:
         )
 
     def terms(self, prompts: Iterable[int]) -> dict[int, Tensor]:
-        """``[M, N, 2]`` float32 of the pools of those ``prompts`` (indices) that are there: the
+        """``[pool, N, 2]`` float32 of the pools of those ``prompts`` (indices) that are there: the
         terms of every candidate by its index, NaN where it did not take the step.
 
         Raises UserError as ``table`` does.
@@ -112,8 +112,8 @@ class FineTuningSet:
                 # A copy: Arrow's memory is read-only.
                 own = torch.from_numpy(values.values.to_numpy().copy())
                 filled[row, : len(own), column] = own
-        pools = filled.split(self.candidates) if table.num_rows else ()
-        found = table["prompt_index"].to_pylist()[:: self.candidates]
+        found = list(dict.fromkeys(table["prompt_index"].to_pylist()))
+        pools = filled.split([self._record.pool(index) for index in found]) if found else ()
         return dict(zip(found, pools, strict=True))
 
     def audit(self) -> dict[str, Any] | None:
@@ -129,18 +129,41 @@ class FineTuningSet:
 
         Raises UserError as ``table`` does.
         """
-        pairs = []
+        return [pair for _, pair in self._kept()]
+
+    def best(self, count: int) -> list[tuple[str, Tensor]]:
+        """The ``count`` of the kept pairs that have the highest scores, best first, whatever their
+        prompts; all of them where there are fewer. Ties go to the earlier prompt.
+
+        Raises UserError as ``table`` does.
+        """
+        rows = self._light()
+        rows = rows.filter(rows["selected"]).sort_by(
+            [("score", "descending"), ("prompt_index", "ascending"), ("rank", "ascending")]
+        )
+        asked = rows.slice(0, count).select(["prompt_index", "rank"])
+        keys = list(zip(*asked.to_pydict().values(), strict=True))
+        wanted = set(keys)
+        found = {key: pair for key, pair in self._kept() if key in wanted}
+        return [found[key] for key in keys]
+
+    def _kept(self) -> Iterator[tuple[tuple[int, int], tuple[str, Tensor]]]:
+        """(prompt_index, rank) of each kept candidate, in this order, and its pair."""
         for part in self._parts:  # one at a time: only the kept latents of one part are held twice
             table = read_part(self.path, self._record, part)
             kept = table.filter(table["selected"]).sort_by(
                 [("prompt_index", "ascending"), ("rank", "ascending")]
             )
+            keys = zip(kept["prompt_index"].to_pylist(), kept["rank"].to_pylist(), strict=True)
             rows = zip(kept["prompt"], kept["latent"], kept["latent_shape"], strict=True)
-            for prompt, latent, shape in rows:
+            for key, (prompt, latent, shape) in zip(keys, rows, strict=True):
                 # A copy: Arrow's memory is read-only and a view would keep all of the part alive.
                 values = torch.from_numpy(latent.values.to_numpy().copy())
-                pairs.append((prompt.as_py(), values.reshape(shape.as_py())))
-        return pairs
+                yield key, (prompt.as_py(), values.reshape(shape.as_py()))
+
+    def _light(self) -> pa.Table:
+        schema = pa.schema([COLUMNS.field(name) for name in _LIGHT])
+        return pa.concat_tables([schema.empty_table(), *self._parts.values()])
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know of a set, as plain JSON; the score means are in nats, over
@@ -152,11 +175,11 @@ class FineTuningSet:
         than ``keep`` selected. ``score_mean_all`` and ``score_mean_kept`` are None when nothing
         counts.
         """
-        rows = pa.concat_tables([_light_schema().empty_table(), *self._parts.values()])
+        rows = self._light()
         finite, kept = rows.filter(rows["finite"]), rows.filter(rows["selected"])
         scored = finite.filter(pc.invert(finite["pruned"]))
         kept_per_prompt = kept.group_by("prompt_index").aggregate([("rank", "count")])["rank_count"]
-        finished = rows.num_rows // self.candidates
+        finished = sum(len(self._record.prompts_of(part)) for part in self._parts)
         full = pc.sum(pc.equal(kept_per_prompt, self.keep)).as_py() or 0
         return {
             "path": str(self.path),
@@ -174,7 +197,3 @@ class FineTuningSet:
             "score_mean_all": pc.mean(scored["score"]).as_py(),
             "score_mean_kept": pc.mean(kept["score"]).as_py(),
         }
-
-
-def _light_schema() -> pa.Schema:
-    return pa.schema([COLUMNS.field(name) for name in _LIGHT])

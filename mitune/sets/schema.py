@@ -55,10 +55,11 @@ class SetRecord:
         settings: resolved settings of the generation, plain JSON (no tuples, no NaN, keys are
             strings).
         prompts: the prompts in order, distinct: a prompt is the key of its noise and of its rows.
-        candidates: size of each prompt's pool.
+        candidates: size of each prompt's pool; where ``pools`` differ, of the largest.
         keep: how many of each pool are kept, 1 <= keep <= candidates.
         rule: selection rule, one of ``mitune.sets.RULES``.
         prompts_per_part: prompts in a part; the last part may hold fewer.
+        pools: size of each prompt's pool where they differ, 1 <= size <= candidates; else None.
         environment: versions, revision, device; recorded once and never compared.
 
     Raises UserError for prompts, keep or rule that the user must mend, ValueError for settings
@@ -71,6 +72,7 @@ class SetRecord:
     keep: int
     rule: str
     prompts_per_part: int
+    pools: tuple[int, ...] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,14 @@ class SetRecord:
         check_keep(self.keep, self.candidates)
         if self.prompts_per_part < 1:
             raise ValueError(f"got prompts_per_part {self.prompts_per_part}; expected >= 1")
+        if self.pools is not None and (
+            len(self.pools) != len(self.prompts)
+            or not all(1 <= size <= self.candidates for size in self.pools)
+        ):
+            raise ValueError(
+                f"got pools {_shorten(self.pools)}; expected {len(self.prompts)} sizes of 1 to "
+                f"{self.candidates}"
+            )
         if not self.prompts:
             raise UserError(
                 "no prompts; expected at least one: give a list or a file with one prompt a line"
@@ -106,6 +116,14 @@ class SetRecord:
         """Indices of the prompts whose rows stand in a part."""
         start = part * self.prompts_per_part
         return range(start, min(start + self.prompts_per_part, len(self.prompts)))
+
+    def pool(self, prompt_index: int) -> int:
+        """Size of that prompt's pool."""
+        return self.candidates if self.pools is None else self.pools[prompt_index]
+
+    def rows_of(self, part: int) -> int:
+        """Number of rows of a part."""
+        return sum(map(self.pool, self.prompts_of(part)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -157,11 +175,14 @@ class SetRecord:
                 "read it with the mitune that wrote it, or build the set anew"
             )
         try:
+            selection = content["selection"]
+            if "pools" in selection:
+                selection["pools"] = tuple(selection["pools"])
             return cls(
                 settings=content["settings"],
                 prompts=tuple(content["prompts"]),
                 environment=content["environment"],
-                **content["selection"],
+                **selection,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -189,7 +210,9 @@ class SetRecord:
         return ", ".join(found)
 
     def _selection(self) -> dict[str, Any]:
-        names = ("candidates", "keep", "rule", "prompts_per_part")
+        names = ["candidates", "keep", "rule", "prompts_per_part"]
+        # Absent where all pools are of one size, as generated ones are.
+        names += [] if self.pools is None else ["pools"]
         return {name: getattr(self, name) for name in names}
 
     def _identity(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class SetWriter:
         rule: str = "mi",
         *,
         prompts_per_part: int = 8,
+        pools: Sequence[int] | None = None,
         environment: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the folder ``out``, creating it and its parents.
@@ -46,10 +47,11 @@ class SetWriter:
                 prompts.
             settings: resolved settings as plain JSON; a resume must give equal ones.
             prompts: distinct prompts; a resume must give the same ones in the same order.
-            candidates: size of each prompt's pool.
+            candidates: size of each prompt's pool; with ``pools``, of the largest.
             keep: how many of each pool are kept, 1 <= keep <= candidates.
             rule: "mi", "random" or "worst".
             prompts_per_part: prompts in a part.
+            pools: size of each prompt's pool, in their order, where they differ.
             environment: versions, revision, device as plain JSON: recorded by the first run,
                 never compared.
 
@@ -66,6 +68,7 @@ class SetWriter:
             keep=keep,
             rule=rule,
             prompts_per_part=prompts_per_part,
+            pools=None if pools is None else tuple(pools),
             environment=dict(environment or {}),
         )
         _agree(self.path, asked)
@@ -124,9 +127,10 @@ class SetWriter:
         record = self._record
         if self._closed:
             raise ValueError("got a candidate after close; expected an open writer")
-        if candidate.prompt_index >= len(record.prompts) or candidate.index >= record.candidates:
+        prompt_index = candidate.prompt_index
+        if prompt_index >= len(record.prompts) or candidate.index >= record.pool(prompt_index):
             raise ValueError(
-                f"got candidate {candidate.index} of prompt {candidate.prompt_index}; "
+                f"got candidate {candidate.index} of prompt {prompt_index}; "
                 f"expected less than {record.candidates} and {len(record.prompts)}"
             )
         if candidate.prompt != record.prompts[candidate.prompt_index]:
@@ -139,7 +143,7 @@ class SetWriter:
             return
         block = self._pending.setdefault(part, {})
         block.setdefault((candidate.prompt_index, candidate.index), candidate)
-        if len(block) == len(record.prompts_of(part)) * record.candidates:
+        if len(block) == record.rows_of(part):
             publish(part_path(self.path, part), encode(record, part, block))
             self._finished.add(part)
             del self._pending[part]

@@ -61,6 +61,8 @@ class TuneConfig:
     """Keys the initial adapter, the order of the pairs, the noise and the timesteps."""
     caption_dropout: float = 0.0
     """Share of samples trained on the empty prompt."""
+    real_share: float = 0.0
+    """Share x of the set that is real captioned pictures (Table 7); the others are generated."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -97,6 +99,11 @@ class TuneConfig:
             raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
+        if not 0 <= self.real_share < 1:
+            raise UserError(
+                f"real_share is {self.real_share}: expected 0 <= real_share < 1; to train on real "
+                "pictures alone, give their set as the set"
+            )
 
     @property
     def adamw(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
 from mitune.tuning.gradient import Gradient, gradient_of
+from mitune.tuning.mixing import Ranked, real_pairs
 from mitune.tuning.processes import Processes, joined
 
 CHECKPOINTS = "checkpoints"
@@ -49,13 +50,15 @@ def tune(
     config: TuneConfig | None = None,
     *,
     adapter: Path | str | None = None,
+    real: Ranked | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
 
-    The result depends on (model, pairs, config, starting adapter) alone. On one device a run that
-    was killed and resumed ends in the same bits as one that was not; ``micro_batch`` and the number
-    of processes that ``torchrun`` starts change rounding only. A finished run is returned as it is.
+    The result depends on (model, all pairs, config, starting adapter) alone. On one device a run
+    that was killed and resumed ends in the same bits as one that was not; ``micro_batch`` and the
+    number of processes that ``torchrun`` starts change rounding only. A finished run is returned as
+    it is.
 
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
@@ -64,6 +67,8 @@ def tune(
             run.json, metrics.jsonl, checkpoints/.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
+        real: a set of real pictures, the best of which join the pairs until they are
+            ``config.real_share`` of them; from ``mitune.build_real_set``.
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
@@ -71,7 +76,8 @@ def tune(
 
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
-            of another run (each differing setting is named), a loss that is not finite.
+            of another run (each differing setting is named), a loss that is not finite; of real
+            pictures too few, or a share without them.
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
@@ -79,11 +85,13 @@ def tune(
     chosen, folder = config or (preset.tuning if preset else TuneConfig()), Path(out)
     start = None if adapter is None else Path(adapter)
     pairs = fine_tuning_set.selected()
-    wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start)
+    added = real_pairs(real, chosen.real_share, len(pairs))
+    mixed = None if real is None else (added, real.settings)
+    wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start, mixed)
     # Everything that can be wrong is found before anything is written.
     if record.check(folder, wanted) and (folder / FILE).exists():
         return folder
-    batches = Batches(model, pairs, chosen)
+    batches = Batches(model, [*pairs, *added], chosen)
     if adapters.attached(model.unet):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "

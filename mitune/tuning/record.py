@@ -29,6 +29,7 @@ def settings(
     built_with: Mapping[str, Any],
     config: TuneConfig,
     start: Path | None,
+    real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the adapter, as plain JSON.
 
@@ -38,23 +39,32 @@ def settings(
         built_with: the set's settings, so that a difference can be named.
         config: without what changes only speed and memory.
         start: the adapter training starts from, by the SHA-256 of its file, or None.
+        real: the real pairs that are trained on too, and their set's settings.
 
     Raises:
         UserError: ``start`` is not there.
     """
-    content = hashlib.sha256()
-    for prompt, latent in pairs:
-        content.update(json.dumps(prompt).encode())
-        content.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
     chosen = {name: value for name, value in asdict(config).items() if name not in _FREE}
     found = {
         "config": chosen,
         "model": {"fingerprint": model.fingerprint, "precision": model.precision},
-        "set": {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)},
+        "set": _described(pairs, built_with),
         "adapter": start and digest(start),
     }
+    if real is not None:
+        found["real"] = _described(*real)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def _described(
+    pairs: Sequence[tuple[str, Tensor]], built_with: Mapping[str, Any]
+) -> dict[str, Any]:
+    content = hashlib.sha256()
+    for prompt, latent in pairs:
+        content.update(json.dumps(prompt).encode())
+        content.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
+    return {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)}
 
 
 def identity(wanted: Mapping[str, Any]) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,23 @@ def test_latents_keep_their_logical_order_in_channels_last(tmp_path: Path) -> No
     with SetWriter(tmp_path, {}, PROMPTS[:1], 1, 1) as target:
         target.add(fake(0, 0, latent=latent))
     assert torch.equal(FineTuningSet.open(tmp_path).selected()[0][1], latent)
+
+
+def test_the_best_of_the_whole_set_whatever_their_prompts(built: Path) -> None:
+    kept = [fake(p, index) for p in range(len(PROMPTS)) for index in winners(p, 2)]
+    ranked = sorted(kept, key=lambda candidate: candidate.score, reverse=True)
+    for count in (0, 1, 5, 14, 99):
+        best = FineTuningSet.open(built).best(count)
+        assert [prompt for prompt, _ in best] == [c.prompt for c in ranked[:count]]
+        assert all(torch.equal(a[1], b.latent) for a, b in zip(best, ranked, strict=False))
+
+
+def test_ties_of_the_whole_set_go_to_the_earlier_prompt(tmp_path: Path) -> None:
+    with writer(tmp_path, keep=1) as target:
+        for candidate in pool():
+            target.add(dataclasses.replace(candidate, score=float(candidate.prompt_index == 6)))
+    best = FineTuningSet.open(tmp_path).best(3)
+    assert [prompt for prompt, _ in best] == [PROMPTS[6], PROMPTS[0], PROMPTS[1]]
 
 
 def test_table_of_some_columns(built: Path) -> None:

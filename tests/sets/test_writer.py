@@ -76,6 +76,39 @@ def test_close_publishes_nothing_unfinished(tmp_path: Path) -> None:
         target.add(fake(2, 0))
 
 
+def test_pools_of_different_sizes(tmp_path: Path) -> None:
+    sizes = [1, 4, 2, 3, 1, 1, 2]
+    given = [fake(p, index) for p, size in enumerate(sizes) for index in range(size)]
+    random.Random(3).shuffle(given)
+    with writer(tmp_path, pools=sizes) as target:
+        with pytest.raises(ValueError, match="candidate 1 of prompt 0"):
+            target.add(fake(0, 1))
+        for candidate in given:
+            target.add(candidate)
+        assert target.complete
+    back = FineTuningSet.open(tmp_path)
+    table = back.table()
+    assert table["prompt_index"].to_pylist() == [p for p, n in enumerate(sizes) for _ in range(n)]
+    assert table["candidate"].to_pylist() == [index for n in sizes for index in range(n)]
+    assert len(back.selected()) == sum(min(size, 2) for size in sizes)
+    assert [len(rows) for rows in back.terms(range(7)).values()] == sizes
+    summary = back.summary()
+    assert (summary["finished_prompts"], summary["short_prompts"]) == (7, 3)
+    whole = tree(tmp_path)
+    with writer(tmp_path, pools=sizes) as target:  # goes on, and has nothing to do
+        assert target.complete
+    assert tree(tmp_path) == whole
+    assert "pools" in refusal(tmp_path)
+    assert "pools" in refusal(tmp_path, pools=[1, 4, 2, 3, 1, 2, 2])
+
+
+@pytest.mark.parametrize("pools", [[4] * 6, [4] * 6 + [0], [4] * 6 + [5]])
+def test_pools_that_do_not_fit(tmp_path: Path, pools: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected 7 sizes of 1 to 4"):
+        writer(tmp_path / "new", pools=pools)
+    assert not (tmp_path / "new").exists()
+
+
 def test_settings_prompts_and_environment_round_trip(tmp_path: Path) -> None:
     settings = {**SETTINGS, "nothing": None, "tiny": 1e-300, "text": 'é"\n'}
     prompts = ['a "cube"', "línea\nnueva, 图", "  spaces  "]

@@ -1,0 +1,63 @@
+"""A share of real pairs beside the generated ones (Wang et al., appendix D.1, Table 7)."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mitune.errors import UserError
+
+
+class Ranked(Protocol):
+    """What training needs of a set of real pictures; ``mitune.build_real_set`` makes one."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the set was built with, as plain JSON."""
+        ...
+
+    def best(self, count: int) -> list[tuple[str, Tensor]]:
+        """The ``count`` pairs with the highest scores, best first, or all where there are fewer."""
+        ...
+
+
+def real_pairs(real: Ranked | None, share: float, generated: int) -> list[tuple[str, Tensor]]:
+    """The real (prompt, latent) pairs that join ``generated`` others.
+
+    Table 7 composes the set of ``1 - x`` generated and ``x`` real images, both selected by MI. No
+    generated pair is left out here, since each stands for a prompt: the set grows by the
+    ``x / (1 - x) generated`` real pairs with the highest scores, rounded to whole ones. An epoch
+    shows every pair once, so the share of real samples is x as well, to half a pair in an epoch.
+
+    Args:
+        real: their set; None for none.
+        share: x, 0 <= x < 1.
+        generated: number of generated pairs.
+
+    Raises:
+        UserError: a share without a set or a set without a share; more pairs than the set has, or a
+            share of less than half a pair.
+    """
+    if real is None and share == 0:
+        return []
+    if real is None or share == 0:
+        raise UserError(
+            f"real_share is {share} {'without' if real is None else 'with'} a set of real "
+            "pictures: expected both or neither; give a set that `mitune real` made, and a share "
+            "above 0"
+        )
+    count = round(generated * share / (1 - share))
+    pairs = real.best(count)
+    if generated and not count:
+        raise UserError(
+            f"real_share is {share}: of a set with {generated} generated pairs this is not one "
+            "real pair; give a larger share"
+        )
+    if len(pairs) < count:
+        most = len(pairs) / (generated + len(pairs))
+        raise UserError(
+            f"real_share is {share}, which takes {count} real pairs beside {generated} generated "
+            f"ones, and the set of real pictures keeps {len(pairs)}: expected a share of at most "
+            f"{most:.3f}, or a larger set"
+        )
+    return pairs
