@@ -31,7 +31,8 @@ class _ForThreads:
 
     They take a hundredth of a call each, one thread at a time, and are not made for threads:
     objects that two of them check at once look changed, and all is compiled again, eight times and
-    then no more. Nothing that they look at changes here: a UNet's weights keep their addresses.
+    then no more. Nothing that they look at changes here: a UNet's weights keep their addresses, and
+    every call is made without gradients.
     """
 
     def __init__(self, run: Run) -> None:
