@@ -40,6 +40,7 @@ def align(
     backend: str = "eager",
     attention: str = "auto",
     prune: PruneConfig | None = None,
+    settle: float | None = None,
     on_candidate: Callable[[int, int, int], None] | None = None,
     on_step: Callable[[int, int, int, float], None] | None = None,
 ) -> list[Round]:
@@ -55,7 +56,7 @@ def align(
         out: folder of the run.
         rounds: R.
         candidates, keep, select, estimator, draws, sampler, slots, backend, attention,
-            prune: as ``mitune.build_set``; None is the model's preset, or no pruning.
+            prune, settle: as ``mitune.build_set``; None is the model's preset, or no pruning.
         tuning: as ``mitune.tune``; its seed is replaced by this run's.
         seed: of the run; round r uses seed + r - 1 for its candidates, so that no round repeats
             another's noise.
@@ -101,6 +102,7 @@ def align(
             backend=backend,
             attention=attention,
             prune=prune,
+            settle=settle,
             adapter=None if previous is None else digest(previous),
             progress=_bind(on_candidate, number),
         )

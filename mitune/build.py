@@ -17,6 +17,7 @@ from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import PromptEncoder, SamplerConfig, Work, check_run, generate, pool
 from mitune.generate.policies import Policy, Unpruned
 from mitune.generate.prune import PruneConfig, exact
+from mitune.generate.settle import check_reach, settled
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
@@ -43,6 +44,7 @@ def build_set(
     backend: str = "eager",
     attention: str = "auto",
     prune: PruneConfig | None = None,
+    settle: float | None = None,
     adapter: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FineTuningSet:
@@ -68,6 +70,9 @@ def build_set(
         backend, attention: what runs the UNet, as ``mitune.generate``.
         prune: drop candidates before their score is complete; None drops nobody. ``audit()`` of the
             set then tells what that lost. With the trajectory's score and selection by mi alone.
+        settle: in half precision, make whoever is within so many standard deviations of a pool's
+            scores of the k-th best once more in float32, so that rounding decides no near tie; None
+            leaves it to rounding. With the trajectory's score and selection by mi alone.
         adapter: what identifies the adapter on the model (its file's ``digest``), recorded in the
             settings; None for the base model.
         progress: called with (candidates done, candidates in all).
@@ -106,6 +111,8 @@ def build_set(
             prompts=len(prompts),
             keep=keep,
         )
+    if settle is not None:
+        _check_settle(settle, model.precision, prune, steered)
     settings = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -118,6 +125,8 @@ def build_set(
         # Through JSON, in which it is compared and stored: it has no tuples.
         "prune": json.loads(json.dumps(asdict(prune))) if prune else None,
     }
+    if settle is not None:
+        settings["settle"] = settle
     total = len(prompts) * candidates
     slots = min(slots, total)  # idle slots cost as much as busy ones
     with SetWriter(
@@ -134,13 +143,16 @@ def build_set(
         def make(
             work: list[Work], policy: Callable[[int], Policy] | None, **changes: Any
         ) -> Iterator[Candidate]:
-            given: dict[str, Any] = {"sampler": sampler, "backend": backend} | changes
+            given: dict[str, Any] = {
+                "sampler": sampler,
+                "backend": backend,
+                "slots": slots,
+            } | changes
             return generate(
                 model,
                 prompts,
                 candidates=candidates,
                 seed=seed,
-                slots=slots,
                 attention=attention,
                 policy=policy,
                 work=work,
@@ -175,6 +187,17 @@ def build_set(
             )
         else:
             made = make(_remaining(prompts, candidates, pending, slots), None)
+        if settle is not None:
+            fewer = max(1, slots // 4)  # they are few: idle slots cost as much as busy ones
+            best_go_on = exact(weights, keep)
+            made = settled(
+                made,
+                lambda work: make(work, lambda p: best_go_on, precision="float32", slots=fewer),
+                candidates=candidates,
+                keep=keep,
+                reach=settle,
+                block=slots,
+            )
         if estimator != "trajectory":
             made = _rescore(model, prompts, made, schedule, estimator, draws, seed, sampler, slots)
         done = total - len(pending) * candidates
@@ -186,6 +209,20 @@ def build_set(
                     progress(done, total)
         steering.write_audit()
     return FineTuningSet.open(out)
+
+
+def _check_settle(reach: float, precision: str, prune: PruneConfig | None, steered: bool) -> None:
+    check_reach(reach)
+    if precision == "float32":
+        raise UserError(
+            "settle is given and the precision float32: expected half precision, whose near ties "
+            "float32 settles"
+        )
+    if prune or not steered:
+        raise UserError(
+            f"settle is given with {f'prune {prune.policy}' if prune else 'another score'}: "
+            "expected no pruning, estimator trajectory and select mi"
+        )
 
 
 def _remaining(

@@ -127,6 +127,11 @@ class Pool(Sampling):
     audit: float | None = None
     """Share of the prompts that pruning leaves alone, and that tell what was lost."""
 
+    settle: float | None = None
+    """In half precision: make candidates within so many standard deviations of the k-th best once
+    more in float32, such as 0.4, so that rounding decides no near tie. None: leave it to
+    rounding."""
+
     def pruning(self) -> PruneConfig | None:
         """What these options ask for.
 
@@ -171,6 +176,7 @@ class Pool(Sampling):
             "backend": self.backend,
             "attention": self.attention,
             "prune": self.pruning(),
+            "settle": self.settle,
         }
 
 

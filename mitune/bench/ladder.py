@@ -12,7 +12,15 @@ from typing import Any
 from mitune.bench.baselines import AuthorsLoop, FairLoop
 from mitune.bench.flops import denoiser_flops, peak_flops
 from mitune.bench.pruned import curve, pruning
-from mitune.bench.rungs import Made, Setting, load_model, run_draft, run_engine, run_loop
+from mitune.bench.rungs import (
+    Made,
+    Setting,
+    load_model,
+    run_draft,
+    run_engine,
+    run_loop,
+    run_settled,
+)
 from mitune.bench.table import add_ratios, describe
 from mitune.errors import UserError
 from mitune.evaluation.agreement import spearman
@@ -35,12 +43,15 @@ RUNGS = (
     "captured",
     "fused",
     "exact",
+    "settled",
     "halving late",
     "halving early",
     "threshold",
     "exact float32",
 )
 """And one more, ``draft`` with the number of candidates that are made once more."""
+SETTLE_REACH = 0.4
+"""Of the rung ``settled``: see ``mitune.generate.settle``."""
 DRAFT_VERIFIES = 5
 """Candidates of each pool that the rung ``draft`` makes once more in float32."""
 
@@ -121,6 +132,7 @@ def ladder(
         add("captured", lambda: run_engine(compiled, setting, implementation="reference"))
     fused = add("fused", lambda: run_engine(compiled, setting))
     add("exact", lambda: run_engine(compiled, setting, lambda p: finish))
+    add("settled", lambda: run_settled(compiled, float32, setting, finish, SETTLE_REACH))
     for name, policy in (pruning(fused, setting, weights, finish) if fused else {}).items():
         add(name, partial(run_engine, compiled, setting, policy), fused)
     add(f"draft {verify}", lambda: run_draft(compiled, float32, setting, finish, verify))

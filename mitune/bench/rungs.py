@@ -18,6 +18,7 @@ from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import Counts, SamplerConfig, generate, pool
 from mitune.generate.policies import Policy, best
+from mitune.generate.settle import settled
 from mitune.steering import choose_drafted
 
 
@@ -151,6 +152,41 @@ def run_draft(
     )
 
 
+def run_settled(
+    half: Prepared, exact: Prepared, setting: Setting, policy: Policy, reach: float
+) -> Made:
+    """The engine over all prompts in ``half``, under ``policy``; near ties settled in ``exact``."""
+    few = replace(setting, slots=max(1, setting.slots // 4))
+    _warm(half, setting)
+    _warm(exact, few)
+    first, second = Counts(), Counts()
+    with _measured(setting) as cost:
+        made = list(
+            settled(
+                _stream(half, setting, policy=policy, counts=first),
+                lambda work: _run(exact, few, policy=policy, counts=second, work=work),
+                candidates=setting.candidates,
+                keep=1,
+                reach=reach,
+                block=setting.slots,
+            )
+        )
+    scores = torch.full((len(setting.prompts), setting.candidates), torch.nan)
+    finished = scores.clone()
+    for candidate in made:
+        scores[candidate.prompt_index, candidate.index] = candidate.score
+        if candidate.finished:
+            finished[candidate.prompt_index, candidate.index] = candidate.score
+    seats = first.ticks * setting.slots + second.ticks * few.slots
+    return Made(
+        scores=scores,
+        chosen=[best(row, 1)[0] for row in finished],
+        rows=first.rows + second.rows,
+        occupancy=(first.steps + second.steps) / seats,
+        cost=cost,
+    )
+
+
 def _warm(prepared: Prepared, setting: Setting, implementation: str = "auto") -> None:
     work = pool(setting.prompts, setting.candidates)[: setting.slots]
     short = replace(setting.sampler, steps=2)
@@ -158,16 +194,18 @@ def _warm(prepared: Prepared, setting: Setting, implementation: str = "auto") ->
 
 
 def _run(prepared: Prepared, setting: Setting, **given: Any) -> list[Candidate]:
+    return list(_stream(prepared, setting, **given))
+
+
+def _stream(prepared: Prepared, setting: Setting, **given: Any) -> Iterator[Candidate]:
     common: dict[str, Any] = {"sampler": setting.sampler, "captured": setting.captures}
-    return list(
-        generate(
-            prepared,
-            setting.prompts,
-            candidates=setting.candidates,
-            seed=setting.seed,
-            slots=setting.slots,
-            **(common | given),
-        )
+    return generate(
+        prepared,
+        setting.prompts,
+        candidates=setting.candidates,
+        seed=setting.seed,
+        slots=setting.slots,
+        **(common | given),
     )
 
 
