@@ -65,21 +65,32 @@ class HalfProducts(nn.Module):
 
 
 class TrainedProducts(HalfProducts):
-    """The same with a float32 weight that is trained.
+    """The same for a float32 weight that is trained, :meth:`take`.
 
     A weight W moves by less than half precision resolves: rounded, it would stay where it was for
     many steps. It is multiplied as W = H + L, both in ``dtype``, H the rounded weight and L what
-    rounding left. Gradients are those of H alone, at half precision's error.
+    rounding left. ``weight`` is H, and its gradient stands for W's, at half precision's error. Both
+    are made outside of what is compiled, where a compiler may leave the rounding out, and L with
+    it.
     """
+
+    low: Tensor
 
     def __init__(self, layer: Product, dtype: torch.dtype, half_output: bool = False) -> None:
         super().__init__(layer, dtype, half_output=half_output)
-        self.weight = nn.Parameter(layer.weight.detach().float().clone())
+        self.weight.requires_grad_(True)
+        self.register_buffer("low", torch.zeros_like(self.weight))
+        self.take(layer.weight)
+
+    @torch.no_grad()
+    def take(self, weight: Tensor) -> None:
+        """Have W = ``weight``, in float32 or better."""
+        self.weight.copy_(weight)
+        self.low.copy_(weight - self.weight)
 
     def _product(self, x: Tensor) -> Tensor:
-        x, high = x.to(self._dtype), self.weight.to(self._dtype)
-        low = (self.weight - high).detach().to(self._dtype)
-        return self._times(x, high) + self._times(x.detach(), low)
+        x = x.to(self._dtype)
+        return self._times(x, self.weight) + self._times(x.detach(), self.low)
 
 
 def _products(layer: Product) -> Callable[[Tensor, Tensor], Tensor]:

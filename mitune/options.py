@@ -219,8 +219,8 @@ class Tuning:
     """peft: through peft's own modules; merged: through the merged weights. The same but for
     rounding and speed."""
 
-    def config(self, preset: TuneConfig, seed: int) -> TuneConfig:
-        """The preset with the options given."""
+    def config(self, preset: TuneConfig, seed: int, backend: str | None = None) -> TuneConfig:
+        """The preset with the options given; ``backend`` of the training."""
         given: dict[str, Any] = {
             "method": self.method,
             "rank": self.rank,
@@ -231,6 +231,7 @@ class Tuning:
             "lr": self.lr,
             "lr_scheduler": self.lr_scheduler,
             "gradient": self.gradient,
+            "backend": backend,
             "snr_gamma": self.snr_gamma,
         }
         given |= {"iterations": self.iterations, "batch": self.batch}

@@ -26,7 +26,7 @@ from mitune.tuning.merged import MergedGradient
 
 PAPER_SAMPLES = 300 * 400
 """Sample-steps of the paper's run, which took 8 h on an A100."""
-RUNGS = ("authors", "fair", "peft", "merged", "ours")
+RUNGS = ("authors", "fair", "peft", "merged", "compiled", "ours")
 
 
 class Trainer(Protocol):
@@ -104,13 +104,15 @@ def measure_training(
     reference = setting.load("float32")
     exact, flops = _reference(reference, setting)
     merged = replace(config, gradient="merged")
+    compiled = replace(merged, backend="inductor")
     rungs: dict[str, dict[str, Any]] = {}
     for name, precision, made, its in (
         ("authors", "float32", AuthorsTrainer, config),
         ("fair", "bfloat16", FairTrainer, config),
         ("peft", "float32", OurTrainer, replace(config, gradient="peft")),
         ("merged", "float32", OurTrainer, merged),
-        ("ours", setting.half, OurTrainer, merged),
+        ("compiled", "float32", OurTrainer, compiled),
+        ("ours", setting.half, OurTrainer, compiled),
     ):
         if only is not None and name not in only:
             continue

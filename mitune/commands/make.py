@@ -183,12 +183,15 @@ class Tune(Common, Tuning):
     """Folder that `mitune real` made: its best join the pairs of --set."""
     real_share: float = 0.0
     """Share of all pairs that is real; the paper tries 0.25, 0.5 and 0.9."""
+    backend: str | None = None
+    """What runs the UNet of the merged gradient: eager, or inductor, which compiles for some
+    minutes first and keeps that for later runs."""
     seed: int = 0
     """Keys the adapter's start, the batches, the noise and the timesteps."""
 
     def run(self) -> dict[str, Any]:
         model = self.load()
-        config = self.config(model.preset.tuning, self.seed)
+        config = self.config(model.preset.tuning, self.seed, self.backend)
         first = rank() == 0
         with progress.bars(self.quiet or not first) as bars:
             path = tune(

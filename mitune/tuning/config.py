@@ -9,6 +9,7 @@ from mitune.errors import UserError
 METHODS = ("dora", "lora")
 LR_SCHEDULERS = ("constant", "linear")
 GRADIENTS = ("peft", "merged")
+BACKENDS = ("eager", "inductor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class TuneConfig:
     gradient: Literal["peft", "merged"] = "peft"
     """peft goes through peft's modules, merged through the weights with the adapter merged
     (``mitune.tuning.merged``); the same gradient but for rounding."""
+    backend: Literal["eager", "inductor"] = "eager"
+    """What runs the UNet of the merged gradient: torch operation by operation, or torch.compile.
+    The same but for rounding; the first micro-batch is compared with eager's."""
     checkpoint_every: int = 50
     """Steps between checkpoints; changes nothing in the result."""
     keep_checkpoints: int = 2
@@ -69,11 +73,17 @@ class TuneConfig:
             ("method", METHODS),
             ("lr_scheduler", LR_SCHEDULERS),
             ("gradient", GRADIENTS),
+            ("backend", BACKENDS),
         ):
             if getattr(self, name) not in known:
                 raise UserError(
                     f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
                 )
+        if self.backend != "eager" and self.gradient != "merged":
+            raise UserError(
+                f"backend is {self.backend} and gradient {self.gradient}: expected gradient "
+                "merged, or backend eager"
+            )
         counts = ("rank", "batch", "iterations", "checkpoint_every", "keep_checkpoints")
         for name in counts if self.micro_batch == "auto" else (*counts, "micro_batch"):
             if getattr(self, name) < 1:

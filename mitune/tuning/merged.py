@@ -8,25 +8,31 @@ W' = (m / n) V, a loss that depends on A, B and m through W' alone has, with n t
 
 for LoRA m / n is 1. A, B and m change once in an optimizer step. So W' is made once, D is added up
 over all micro-batches of the plain UNet, and A, B and m get theirs once: no module of an adapter is
-in the way of the hot path, which is that of a UNet without adapter.
+in the way of the hot path, which is that of a UNet without adapter, and compiles like one.
 """
 
-import copy
-import itertools
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 
-from mitune.half import FLOAT32_ENDS, HalfProducts, TrainedProducts
-from mitune.tuning import adapter
+from mitune.attention import set_attention
+from mitune.compiling import Run, compile_unet
+from mitune.cores import Cores, undisturbed
+from mitune.errors import UserError
+from mitune.half import TrainedProducts
 from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
+from mitune.tuning.plain import plain_unet
 
 _NAME = "default"
+_AGREE = {"float32": 1e-3, "bf16-mixed": 5e-2}
+"""Relative error, over all leaves together, up to which a compiled gradient is eager's in other
+rounding; in half precision of the whole model also the latter."""
 
 
 class MergedGradient:
@@ -35,33 +41,56 @@ class MergedGradient:
     Args:
         model: carries the adapter. Its UNet's frozen tensors are shared, not copied, but where
             their precision changes.
-        config: batch and snr_gamma are used.
+        config: batch, snr_gamma and backend are used.
 
     The products are in the model's precision. In half precision W' is multiplied as the sum of two
     halves, so that no update of the adapter is lost in rounding, and D is added up in float32.
+    Compiled on a CPU, a micro-batch is split over one worker for each core.
     """
 
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
         self._loss = BatchLoss(model, config)
-        self._unet, self._parts = _plain(
-            model.unet, model.dtype, mixed=model.precision == "bf16-mixed"
+        compiled, on_cpu = config.backend == "inductor", model.device.type == "cpu"
+        unet, trained = plain_unet(
+            model.unet,
+            model.dtype,
+            mixed=model.precision == "bf16-mixed",
+            fold=compiled and on_cpu,
         )
-        self._leaves = [part.leaf for part in self._parts]
+        set_attention(unet, "auto", config.backend)
+        layers = dict(model.unet.named_modules())
+        self._parts = [_Part(layers[name], plain) for name, plain in trained.items()]
+        self._leaves = [plain.weight for plain in trained.values()]
         self._dtype = model.dtype
+        self._tolerance = _AGREE.get(model.precision, _AGREE["bf16-mixed"])
+
+        def eager(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+            prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
+            return prediction
+
+        self._unet, self._eager = unet, eager
+        self._run = compile_unet(eager, model.device) if compiled else eager
+        self._cores = Cores(torch.get_num_threads()) if compiled and on_cpu else None
+        self._checked = not compiled
         self._sums: list[Tensor] = []
 
     @torch.no_grad()
     def begin(self) -> None:
         for part in self._parts:
             part.merge()
-        self._sums = [torch.zeros_like(leaf) for leaf in self._leaves]
+        self._sums = [
+            torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
+            for leaf in self._leaves
+        ]
 
     def add(self, samples: MicroBatch) -> Tensor:
-        with torch.enable_grad():
-            share = self._loss(self._denoise, samples)
-            gradients = torch.autograd.grad(share, self._leaves)
-        torch._foreach_add_(self._sums, list(gradients))
-        return share.detach()
+        with nullcontext() if self._cores is None else undisturbed():
+            made = self._made(samples)
+            for _, gradients in made:  # in the parts' order, for the same bits each time
+                torch._foreach_add_(self._sums, gradients)
+        if not self._checked:
+            self._check(samples, made)
+        return torch.stack([share for share, _ in made]).sum()
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -69,28 +98,52 @@ class MergedGradient:
             part.project(total)
         self._sums = []
 
-    def _denoise(self, z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
-        text = cond["encoder_hidden_states"]
-        prediction: Tensor = self._unet(
-            z.to(self._dtype), t, encoder_hidden_states=text, return_dict=False
-        )[0]
-        return prediction
+    def _made(self, samples: MicroBatch) -> list[tuple[Tensor, list[Tensor]]]:
+        if self._cores is None:
+            return [self._gradient(self._run, samples)]
+        parts = samples.chunk(self._cores.parts(len(samples.t)))
+        return self._cores.map(lambda part: self._gradient(self._run, part), parts, len(samples.t))
+
+    def _gradient(self, run: Run, samples: MicroBatch) -> tuple[Tensor, list[Tensor]]:
+        def denoise(z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
+            return run(z.to(self._dtype), t, cond["encoder_hidden_states"])
+
+        with torch.enable_grad():  # a worker's own setting, which the caller's does not reach
+            share = self._loss(denoise, samples)
+            return share.detach(), list(torch.autograd.grad(share, self._leaves))
+
+    def _check(self, samples: MicroBatch, made: list[tuple[Tensor, list[Tensor]]]) -> None:
+        """Once in a run: compilers have been seen to make a wrong gradient (docs/measured.md)."""
+        _, expected = self._gradient(self._eager, samples)
+        got = [torch.stack(grads).sum(0) for grads in zip(*(g for _, g in made), strict=True)]
+        apart = torch._foreach_sub(got, expected)
+        error = _norm(apart) / _norm(expected)
+        if not error <= self._tolerance:
+            raise UserError(
+                f"backend inductor: torch.compile's gradient is {error:.1e} away from eager's, "
+                f"expected at most {self._tolerance:.0e}; use --backend eager"
+            )
+        self._checked = True
 
 
 @dataclass
 class _Part:
-    """One adapted layer: its adapter's tensors, and the leaf that stands for W' in the plain
-    UNet."""
+    """One adapted layer: with its adapter, and in the plain UNet, where its weight stands for
+    W'."""
 
     layer: Any
-    leaf: nn.Parameter
+    plain: Any
 
     def merge(self) -> None:
-        """W' into the leaf, in float32 and rounded once to the leaf's dtype."""
+        """Give the plain layer W', made in the adapter's dtype."""
         direction = self._direction()
         if self._dora:
             direction = self._gain(torch.linalg.vector_norm(direction, dim=1)) * direction
-        self.leaf.copy_(direction.view_as(self.leaf))
+        merged = direction.view_as(self.plain.weight)
+        if isinstance(self.plain, TrainedProducts):
+            self.plain.take(merged)
+        else:
+            self.plain.weight.copy_(merged)
 
     def project(self, total: Tensor) -> None:
         """The gradients of A, B and m from that of W', ``total``."""
@@ -122,27 +175,5 @@ class _Part:
         return (magnitude.flatten() / norm)[:, None]
 
 
-def _plain(adapted: Any, dtype: torch.dtype, *, mixed: bool) -> tuple[Any, list[_Part]]:
-    """The UNet without its adapter, and its adapted layers with leaves for weights; other tensors
-    are those of ``adapted``. ``dtype`` is the UNet's; ``mixed`` lets it multiply in bfloat16."""
-    own = itertools.chain(adapted.parameters(), adapted.buffers())
-    unet = copy.deepcopy(adapted, {id(tensor): tensor for tensor in own})
-    adapter.detach(unet)
-    layers = {n: layer for n, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
-    half = torch.bfloat16 if mixed else dtype
-    parts = []
-    for name, layer in list(unet.named_modules()):
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
-        if name in layers:
-            if half.itemsize > 2 or (mixed and name.startswith(FLOAT32_ENDS)):
-                # A module of its own already, by the copy; its weight is not.
-                layer.weight = nn.Parameter(layer.weight.detach().clone())
-                trained: Any = layer
-            else:
-                trained = TrainedProducts(layer, half, half_output=not mixed)
-                unet.set_submodule(name, trained)
-            parts.append(_Part(layers[name], trained.weight))
-        elif mixed and not name.startswith(FLOAT32_ENDS):
-            unet.set_submodule(name, HalfProducts(layer, half))
-    return unet, parts
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack([tensor.float().norm() for tensor in tensors]).norm())
