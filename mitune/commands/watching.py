@@ -40,16 +40,18 @@ class Watching:
         Raises:
             UserError: as ``read_prompts``, ``HeldOutMI``, ``SamplePictures`` and ``Watch``.
         """
-        held_out, prompts = None, self.validation_prompts
+        held_out, samples = None, None
         if self.held_out is not None:
             texts = read_prompts(self.held_out)
             held_out = HeldOutMI(model, texts, seed=seed + _HELD_OUT_SEED)
+        if self.validation_prompts is not None:
+            samples = SamplePictures(model, self.validation_prompts, seed=seed + _SAMPLES_SEED)
         return Watch(
             held_out=held_out,
             held_out_every=self.held_out_every,
             patience=self.patience,
             best=self.best,
-            samples=prompts and SamplePictures(model, prompts, seed=seed + _SAMPLES_SEED),
+            samples=samples,
             sample_every=self.validation_steps,
             log_to=self.log_to,
         )

@@ -170,7 +170,7 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
         best = max(measured, key=lambda line: line["held_out_mi"])  # of equal ones the first
         result = best["step"] if held_out["best"] else metrics[-1]["step"]
         yield f"| best held-out MI | {best['held_out_mi']:.4g} nats, after step {best['step']} |"
-        yield f"| this adapter | after step {result} of at most {settings['config']['iterations']} |"
+        yield f"| this adapter | after step {result} of {settings['config']['iterations']} |"
     packages = ("mitune", "torch", "diffusers", "peft")
     yield f"| made with | {', '.join(f'{p} {versions.get(p)}' for p in packages)} |"
 

@@ -30,7 +30,7 @@ _STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The step with the highest MI on held-out prompts so far.
+    """The step with the highest MI of held-out prompts so far.
 
     Attributes:
         measured: SHA-256 of what was measured; values of anything else do not compare.
@@ -183,8 +183,8 @@ def restore_best(state: TrainState, folder: Path) -> None:
     """
     if state.best is None:
         raise UserError(
-            "the MI on held-out prompts was finite at no step: expected at least one, to choose "
-            f"the best adapter by; train in another folder without --best, or take one from {folder}"
+            "the MI of held-out prompts was finite at no step: expected one to choose the best "
+            f"adapter by; train in another folder without that, or take one from {folder}"
         )
     adapter.restore(state.unet, at(folder, state.best.step))
 

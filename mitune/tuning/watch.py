@@ -1,4 +1,4 @@
-"""Watching a training from between its steps: MI on held-out prompts, pictures, a tracker's log.
+"""Watching a training from between its steps: MI of held-out prompts, pictures, a tracker's log.
 
 What watches reads the adapter and changes nothing of the training, but where it is asked to: by
 ``patience``, which ends it, and ``best``, which chooses the step whose adapter is the result.
@@ -130,7 +130,7 @@ class Watcher:
         self._watch, self._state, self._out = watch, state, out
         self._last, self._processes, self._log = iterations, processes, log
         if watch.held_out and state.best and state.best.measured != watch.measured:
-            state.best = None
+            state.best = None  # what is measured may change where it decides nothing
         self.improved = False
         # A killed run may have come to its end, and not to its result.
         self.stopped = self._impatient()
@@ -156,7 +156,8 @@ class Watcher:
         if not first:
             return full
         if self._log is not None:
-            self._log.numbers(step, {k: v for k, v in full.items() if k != "step" and v is not None})
+            numbers = {k: v for k, v in full.items() if k != "step" and v is not None}
+            self._log.numbers(step, numbers)
         if samples is not None and self._due(self._watch.sample_every):
             picture = self._out / SAMPLES / f"step-{step:06d}.png"
             make_folder(picture.parent)
