@@ -197,7 +197,6 @@ def test_a_kill_after_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     whole = finished("whole")
     assert checkpoints(whole) == [4, 5, 10]
-    monkeypatch.setattr(loop.adapters, "save", killed)
     monkeypatch.setattr(loop, "card", killed)
     with pytest.raises(Killed):
         finished("killed")
