@@ -54,7 +54,7 @@ def test_pictures_the_best_and_the_end(folder: Path, tmp_path: Path) -> None:
         (["--best"], "best is asked for without held-out prompts"),
         (["--validation-prompts", "a", "a"], "'a' is given twice"),
         (["--validation-prompts"], "none is given"),
-        (["--validation-steps", "0"], "sample_every is 0"),
+        (["--validation-steps", "0"], "validation_steps is 0"),
         (["--log-to", "paper"], "choose one of tensorboard, wandb"),
         (["--log-to", "wandb"], "pip install 'mitune[wandb]'"),
     ],

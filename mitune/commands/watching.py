@@ -52,6 +52,6 @@ class Watching:
             patience=self.patience,
             best=self.best,
             samples=samples,
-            sample_every=self.validation_steps,
+            validation_steps=self.validation_steps,
             log_to=self.log_to,
         )

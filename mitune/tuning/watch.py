@@ -53,7 +53,7 @@ class Watch:
             the highest MI is kept beside the newest ones.
         patience: end the run after so many measures in a row that were no higher than the best.
         best: the result is the adapter of the best measured step, in place of the last one.
-        samples: writes a picture to the given path every ``sample_every`` steps; None: no pictures.
+        samples: writes a picture to the given path every ``validation_steps`` steps; None: none.
         log_to: a name of ``mitune.tuning.trackers.TRACKERS``, which gets every step's numbers, or
             None.
 
@@ -67,11 +67,11 @@ class Watch:
     patience: int | None = None
     best: bool = False
     samples: Callable[[Path], None] | None = None
-    sample_every: int = 50
+    validation_steps: int = 50
     log_to: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("held_out_every", "patience", "sample_every"):
+        for name in ("held_out_every", "patience", "validation_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
@@ -158,7 +158,7 @@ class Watcher:
         if self._log is not None:
             numbers = {k: v for k, v in full.items() if k != "step" and v is not None}
             self._log.numbers(step, numbers)
-        if samples is not None and self._due(self._watch.sample_every):
+        if samples is not None and self._due(self._watch.validation_steps):
             picture = self._out / SAMPLES / f"step-{step:06d}.png"
             make_folder(picture.parent)
             samples(picture)

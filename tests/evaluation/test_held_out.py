@@ -48,7 +48,7 @@ def watched(model: Any, every: int = 2) -> Watch:
         held_out=held_out(model),
         held_out_every=every,
         samples=SamplePictures(model, PROMPTS, images=3, sampler=QUICK),
-        sample_every=every,
+        validation_steps=every,
     )
 
 

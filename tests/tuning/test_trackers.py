@@ -35,7 +35,7 @@ def picture(path: Path) -> None:
 
 def watch(log_to: str) -> Watch:
     return Watch(
-        held_out=HeldOut(), held_out_every=2, samples=picture, sample_every=3, log_to=log_to
+        held_out=HeldOut(), held_out_every=2, samples=picture, validation_steps=3, log_to=log_to
     )
 
 

@@ -105,7 +105,7 @@ def test_who_only_looks_changes_no_byte(tmp_path: Path, straight: Path) -> None:
         path.write_bytes(b"picture")
 
     out = tmp_path / "run"
-    run(out, watch=scripted(out, samples=samples, sample_every=5))
+    run(out, watch=scripted(out, samples=samples, validation_steps=5))
     assert (out / FILE).read_bytes() == (straight / FILE).read_bytes()
     assert (out / "README.md").read_bytes() == (straight / "README.md").read_bytes()
     recorded = [json.loads((p / "run.json").read_text())["settings"] for p in (out, straight)]
@@ -281,7 +281,7 @@ def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"held_out_every": 0}, "held_out_every is 0"),
-        ({"sample_every": 0}, "sample_every is 0"),
+        ({"validation_steps": 0}, "validation_steps is 0"),
         ({"patience": 0}, "patience is 0"),
         ({"patience": 3}, "patience is asked for without held-out prompts"),
         ({"best": True}, "best is asked for without held-out prompts"),
