@@ -14,6 +14,7 @@ from mitune.errors import UserError
 from mitune.tuning import Watch, tune
 from mitune.tuning.adapter_file import FILE
 
+FEW = config(batch=2, targets=("to_q",))
 NUMBERS = ("loss", "grad_norm", "lr", "seconds")
 
 
@@ -44,21 +45,20 @@ def run(out: Path, log_to: str, kill: int | None = None) -> Path:
         if done == kill:
             raise Killed
 
-    return tune(TinyModel(), TinySet(), out, config(), watch=watch(log_to), progress=progress)
+    return tune(TinyModel(), TinySet(), out, FEW, watch=watch(log_to), progress=progress)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kill", [None, 2, 5])
-def test_tensorboard_has_every_step_once(tmp_path: Path, kill: int | None) -> None:
+@pytest.mark.parametrize("kill", [2, 5])
+def test_tensorboard_has_every_step_once(tmp_path: Path, kill: int) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    if kill is not None:
-        with pytest.raises(Killed):
-            run(tmp_path, "tensorboard", kill)
+    with pytest.raises(Killed):
+        run(tmp_path, "tensorboard", kill)
     run(tmp_path, "tensorboard")
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(shown.Tags()["scalars"]) == {*NUMBERS, "held_out_mi"}
@@ -112,13 +112,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server(module)
 
 
-@pytest.mark.parametrize("kill", [None, 2, 5])
-def test_wandb_has_every_step_once(tmp_path: Path, server: Server, kill: int | None) -> None:
+@pytest.mark.parametrize("kill", [2, 5])
+def test_wandb_has_every_step_once(tmp_path: Path, server: Server, kill: int) -> None:
     out = tmp_path / "mine"
-    if kill is not None:
-        with pytest.raises(Killed):
-            run(out, "wandb", kill)
-        assert server.finished == 1
+    with pytest.raises(Killed):
+        run(out, "wandb", kill)
+    assert server.finished == 1
     run(out, "wandb")
     (history,) = server.runs.values()
     assert list(history) == [1, 2, 3, 4, 5, 6]
@@ -160,7 +159,7 @@ def test_what_wandb_refuses_is_one_line(
 
 
 def test_a_tracker_changes_nothing(tmp_path: Path, server: Server) -> None:
-    plain = tune(TinyModel(), TinySet(), tmp_path / "plain", config())
+    plain = tune(TinyModel(), TinySet(), tmp_path / "plain", FEW)
     run(tmp_path / "logged", "wandb")
     assert (plain / FILE).read_bytes() == (tmp_path / "logged" / FILE).read_bytes()
 

@@ -42,7 +42,8 @@ class Scripted:
 
 
 def run(out: Path, *, watch: Any = None, progress: Any = None, **changes: Any) -> Path:
-    settings = config(**({"iterations": 12} | changes))
+    few: dict[str, Any] = {"iterations": 12, "batch": 2, "targets": ("to_q",)}
+    settings = config(**(few | changes))
     return tune(TinyModel(), TinySet(), out, settings, watch=watch, progress=progress)
 
 
