@@ -116,12 +116,14 @@ def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
     }
 
 
-def judged_mi(judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0) -> Tensor:
+def judged_mi(
+    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0, batch: int = 64
+) -> Tensor:
     """Point-wise MI of pictures under ``judge`` by re-noising, ``[N]`` float32, nats.
 
     With the estimator and the timesteps that its preset ranks pools by ("orthogonal" where that is
-    the trajectory's). One judge, the base model, is for the pictures of all models, since scores
-    under different models do not compare.
+    the trajectory's), ``batch`` rows in one pass of the model. One judge, the base model, is for
+    the pictures of all models, since scores under different models do not compare.
     """
     preset = judge.preset
     return score(
@@ -131,6 +133,7 @@ def judged_mi(judge: StableDiffusion, images: Images, *, draws: int, seed: int =
         estimator=judged_by(judge),
         draws=draws,
         seed=seed,
+        batch=batch,
         convention=preset.sampler.convention,
         t_min=preset.sampler.t_min,
         shared_noise=True,

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError
-from mitune.evaluation.compare import draw, judged_by, judged_mi
+from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
 from mitune.evaluation.report import MI_DRAWS, use_sampler
+from mitune.families.prepared import prepare
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.report.picture import grid
 from mitune.sampler import SamplerConfig
 from mitune.tuning import adapter
+
+_SLOTS = 16  # room for the training beside them
 
 
 class HeldOutMI:
@@ -36,9 +39,10 @@ class HeldOutMI:
         sampler: how they are drawn; None: as the model is used, its preset's.
         seed: keys their noise, the same at every step.
         draws: of the estimator, for each picture.
+        slots: pictures in flight; changes speed and memory, not results beyond rounding.
 
     Raises:
-        UserError: no prompts, a model with an adapter, or numbers below 1.
+        UserError: no prompts, one that is given twice, a model with an adapter, or numbers below 1.
     """
 
     def __init__(
@@ -50,21 +54,20 @@ class HeldOutMI:
         sampler: SamplerConfig | None = None,
         seed: int = 0,
         draws: int = MI_DRAWS,
+        slots: int = _SLOTS,
     ) -> None:
-        check_pictures(prompts, images)
         if draws < 1:
             raise UserError(f"draws is {draws}: expected at least 1")
         if adapter.attached(model.unet):
             raise UserError(
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
-        self._model, self._judge = model, copy.copy(model)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
+        self._judge, self._draws = copy.copy(model), draws
         # Its own modules, which will get no adapter, around the same tensors.
         unet = model.unet
         tensors = itertools.chain(unet.parameters(), unet.buffers())
         self._judge.unet = copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
-        self._images, self._seed, self._draws = images, seed, draws
-        self._sampler = sampler or use_sampler(model)
         self.prompts: Sequence[str] = list(prompts)
 
     @property
@@ -74,19 +77,17 @@ class HeldOutMI:
         return {
             "prompts": len(self.prompts),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "images": self._images,
-            "sampler": asdict(self._sampler),
-            "seed": self._seed,
+            "images": self._drawn.images,
+            "sampler": asdict(self._drawn.sampler),
+            "seed": self._drawn.seed,
             "estimator": judged_by(self._judge),
             "draws": self._draws,
         }
 
     def mi(self) -> float:
         """Nats, of the model as it is now; not finite where a picture is not."""
-        drawn = draw(
-            self._model, self.prompts, images=self._images, sampler=self._sampler, seed=self._seed
-        )
-        scores = judged_mi(self._judge, drawn, draws=self._draws)
+        pictures = self._drawn.now()
+        scores = judged_mi(self._judge, pictures, draws=self._draws, batch=self._drawn.slots)
         return float(scores.double().mean())
 
 
@@ -99,9 +100,10 @@ class SamplePictures:
         images: columns.
         sampler: None: as the model is used, its preset's.
         seed: keys the noise, the same at every step.
+        slots: pictures in flight; changes speed and memory, not results beyond rounding.
 
     Raises:
-        UserError: no prompts, one that is given twice, or no images.
+        UserError: no prompts, one that is given twice, or numbers below 1.
     """
 
     def __init__(
@@ -112,26 +114,49 @@ class SamplePictures:
         images: int = 4,
         sampler: SamplerConfig | None = None,
         seed: int = 0,
+        slots: int = _SLOTS,
     ) -> None:
-        check_pictures(prompts, images)
-        self._model, self._prompts, self._images = model, list(prompts), images
-        self._sampler, self._seed = sampler or use_sampler(model), seed
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
 
     def __call__(self, path: Path) -> None:
         """Write the PNG."""
-        drawn = draw(
-            self._model, self._prompts, images=self._images, sampler=self._sampler, seed=self._seed
+        prompts, images = self._drawn.prompts, self._drawn.images
+        rows = self._drawn.model.decode(self._drawn.now().latents).split(images)
+        grid([(p, list(row)) for p, row in zip(prompts, rows, strict=True)], path)
+
+
+class _Drawn:
+    """What is drawn, each time on the same noise."""
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        prompts: Sequence[str],
+        images: int,
+        sampler: SamplerConfig | None,
+        seed: int,
+        slots: int,
+    ) -> None:
+        if not prompts or not all(prompts):
+            raise UserError("a prompt is empty or none is given: expected at least one text")
+        if len(set(prompts)) < len(prompts):
+            twice = next(p for p in prompts if list(prompts).count(p) > 1)
+            raise UserError(f"prompt {twice!r} is given twice: expected each once")
+        for name, value in (("images", images), ("slots", slots)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: expected at least 1")
+        self.model, self.prompts, self.images = model, list(prompts), images
+        self.sampler, self.seed, self.slots = sampler or use_sampler(model), seed, slots
+        # Now: the memory that its copy of the weights takes is none for a micro-batch to fill.
+        prepare(model, "eager", "auto")
+
+    def now(self) -> Images:
+        """Latents of the model as it is."""
+        return draw(
+            self.model,
+            self.prompts,
+            images=self.images,
+            sampler=self.sampler,
+            seed=self.seed,
+            slots=self.slots,
         )
-        pictures = self._model.decode(drawn.latents).split(self._images)
-        grid([(p, list(row)) for p, row in zip(self._prompts, pictures, strict=True)], path)
-
-
-def check_pictures(prompts: Sequence[str], images: int) -> None:
-    """Raise UserError unless there are prompts, each once, and a picture of each."""
-    if not prompts or not all(prompts):
-        raise UserError("a prompt is empty or none is given: expected at least one text")
-    if len(set(prompts)) < len(prompts):
-        twice = next(p for p in prompts if list(prompts).count(p) > 1)
-        raise UserError(f"prompt {twice!r} is given twice: expected each once")
-    if images < 1:
-        raise UserError(f"images is {images}: expected at least 1")

@@ -140,6 +140,7 @@ def test_mistakes_are_named(shapes_model: Any, tmp_path: Path) -> None:
             (["a", ""], {}, "is empty"),
             (["a", "b", "a"], {}, "'a' is given twice"),
             (["a"], {"images": 0}, "images is 0"),
+            (["a"], {"slots": 0}, "slots is 0"),
         ):
             with pytest.raises(UserError, match=words):
                 made(shapes_model, prompts, **options)
