@@ -8,6 +8,7 @@ from mitune import progress
 from mitune.align import align
 from mitune.build import build_set
 from mitune.commands.given import given_prompts, held_out_prompts, warn_long, whole_set
+from mitune.commands.watching import Watching
 from mitune.evaluation.report import compare_adapter
 from mitune.options import Common, Pool, Tuning
 from mitune.real import build_real_set
@@ -167,7 +168,7 @@ class Real(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(Common, Tuning):
+class Tune(Common, Tuning, Watching):
     """Train a DoRA or LoRA adapter on a fine-tuning set; it resumes, and diffusers'
     load_lora_weights reads it.
 
@@ -192,6 +193,7 @@ class Tune(Common, Tuning):
     def run(self) -> dict[str, Any]:
         model = self.load()
         config = self.config(model.preset.tuning, self.seed, self.backend)
+        watch = self.watch(model, self.seed)
         first = rank() == 0
         with progress.bars(self.quiet or not first) as bars:
             path = tune(
@@ -201,6 +203,7 @@ class Tune(Common, Tuning):
                 replace(config, real_share=self.real_share),
                 adapter=self.start,
                 real=None if self.real is None else whole_set(self.real, model),
+                watch=watch,
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )
         if first:

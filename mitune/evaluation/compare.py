@@ -116,30 +116,42 @@ def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
     }
 
 
-def measure(
-    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0
-) -> dict[str, Tensor]:
-    """Metrics of pictures, each ``[N]`` float64.
+def judged_mi(
+    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0, batch: int = 64
+) -> Tensor:
+    """Point-wise MI of pictures under ``judge`` by re-noising, ``[N]`` float32, nats.
 
-    ``mi_nats`` is the point-wise MI under ``judge`` by re-noising, with the estimator and the
-    timesteps that its preset ranks pools by ("orthogonal" where that is the trajectory's): one
-    judge, the base model, for the pictures of all models, since scores under different models do
-    not compare. Pictures of the shapes world also get the oracle's ``graded``
-    and ``strict``.
+    With the estimator and the timesteps that its preset ranks pools by ("orthogonal" where that is
+    the trajectory's), ``batch`` rows in one pass of the model. One judge, the base model, is for
+    the pictures of all models, since scores under different models do not compare.
     """
     preset = judge.preset
-    mi = score(
+    return score(
         judge,
         images.prompts,
         images.latents,
-        estimator=preset.estimator if preset.estimator in ESTIMATORS else "orthogonal",
+        estimator=judged_by(judge),
         draws=draws,
         seed=seed,
+        batch=batch,
         convention=preset.sampler.convention,
         t_min=preset.sampler.t_min,
         shared_noise=True,
     )
-    metrics = {"mi_nats": mi.double()}
+
+
+def judged_by(judge: StableDiffusion) -> str:
+    """The estimator of ``judged_mi``."""
+    estimator = judge.preset.estimator
+    return estimator if estimator in ESTIMATORS else "orthogonal"
+
+
+def measure(
+    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0
+) -> dict[str, Tensor]:
+    """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` is ``judged_mi``; pictures of the
+    shapes world also get the oracle's ``graded`` and ``strict``."""
+    metrics = {"mi_nats": judged_mi(judge, images, draws=draws, seed=seed).double()}
     if judge.name == "shapes":
         metrics |= oracle_metrics(images, judge.decode(images.latents))
     return metrics

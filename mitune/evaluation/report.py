@@ -14,7 +14,7 @@ from mitune.sampler import SamplerConfig
 from mitune.sets.files import make_folder, publish
 from mitune.tuning import adapter as adapters
 
-_MI_DRAWS = 8
+MI_DRAWS = 8
 _PICTURED = 8
 
 
@@ -54,7 +54,7 @@ def compare_models(
             )
         finally:
             adapters.detach(model.unet)
-    values = {name: measure(model, pictures, draws=_MI_DRAWS) for name, pictures in drawn.items()}
+    values = {name: measure(model, pictures, draws=MI_DRAWS) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
 

@@ -2,5 +2,6 @@
 
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loop import tune
+from mitune.tuning.watch import Watch
 
-__all__ = ["TuneConfig", "tune"]
+__all__ = ["TuneConfig", "Watch", "tune"]

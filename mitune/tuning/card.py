@@ -106,7 +106,7 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
         title=form.title,
         about=(_ABOUT if content else _FOREIGN).format(base=shown),
         use=use,
-        training="\n".join(_training(content, list(_losses(run)))),
+        training="\n".join(_training(content, list(_metrics(run)))),
         limits="\n".join(
             f"* {limit}"
             for limit in (*form.limits, *([_ADAPTER_LIMIT] if adapter else []), *_LIMITS)
@@ -131,17 +131,17 @@ def _read(path: Path) -> dict[str, Any]:
     return content if ours and content.get("version") == VERSION else {}
 
 
-def _losses(run: Path) -> Iterator[float]:
+def _metrics(run: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = (run / METRICS).read_text().splitlines()
     except OSError:
         return
-    for line in lines:
-        yield json.loads(line)["loss"]
+    yield from map(json.loads, lines)
 
 
-def _training(content: Mapping[str, Any], losses: list[float]) -> Iterator[str]:
-    """Lines of the section: every setting, and where the loss began and ended."""
+def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the section: every setting, where the loss began and ended, and which step's adapter
+    it is where that is not the last one's."""
     if not content:
         yield "Not known: no run.json of `mitune tune` lies beside the adapter."
         return
@@ -156,11 +156,21 @@ def _training(content: Mapping[str, Any], losses: list[float]) -> Iterator[str]:
     for key, value in _flat(settings["set"]["settings"]):
         if not key.startswith("model"):  # it is the base, said above
             yield f"| set: {key} | {value} |"
+    held_out = settings.get("held_out", {})
+    for key, value in _flat(held_out):
+        yield f"| held-out MI: {key} | {value} |"
+    losses = [line["loss"] for line in metrics]
     if losses:
         tenth = max(1, len(losses) // 10)
         first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
         yield f"| loss, first and last step | {losses[0]:.4g}, {losses[-1]:.4g} |"
         yield f"| loss, means of {tenth} steps at either end | {first:.4g}, {last:.4g} |"
+    measured = [line for line in metrics if line.get("held_out_mi") is not None]
+    if measured and held_out:
+        best = max(measured, key=lambda line: line["held_out_mi"])  # of equal ones the first
+        result = best["step"] if held_out["best"] else metrics[-1]["step"]
+        yield f"| best held-out MI | {best['held_out_mi']:.4g} nats, after step {best['step']} |"
+        yield f"| this adapter | after step {result} of {settings['config']['iterations']} |"
     packages = ("mitune", "torch", "diffusers", "peft")
     yield f"| made with | {', '.join(f'{p} {versions.get(p)}' for p in packages)} |"
 

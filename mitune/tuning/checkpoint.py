@@ -1,8 +1,8 @@
 """The state of a training run, and checkpoints of it that are whole or absent.
 
 ``checkpoints/step-000050/`` holds the adapter (a file that diffusers reads), the optimizer's
-moments and the step. There is no random state in it: all randomness is keyed by (seed, step,
-position).
+moments, the step, and which step was the best so far. There is no random state in it: all
+randomness is keyed by (seed, step, position).
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,23 @@ _NAME = re.compile(r"step-(\d{6,})")
 _STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The step with the highest MI of held-out prompts so far.
+
+    Attributes:
+        measured: SHA-256 of what was measured; values of anything else do not compare.
+        step: whose adapter it was.
+        mi: nats, finite.
+        waited: evaluations since then, none of which was higher.
+    """
+
+    measured: str
+    step: int
+    mi: float
+    waited: int = 0
+
+
 @dataclass(kw_only=True)
 class TrainState:
     """Everything that changes while training.
@@ -37,12 +54,14 @@ class TrainState:
         parameters: the adapter's tensors by name.
         optimizer: over ``parameters``, in their order.
         step: optimizer steps done.
+        best: of the steps done; None where none was measured, or none was finite.
     """
 
     unet: Any
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     step: int = 0
+    best: Best | None = None
 
 
 def find(folder: Path) -> list[Path]:
@@ -54,7 +73,8 @@ def find(folder: Path) -> list[Path]:
 def save(
     state: TrainState, folder: Path, metadata: Mapping[str, Any], run: str, keep: int = 2
 ) -> Path:
-    """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``keep``.
+    """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``keep`` and
+    the best.
 
     It is built under a temporary name and renamed once its files have reached the disk, so that a
     kill leaves either a whole checkpoint or none. A checkpoint of this step that is there already
@@ -69,7 +89,7 @@ def save(
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    place = folder / f"step-{state.step:06d}"
+    place = at(folder, state.step)
     if place.is_dir():
         return place
     temporary = folder / f".{place.name}.tmp"
@@ -81,15 +101,34 @@ def save(
         for kind, value in state.optimizer.state.get(parameter, {}).items()
     }
     publish(temporary / _OPTIMIZER, to_safetensors(moments))
-    publish(temporary / _STATE, json.dumps({"step": state.step, "run": run}).encode())
+    content: dict[str, Any] = {"step": state.step, "run": run}
+    if state.best is not None:
+        content["best"] = asdict(state.best)
+    publish(temporary / _STATE, json.dumps(content).encode())
     _rename(temporary, place)
+    prune(state, folder, keep)
+    return place
+
+
+def prune(state: TrainState, folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest ``keep`` and that of ``state.best``.
+
+    Raises UserError when one stays.
+    """
+    best = None if state.best is None else at(folder, state.best.step)
     for old in find(folder)[:-keep]:
+        if old == best:
+            continue
         # Renamed first: a kill amid the removal must not leave half a checkpoint under its name.
         gone = old.with_name(f".{old.name}.tmp")
         _remove(gone)
         _rename(old, gone)
         _remove(gone)
-    return place
+
+
+def at(folder: Path, step: int) -> Path:
+    """Where in ``folder`` the checkpoint of ``step`` is, if there is one."""
+    return folder / f"step-{step:06d}"
 
 
 def restore(state: TrainState, place: Path, run: str) -> None:
@@ -106,6 +145,7 @@ def restore(state: TrainState, place: Path, run: str) -> None:
     try:
         content = json.loads((place / _STATE).read_bytes())
         step, its_run = int(content["step"]), content["run"]
+        best = Best(**content["best"]) if "best" in content else None
         moments = load_file(place / _OPTIMIZER)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
@@ -132,7 +172,21 @@ def restore(state: TrainState, place: Path, run: str) -> None:
             "param_groups": state.optimizer.state_dict()["param_groups"],
         }
     )
-    state.step = step
+    state.step, state.best = step, best
+
+
+def restore_best(state: TrainState, folder: Path) -> None:
+    """Give the UNet the adapter of ``state.best``; the rest of ``state`` stays as it is.
+
+    Raises:
+        UserError: there is no best step, or its checkpoint in ``folder`` is gone or damaged.
+    """
+    if state.best is None:
+        raise UserError(
+            "the MI of held-out prompts was finite at no step: expected one to choose the best "
+            f"adapter by; train in another folder without that, or take one from {folder}"
+        )
+    adapter.restore(state.unet, at(folder, state.best.step))
 
 
 def clean(folder: Path) -> None:

@@ -26,6 +26,7 @@ from mitune.tuning.fit import fitting
 from mitune.tuning.gradient import Gradient, gradient_of
 from mitune.tuning.mixing import Ranked, real_pairs
 from mitune.tuning.processes import Processes, joined
+from mitune.tuning.watch import Watch, watching
 
 CHECKPOINTS = "checkpoints"
 
@@ -51,24 +52,27 @@ def tune(
     *,
     adapter: Path | str | None = None,
     real: Ranked | None = None,
+    watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
 
-    The result depends on (model, all pairs, config, starting adapter) alone. On one device a run
-    that was killed and resumed ends in the same bits as one that was not; ``micro_batch`` and the
-    number of processes that ``torchrun`` starts change rounding only. A finished run is returned as
-    it is.
+    The result depends on (model, all pairs, config, starting adapter) alone, and on the MI of
+    held-out prompts where ``watch`` lets it decide. On one device a run that was killed and resumed
+    ends in the same bits as one that was not; ``micro_batch`` and the number of processes that
+    ``torchrun`` starts change rounding only. A finished run is returned as it is.
 
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
         out: folder of the run: pytorch_lora_weights.safetensors, README.md (the model card),
-            run.json, metrics.jsonl, checkpoints/.
+            run.json, metrics.jsonl, checkpoints/; samples/ and tensorboard/ where asked for.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         real: a set of real pictures, the best of which join the pairs until they are
             ``config.real_share`` of them; from ``mitune.build_real_set``.
+        watch: what to look at between steps, whether to stop early, and which step's adapter is the
+            result; None: nothing, no, the last.
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
@@ -77,7 +81,8 @@ def tune(
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
             of another run (each differing setting is named), a loss that is not finite; of real
-            pictures too few, or a share without them.
+            pictures too few, or a share without them; held-out prompts that are trained on, or
+            whose MI was never finite when it has to choose the result.
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
@@ -87,10 +92,14 @@ def tune(
     pairs = fine_tuning_set.selected()
     added = real_pairs(real, chosen.real_share, len(pairs))
     mixed = None if real is None else (added, real.settings)
-    wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start, mixed)
+    watch = watch or Watch()
+    wanted = record.settings(
+        model, pairs, fine_tuning_set.settings, chosen, start, mixed, watch.decides
+    )
     # Everything that can be wrong is found before anything is written.
     if record.check(folder, wanted) and (folder / FILE).exists():
         return folder
+    watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
     batches = Batches(model, [*pairs, *added], chosen)
     if adapters.attached(model.unet):
         raise UserError(
@@ -105,7 +114,7 @@ def tune(
                 record.write(folder, wanted, environment(model.device), model.name)
             processes.wait()
             if not (folder / FILE).exists():
-                _train(model, batches, state, folder, chosen, wanted, processes, progress)
+                _train(model, batches, state, folder, chosen, wanted, watch, processes, progress)
                 processes.wait()
     finally:
         adapters.detach(model.unet)
@@ -142,6 +151,7 @@ def _train(
     out: Path,
     config: TuneConfig,
     wanted: Mapping[str, Any],
+    watch: Watch,
     processes: Processes,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
@@ -154,6 +164,8 @@ def _train(
         "settings": wanted["config"],
         "mitune": versions()["mitune"],
     }
+    if watch.decides:
+        metadata["held_out"] = wanted["held_out"]
     first = processes.rank == 0
     if first:
         checkpoint.clean(places)
@@ -164,8 +176,11 @@ def _train(
     processes.wait()  # nobody writes before all have read
     gradient = gradient_of(model, config)
     size = fitting(gradient, batches, config)
-    with _deferred_interrupt() as interrupted:
-        while state.step < config.iterations:
+    with (
+        watching(watch, state, out, config.iterations, processes, wanted) as watcher,
+        _deferred_interrupt() as interrupted,
+    ):
+        while state.step < config.iterations and not watcher.stopped:
             began = time.perf_counter()
             found = _gradient(gradient, batches, size, state, config, processes, interrupted)
             if found is None:
@@ -178,16 +193,21 @@ def _train(
                 group["lr"] = lr
             state.optimizer.step()
             state.step += 1
+            line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
+            seen = watcher.step({**line, "seconds": time.perf_counter() - began})
             if first:
-                line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
-                record.append_metrics(out, {**line, "seconds": time.perf_counter() - began})
-                if state.step % config.checkpoint_every == 0:
+                record.append_metrics(out, seen)
+                # After all that belongs to this step: what a checkpoint has is not done again.
+                if state.step % config.checkpoint_every == 0 or watcher.improved:
                     checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
             if progress is not None:
                 progress(state.step, config.iterations, loss)
         if not first:
             return
-        if state.step == config.iterations:
+        if state.step == config.iterations or watcher.stopped:
+            if watch.best:
+                checkpoint.restore_best(state, places)
+            checkpoint.prune(state, places, config.keep_checkpoints)  # which a kill may have cut
             # Before the adapter, whose file is what says that the run is finished.
             publish(out / CARD, card(out))
             adapters.save(state.unet, out, metadata)

@@ -30,6 +30,7 @@ def settings(
     config: TuneConfig,
     start: Path | None,
     real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    held_out: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the adapter, as plain JSON.
 
@@ -40,6 +41,8 @@ def settings(
         config: without what changes only speed and memory.
         start: the adapter training starts from, by the SHA-256 of its file, or None.
         real: the real pairs that are trained on too, and their set's settings.
+        held_out: what is measured on held-out prompts, where it decides when the run stops or
+            which step's adapter is its result.
 
     Raises:
         UserError: ``start`` is not there.
@@ -53,6 +56,8 @@ def settings(
     }
     if real is not None:
         found["real"] = _described(*real)
+    if held_out is not None:
+        found["held_out"] = dict(held_out)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 
@@ -158,7 +163,7 @@ def cut_metrics(out: Path, step: int) -> None:
     publish(path, "".join(kept).encode())
 
 
-def append_metrics(out: Path, line: Mapping[str, float]) -> None:
+def append_metrics(out: Path, line: Mapping[str, float | None]) -> None:
     """Add one line. Raises UserError when the folder cannot be written or the disk is full."""
     try:
         with (out / METRICS).open("a") as file:

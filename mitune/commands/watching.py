@@ -1,0 +1,57 @@
+"""The options of watching a training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitune.evaluation.watch import HeldOutMI, SamplePictures
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.prompts import read_prompts
+from mitune.tuning.watch import Watch
+
+# Neither the noise of a set's candidates, which is trained on, nor that of a comparison later on.
+_HELD_OUT_SEED, _SAMPLES_SEED = 2_000_000, 3_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """What to look at between training steps. docs/training.md says what it costs and means."""
+
+    validation_prompts: tuple[str, ...] | None = None
+    """Prompts, a few, of which pictures on the same noise are drawn while training, into
+    OUT/samples."""
+    validation_steps: int = 50
+    """Optimizer steps between pictures of the validation prompts."""
+    held_out: Path | None = None
+    """Text file of prompts that are not trained on, one a line: what the model in training draws
+    for them is scored by MI under the base model, and the best checkpoint is kept."""
+    held_out_every: int = 50
+    """Optimizer steps between scores of the held-out prompts."""
+    patience: int | None = None
+    """Stop after so many scores of the held-out prompts in a row that were no higher than the
+    best."""
+    best: bool = False
+    """The result is the adapter with the highest score on the held-out prompts, not the last."""
+    log_to: str | None = None
+    """tensorboard or wandb, where it is installed: every step's numbers, and the pictures."""
+
+    def watch(self, model: StableDiffusion, seed: int) -> Watch:
+        """What these options ask for, of a model still without its adapter.
+
+        Raises:
+            UserError: as ``read_prompts``, ``HeldOutMI``, ``SamplePictures`` and ``Watch``.
+        """
+        held_out, samples = None, None
+        if self.held_out is not None:
+            texts = read_prompts(self.held_out)
+            held_out = HeldOutMI(model, texts, seed=seed + _HELD_OUT_SEED)
+        if self.validation_prompts is not None:
+            samples = SamplePictures(model, self.validation_prompts, seed=seed + _SAMPLES_SEED)
+        return Watch(
+            held_out=held_out,
+            held_out_every=self.held_out_every,
+            patience=self.patience,
+            best=self.best,
+            samples=samples,
+            validation_steps=self.validation_steps,
+            log_to=self.log_to,
+        )

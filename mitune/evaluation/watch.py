@@ -1,0 +1,162 @@
+"""What a training is watched by: pictures of its model as it is, and their MI on held-out prompts.
+
+Both draw on fixed noise, with a copy of the weights that generation keeps for itself: the model in
+training is read, and neither it nor any random state is changed.
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mitune.errors import UserError
+from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
+from mitune.evaluation.report import MI_DRAWS, use_sampler
+from mitune.families.prepared import prepare
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.report.picture import grid
+from mitune.sampler import SamplerConfig
+from mitune.tuning import adapter
+
+_SLOTS = 16  # room for the training beside them
+
+
+class HeldOutMI:
+    """The mean MI of held-out prompts with what the model in training draws for them, judged by the
+    base model: ``mi_nats`` of ``mitune eval``.
+
+    The base model judges because steps are compared, and MI under two models does not compare: the
+    one in training can raise that of its own pictures by contrasting its two predictions more.
+
+    Args:
+        model: that will be trained, still plain: its weights, shared, are the judge's.
+        prompts: distinct texts that are not trained on.
+        images: pictures of each.
+        sampler: how they are drawn; None: as the model is used, its preset's.
+        seed: keys their noise, the same at every step.
+        draws: of the estimator, for each picture.
+        slots: pictures in flight; changes speed and memory, not results beyond rounding.
+
+    Raises:
+        UserError: no prompts, one that is given twice, a model with an adapter, or numbers below 1.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        prompts: Sequence[str],
+        *,
+        images: int = 1,
+        sampler: SamplerConfig | None = None,
+        seed: int = 0,
+        draws: int = MI_DRAWS,
+        slots: int = _SLOTS,
+    ) -> None:
+        if draws < 1:
+            raise UserError(f"draws is {draws}: expected at least 1")
+        if adapter.attached(model.unet):
+            raise UserError(
+                "the model carries an adapter, and the base model is to judge: load it without one"
+            )
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
+        self._judge, self._draws = copy.copy(model), draws
+        # Its own modules, which will get no adapter, around the same tensors.
+        unet = model.unet
+        tensors = itertools.chain(unet.parameters(), unet.buffers())
+        self._judge.unet = copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
+        self.prompts: Sequence[str] = list(prompts)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """As plain JSON; the prompts by their number and SHA-256."""
+        content = json.dumps(self.prompts).encode()
+        return {
+            "prompts": len(self.prompts),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "images": self._drawn.images,
+            "sampler": asdict(self._drawn.sampler),
+            "seed": self._drawn.seed,
+            "estimator": judged_by(self._judge),
+            "draws": self._draws,
+        }
+
+    def mi(self) -> float:
+        """Nats, of the model as it is now; not finite where a picture is not."""
+        pictures = self._drawn.now()
+        scores = judged_mi(self._judge, pictures, draws=self._draws, batch=self._drawn.slots)
+        return float(scores.double().mean())
+
+
+class SamplePictures:
+    """A grid of pictures of the model as it is: a row for each prompt, a column for each noise.
+
+    Args:
+        model: that is trained.
+        prompts: distinct texts.
+        images: columns.
+        sampler: None: as the model is used, its preset's.
+        seed: keys the noise, the same at every step.
+        slots: pictures in flight; changes speed and memory, not results beyond rounding.
+
+    Raises:
+        UserError: no prompts, one that is given twice, or numbers below 1.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        prompts: Sequence[str],
+        *,
+        images: int = 4,
+        sampler: SamplerConfig | None = None,
+        seed: int = 0,
+        slots: int = _SLOTS,
+    ) -> None:
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
+
+    def __call__(self, path: Path) -> None:
+        """Write the PNG."""
+        prompts, images = self._drawn.prompts, self._drawn.images
+        rows = self._drawn.model.decode(self._drawn.now().latents).split(images)
+        grid([(p, list(row)) for p, row in zip(prompts, rows, strict=True)], path)
+
+
+class _Drawn:
+    """What is drawn, each time on the same noise."""
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        prompts: Sequence[str],
+        images: int,
+        sampler: SamplerConfig | None,
+        seed: int,
+        slots: int,
+    ) -> None:
+        if not prompts or not all(prompts):
+            raise UserError("a prompt is empty or none is given: expected at least one text")
+        if len(set(prompts)) < len(prompts):
+            twice = next(p for p in prompts if list(prompts).count(p) > 1)
+            raise UserError(f"prompt {twice!r} is given twice: expected each once")
+        for name, value in (("images", images), ("slots", slots)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: expected at least 1")
+        self.model, self.prompts, self.images = model, list(prompts), images
+        self.sampler, self.seed, self.slots = sampler or use_sampler(model), seed, slots
+        # Now: the memory that its copy of the weights takes is none for a micro-batch to fill.
+        prepare(model, "eager", "auto")
+
+    def now(self) -> Images:
+        """Latents of the model as it is."""
+        return draw(
+            self.model,
+            self.prompts,
+            images=self.images,
+            sampler=self.sampler,
+            seed=self.seed,
+            slots=self.slots,
+        )
