@@ -199,6 +199,9 @@ class Tuning:
     """Share of samples trained on the empty prompt."""
     lr: float | None = None
     """Learning rate of AdamW."""
+    text_encoder_lr: float | None = None
+    """Train the text encoder too, with this learning rate, often far below --lr, such as 5e-6.
+    None: it stays as it is."""
     lr_scheduler: str | None = None
     """constant, or linear, which falls to 0."""
     iterations: int | None = None
@@ -223,6 +226,7 @@ class Tuning:
             "t_range": self.t_range,
             "caption_dropout": self.caption_dropout,
             "lr": self.lr,
+            "text_encoder_lr": self.text_encoder_lr,
             "lr_scheduler": self.lr_scheduler,
             "gradient": self.gradient,
             "snr_gamma": self.snr_gamma,

@@ -53,7 +53,7 @@ class Align(Common, Pool, Tuning):
                 **self.pool(model.preset),
             )
         last = done[-1]
-        adapter.detach(model.unet)
+        adapter.detach(model)
         # The first round's pools are the plain model's, which is what is left to draw them again.
         sampler = self.sampler(model.preset.sampler)
         best_and_worst(model, done[0].set, sampler, self.out / "ranking.png")

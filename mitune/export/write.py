@@ -110,7 +110,7 @@ def export_adapter(
     with adapted(model, adapter) as layers, new_folder(place) as folder:
         if format == "diffusers":
             # Ours has its notes already, and comes out byte for byte.
-            write_file(folder, content.tensors, content.config, notes)
+            write_file(folder, content.parts, notes)
             publish(folder / CARD, card(run, ADAPTER, base=model.name))
             return Exported(path=place, file=place / FILE)
         file = place / f"{place.resolve().name}.safetensors"
@@ -130,7 +130,7 @@ def export_adapter(
 
 
 def _quality(plain: formats.Approximation, layers: Sequence[Layer]) -> dict[str, Any]:
-    errors = [plain.errors[layer.name] for layer in layers]
+    errors = list(plain.errors.values())
     downs = [value for key, value in plain.tensors.items() if key.endswith(".lora_down.weight")]
     return {
         "rank": max(down.shape[0] for down in downs),

@@ -24,7 +24,25 @@ FILE = "pytorch_lora_weights.safetensors"
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
 
-_UNET = "unet."
+UNET, TEXT_ENCODER = "unet", "text_encoder"
+"""The networks an adapter may be on, as diffusers names them and their tensors begin."""
+
+TEXT_MODEL = "text_model."
+"""What transformers before 5 puts before every name in a text encoder. In files it always stands
+there, as diffusers reads it with any transformers and ComfyUI looks for it; in memory never."""
+
+# Peft's words and diffusers'. The magnitudes of a text encoder diffusers itself writes under peft's
+# word and then, with transformers 5, does not find again: it goes on with the base's norms, and no
+# more than a line in the log. Under this word every version finds them.
+_WORDS = {
+    UNET: {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."},
+    TEXT_ENCODER: {
+        ".lora_A.": ".lora_linear_layer.down.",
+        ".lora_B.": ".lora_linear_layer.up.",
+        ".lora_magnitude_vector": ".lora_magnitude_vector.weight",
+    },
+}
+
 # What of peft's LoraConfig decides the weights. Only this is written: the LoraConfig of another
 # peft version refuses fields it does not know, and these every version knows.
 _FIELDS = (
@@ -40,26 +58,43 @@ _SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """The adapter of one network.
+
+    Attributes:
+        tensors: A ``[rank, in]``, B ``[out, rank]`` and for DoRA the magnitude ``[out]`` of each
+            layer, under peft's names without the adapter's.
+        config: peft's configuration.
+    """
+
+    tensors: dict[str, Tensor]
+    config: LoraConfig
+
+    @property
+    def layers(self) -> set[str]:
+        """Names of the adapted layers in the network."""
+        return {_layer(key) for key in self.tensors}
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterFile:
     """What a file holds.
 
     Attributes:
         path: of the file.
-        tensors: A ``[rank, in]``, B ``[out, rank]`` and for DoRA the magnitude ``[out]`` of each
-            layer, under peft's names without the adapter's.
-        config: peft's configuration.
+        parts: by UNET and, where there is one, TEXT_ENCODER; one at least.
         notes: what was given to ``write_file``; empty for files of other programs.
     """
 
     path: Path
-    tensors: dict[str, Tensor]
-    config: LoraConfig
+    parts: dict[str, Part]
     notes: dict[str, Any]
 
-    @property
-    def layers(self) -> set[str]:
-        """Names of the adapted layers in the UNet."""
-        return {_layer(key) for key in self.tensors}
+    def part(self, network: str) -> Part:
+        """The adapter of one network. Raises UserError when the file holds none."""
+        if network not in self.parts:
+            raise misfit(self.path, f"it holds nothing for the {network}")
+        return self.parts[network]
 
 
 def resolve(path: Path | str) -> Path:
@@ -78,7 +113,7 @@ def digest(path: Path | str) -> str:
 
 
 def read_file(path: Path | str) -> AdapterFile:
-    """Read an adapter of a UNet in diffusers' layout; nothing in the file is ever executed.
+    """Read an adapter in diffusers' layout; nothing in the file is ever executed.
 
     Args:
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file.
@@ -96,37 +131,52 @@ def read_file(path: Path | str) -> AdapterFile:
             f"adapter {file} cannot be read ({error}): expected a whole safetensors file; "
             "restore it or train it anew"
         ) from error
-    foreign = next((key for key in stored if not key.startswith(_UNET)), None)
+    foreign = next((k for k in stored if not k.startswith((f"{UNET}.", f"{TEXT_ENCODER}."))), None)
     if foreign is not None or not stored:
         raise UserError(
-            f"adapter {file} holds {foreign or 'nothing'}: expected an adapter of a UNet alone in "
-            "diffusers' layout, its tensors named unet.<layer>.lora..."
+            f"adapter {file} holds {foreign or 'nothing'}: expected an adapter in diffusers' "
+            "layout, its tensors named unet.<layer>.lora... or text_encoder.<layer>.lora..."
         )
-    tensors: dict[str, Tensor] = convert_unet_state_dict_to_peft(
-        {key.removeprefix(_UNET): value for key, value in stored.items()}
-    )
+    described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
+    parts = {}
+    for network in (UNET, TEXT_ENCODER):
+        start = f"{network}."
+        own = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
+        if own:
+            parts[network] = _part(file, network, own, described)
+    return AdapterFile(path=file, parts=parts, notes=_entry(file, header, NOTES))
+
+
+def _part(
+    file: Path, network: str, stored: Mapping[str, Tensor], described: Mapping[str, Any]
+) -> Part:
+    tensors: dict[str, Tensor] = {}
+    for key, value in stored.items():
+        key = key.removeprefix(TEXT_MODEL)
+        for ours, theirs in _WORDS[network].items():
+            key = key.replace(theirs, ours)
+        tensors[key] = value
+    if network == UNET:  # older names too
+        tensors = convert_unet_state_dict_to_peft(tensors)
     unknown = next((key for key in tensors if not key.endswith(_SUFFIXES)), None)
     if unknown is not None:
         raise misfit(file, f"{unknown} is no part of a LoRA or DoRA adapter")
-    described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
-    fields = {name: described[_UNET + name] for name in _FIELDS if _UNET + name in described}
+    names = {name: f"{network}.{name}" for name in _FIELDS}
+    fields = {name: described[key] for name, key in names.items() if key in described}
     try:
         config = LoraConfig(**(fields or _inferred(tensors)))
     except (TypeError, ValueError) as error:
         raise misfit(file, f"peft refuses its settings: {error}") from error
-    return AdapterFile(path=file, tensors=tensors, config=config, notes=_entry(file, header, NOTES))
+    return Part(tensors=tensors, config=config)
 
 
-def write_file(
-    folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, notes: Mapping[str, Any]
-) -> Path:
+def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]) -> Path:
     """Write an adapter, whole or not at all; equal arguments give equal bytes.
 
     Args:
         folder: created if absent.
-        tensors: as ``get_peft_model_state_dict`` names them.
-        config: peft's configuration; its fields go where diffusers looks for them, so that alpha
-            other than rank survives.
+        parts: by UNET and TEXT_ENCODER, as in ``AdapterFile``. The fields of peft's configuration
+            go where diffusers looks for them, so that alpha other than rank survives.
         notes: plain JSON.
 
     Returns:
@@ -135,8 +185,11 @@ def write_file(
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    settings = config.to_dict()
-    described = {_UNET + name: _plain(settings[name]) for name in _FIELDS}
+    described = {
+        f"{network}.{name}": _plain(part.config.to_dict()[name])
+        for network, part in parts.items()
+        for name in _FIELDS
+    }
     header = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps(described, sort_keys=True),
@@ -147,26 +200,34 @@ def write_file(
         publish(Path(filename), to_bytes(weights, header))
 
     make_folder(folder)
-    # Not by diffusers' convert_state_dict_to_diffusers: it renames the attention projections alone,
-    # and of a file with names of both kinds diffusers loads one kind, with no more than a warning.
-    renamed = {
-        key.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): value
-        for key, value in tensors.items()
-    }
+    named = {network: _named(network, part.tensors) for network, part in parts.items()}
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
-        unet_lora_layers=renamed,
+        unet_lora_layers=named.get(UNET),
+        text_encoder_lora_layers=named.get(TEXT_ENCODER),
         weight_name=FILE,
         save_function=write,
     )
     return folder / FILE
 
 
+def _named(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Not by diffusers' convert_state_dict_to_diffusers: of a UNet it renames the attention
+    # projections alone, and of a file with names of both kinds diffusers loads one kind, with no
+    # more than a warning.
+    named = {}
+    for key, value in tensors.items():
+        for ours, theirs in _WORDS[network].items():
+            key = key.replace(ours, theirs)
+        named[(TEXT_MODEL if network == TEXT_ENCODER else "") + key] = value
+    return named
+
+
 def misfit(file: Path, what: str) -> UserError:
-    """The error of a file whose adapter is not one for the UNet at hand; of ``what``, line one."""
+    """The error of a file whose adapter is not one for the model at hand; of ``what``, line one."""
     return UserError(
         f"adapter {file} does not fit ({what.splitlines()[0]}): expected an adapter of this "
-        "model's UNet; load the model it was trained on, or train it anew"
+        "model; load the model it was trained on, or train it anew"
     )
 
 

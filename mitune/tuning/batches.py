@@ -29,6 +29,7 @@ class Tunable(Protocol):
 
     name: str
     unet: Any
+    text_encoder: Any
     scheduler: Any
     device: torch.device
     dtype: torch.dtype
@@ -49,11 +50,19 @@ class Tunable(Protocol):
         """The empty prompt's row."""
         ...
 
+    def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Of each prompt the row of what ``embed`` takes."""
+        ...
+
+    def embed(self, tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As ``encode_prompts``, of what ``tokenize`` made, with gradients."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """B samples of one pass, on the model's device: clean latents and noise ``[B, C, H, W]``
-    float32, t ``[B]`` int64, B rows of conditioning.
+    float32, t ``[B]`` int64, B rows of conditioning; of tokens, where the text encoder is trained.
     """
 
     latents: Tensor
@@ -79,7 +88,8 @@ class Batches:
     """The (prompt, latent) pairs on the device, and the samples of every step.
 
     Args:
-        model: encodes each distinct prompt once.
+        model: encodes each distinct prompt once, or where the text encoder is trained turns it into
+            tokens.
         pairs: (prompt, latent ``[C, H, W]`` float32).
         config: seed, batch, micro_batch, t_range and caption_dropout are used.
 
@@ -114,11 +124,14 @@ class Batches:
         self.device = model.device
         self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
         prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+        # A text encoder that is trained encodes anew in every step; its tokens stay.
+        frozen = config.text_encoder_lr is None
+        encode = model.encode_prompts if frozen else model.tokenize
         parts: list[Conditioning] = [
-            model.encode_prompts(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
+            encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
         ]
         if config.caption_dropout > 0:
-            parts.append(model.encode_null())
+            parts.append(model.encode_null() if frozen else model.tokenize([""]))
         self._cond = {name: tensor.to(model.device) for name, tensor in concat(parts).items()}
         row = {prompt: number for number, prompt in enumerate(prompts)}
         self._row = torch.tensor([row[prompt] for prompt, _ in pairs])

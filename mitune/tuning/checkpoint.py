@@ -33,13 +33,13 @@ class TrainState:
     """Everything that changes while training.
 
     Attributes:
-        unet: carries the adapter.
+        model: carries the adapter.
         parameters: the adapter's tensors by name.
         optimizer: over ``parameters``, in their order.
         step: optimizer steps done.
     """
 
-    unet: Any
+    model: adapter.Adaptable
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -74,7 +74,7 @@ def save(
         return place
     temporary = folder / f".{place.name}.tmp"
     _remove(temporary)
-    adapter.save(state.unet, temporary, metadata)
+    adapter.save(state.model, temporary, metadata)
     moments = {
         f"{name}/{kind}": value.detach().cpu().contiguous()
         for name, parameter in state.parameters.items()
@@ -125,7 +125,7 @@ def restore(state: TrainState, place: Path, run: str) -> None:
             f"checkpoint {place} holds the optimizer of other tensors: expected the adapter's; "
             "remove that folder to go on from the one before"
         )
-    adapter.restore(state.unet, place)
+    adapter.restore(state.model, place)
     state.optimizer.load_state_dict(
         {
             "state": {number: saved[name] for number, name in enumerate(state.parameters)},

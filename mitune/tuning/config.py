@@ -28,6 +28,9 @@ class TuneConfig:
     """Ends of the names of the UNet's linear and convolution layers that are adapted."""
     lr: float = 1e-4
     """Learning rate of AdamW's first step."""
+    text_encoder_lr: float | None = None
+    """The text encoder's; None leaves the text encoder as it is. It gets an adapter of the same
+    method, rank and alpha on its attention's projections."""
     lr_scheduler: Literal["constant", "linear"] = "constant"
     """constant is the paper's; linear falls to 0, so that the adapter does not end wherever the
     last batches' noise threw it."""
@@ -80,7 +83,8 @@ class TuneConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.snr_gamma is not None and not 0 < self.snr_gamma < math.inf:
             raise UserError(f"snr_gamma is {self.snr_gamma}: expected a positive number")
-        for name in ("alpha", "lr", "eps"):
+        rates = ("lr",) if self.text_encoder_lr is None else ("lr", "text_encoder_lr")
+        for name in ("alpha", *rates, "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: expected a positive number")
         if not self.clip > 0:
@@ -116,9 +120,9 @@ class TuneConfig:
             "weight_decay": self.weight_decay,
         }
 
-    def lr_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step``, 0 <= step < iterations, as
-        ``diffusers.optimization`` has it without warm-up. A function of the step alone, so there
-        is no state to resume."""
+    def lr_at(self, step: int, first: float | None = None) -> float:
+        """Learning rate of optimizer step ``step``, 0 <= step < iterations, of tensors whose first
+        step has ``first`` (None: lr), as ``diffusers.optimization`` has it without warm-up. A
+        function of the step alone, so there is no state to resume."""
         left = 1 - step / self.iterations
-        return self.lr * (left if self.lr_scheduler == "linear" else 1.0)
+        return (first or self.lr) * (left if self.lr_scheduler == "linear" else 1.0)

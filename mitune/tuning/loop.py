@@ -92,7 +92,7 @@ def tune(
     if record.check(folder, wanted) and (folder / FILE).exists():
         return folder
     batches = Batches(model, [*pairs, *added], chosen)
-    if adapters.attached(model.unet):
+    if adapters.attached(model):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "
             "or give its folder as the one to start from"
@@ -108,7 +108,7 @@ def tune(
                 _train(model, batches, state, folder, chosen, wanted, processes, progress)
                 processes.wait()
     finally:
-        adapters.detach(model.unet)
+        adapters.detach(model)
     return folder
 
 
@@ -126,13 +126,13 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
 def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState:
     """The state before the first step: the starting adapter on the model, a fresh optimizer."""
     if start is None:
-        adapters.attach(model.unet, config)
+        adapters.attach(model, config)
     else:
-        adapters.load(model.unet, start, fingerprint=model.fingerprint, trainable=True)
-        adapters.require(model.unet, config, start)
-    parameters = adapters.parameters(model.unet)
-    optimizer = torch.optim.AdamW(parameters.values(), fused=True, **config.adamw)
-    return TrainState(unet=model.unet, parameters=parameters, optimizer=optimizer)
+        adapters.load(model, start, fingerprint=model.fingerprint, trainable=True)
+        adapters.require(model, config, start)
+    parameters = adapters.parameters(model)
+    optimizer = torch.optim.AdamW(adapters.groups(model, config), fused=True, **config.adamw)
+    return TrainState(model=model, parameters=parameters, optimizer=optimizer)
 
 
 def _train(
@@ -173,13 +173,14 @@ def _train(
             loss, norm = found
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(_diverged(loss, norm, batches, state.step, checkpoint.find(places)))
-            lr = config.lr_at(state.step)
             for group in state.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = config.lr_at(state.step, group["initial_lr"])
+            rates = [group["lr"] for group in state.optimizer.param_groups]
             state.optimizer.step()
             state.step += 1
             if first:
-                line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
+                line = {"step": state.step, "loss": loss, "grad_norm": norm}
+                line |= dict(zip(("lr", "text_encoder_lr"), rates, strict=False))
                 record.append_metrics(out, {**line, "seconds": time.perf_counter() - began})
                 if state.step % config.checkpoint_every == 0:
                     checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
@@ -190,7 +191,7 @@ def _train(
         if state.step == config.iterations:
             # Before the adapter, whose file is what says that the run is finished.
             publish(out / CARD, card(out))
-            adapters.save(state.unet, out, metadata)
+            adapters.save(state.model, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
 

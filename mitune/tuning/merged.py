@@ -21,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mitune.half import FLOAT32_ENDS, HalfProducts, TrainedProducts
-from mitune.tuning import adapter
+from mitune.tuning import network
 from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
@@ -46,7 +46,10 @@ class MergedGradient:
         self._unet, self._parts = _plain(
             model.unet, model.dtype, mixed=model.precision == "bf16-mixed"
         )
-        self._leaves = [part.leaf for part in self._parts]
+        # The text encoder is small beside the UNet: its adapter stays in the graph.
+        text = model.text_encoder if config.text_encoder_lr is not None else None
+        self._text = [] if text is None else list(network.parameters(text).values())
+        self._leaves = [*(part.leaf for part in self._parts), *self._text]
         self._dtype = model.dtype
         self._sums: list[Tensor] = []
 
@@ -65,8 +68,11 @@ class MergedGradient:
 
     @torch.no_grad()
     def finish(self) -> None:
-        for part, total in zip(self._parts, self._sums, strict=True):
+        count = len(self._parts)
+        for part, total in zip(self._parts, self._sums[:count], strict=True):
             part.project(total)
+        for tensor, total in zip(self._text, self._sums[count:], strict=True):
+            tensor.grad = total
         self._sums = []
 
     def _denoise(self, z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
@@ -127,7 +133,7 @@ def _plain(adapted: Any, dtype: torch.dtype, *, mixed: bool) -> tuple[Any, list[
     are those of ``adapted``. ``dtype`` is the UNet's; ``mixed`` lets it multiply in bfloat16."""
     own = itertools.chain(adapted.parameters(), adapted.buffers())
     unet = copy.deepcopy(adapted, {id(tensor): tensor for tensor in own})
-    adapter.detach(unet)
+    network.strip(unet)
     layers = {n: layer for n, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
     half = torch.bfloat16 if mixed else dtype
     parts = []

@@ -17,7 +17,7 @@ EVERYTHING = (*ATTENTION, "conv1", "conv_shortcut", "proj_in", "ff.net.2", "conv
 
 def adapted(double=False, **changes):
     model, chosen = TinyModel(), config(**changes)
-    adapter.attach(model.unet, chosen)
+    adapter.attach(model, chosen)
     scramble(model.unet)
     if double:
         model.unet.double()
@@ -32,7 +32,7 @@ def gradients(model, way, chosen, step=0):
     made.begin()
     loss = sum(made.add(samples) for samples in batches.step(step))
     made.finish()
-    return loss, {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+    return loss, {n: p.grad.clone() for n, p in adapter.parameters(model).items()}
 
 
 def worst(got, expected):
@@ -73,12 +73,12 @@ def test_it_follows_the_adapter_and_leaves_the_model_alone():
         for samples in batches.step(0):
             merged.add(samples)
         merged.finish()
-        got = {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+        got = {n: p.grad.clone() for n, p in adapter.parameters(model).items()}
         assert worst(got, gradients(model, PeftGradient, chosen)[1]) < 1e-4
         for n, t in model.unet.state_dict().items():
             assert torch.equal(t, before[n])
         with torch.no_grad():
-            for parameter in adapter.parameters(model.unet).values():
+            for parameter in adapter.parameters(model).values():
                 parameter.mul_(1.1)
         before = {n: t.clone() for n, t in model.unet.state_dict().items()}
     assert [type(p) for p in model.unet.attn_processors.values()] == processors
