@@ -81,6 +81,11 @@ def align(
             f"real_share is {config.real_share}: align mixes in no real pictures; build the set, "
             "and tune on it with them"
         )
+    if config.prior_weight:
+        raise UserError(
+            f"prior_weight is {config.prior_weight}: align has no prior set; build the sets, and "
+            "tune on one with the other as its prior"
+        )
     adapter.check_targets(model, config)
     done: list[Round] = []
     for number in range(1, rounds + 1):

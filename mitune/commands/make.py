@@ -183,21 +183,29 @@ class Tune(Common, Tuning):
     """Folder that `mitune real` made: its best join the pairs of --set."""
     real_share: float = 0.0
     """Share of all pairs that is real; the paper tries 0.25, 0.5 and 0.9."""
+    prior: Path | None = None
+    """Folder that `mitune build --select random` made: pairs on which the model is to stay as it is
+    (DreamBooth's prior preservation). Every step takes a batch of them too."""
+    prior_weight: float | None = None
+    """Weight of their loss. None: 1 with --prior."""
     seed: int = 0
     """Keys the adapter's start, the batches, the noise and the timesteps."""
 
     def run(self) -> dict[str, Any]:
         model = self.load()
         config = self.config(model.preset.tuning, self.seed)
+        default = 0.0 if self.prior is None else 1.0
+        weight = default if self.prior_weight is None else self.prior_weight
         first = rank() == 0
         with progress.bars(self.quiet or not first) as bars:
             path = tune(
                 model,
                 whole_set(self.set, model),
                 self.out,
-                replace(config, real_share=self.real_share),
+                replace(config, real_share=self.real_share, prior_weight=weight),
                 adapter=self.start,
                 real=None if self.real is None else whole_set(self.real, model),
+                prior=None if self.prior is None else whole_set(self.prior, model),
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )
         if first:

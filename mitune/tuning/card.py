@@ -156,6 +156,12 @@ def _training(content: Mapping[str, Any], losses: list[float]) -> Iterator[str]:
     for key, value in _flat(settings["set"]["settings"]):
         if not key.startswith("model"):  # it is the base, said above
             yield f"| set: {key} | {value} |"
+    for name in ("real", "prior"):
+        if name in settings:
+            yield (
+                f"| {name} set | {settings[name]['pairs']} pairs, SHA-256 "
+                f"{settings[name]['sha256']} |"
+            )
     if losses:
         tenth = max(1, len(losses) // 10)
         first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))

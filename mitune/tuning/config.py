@@ -66,6 +66,9 @@ class TuneConfig:
     """Share of samples trained on the empty prompt."""
     real_share: float = 0.0
     """Share x of the set that is real captioned pictures (Table 7); the others are generated."""
+    prior_weight: float = 0.0
+    """Weight of the loss on the prior pairs, of which each step then takes a batch too (DreamBooth,
+    arXiv 2208.12242, Eq. 2); 0 has none."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -103,6 +106,8 @@ class TuneConfig:
             raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
+        if not 0 <= self.prior_weight < math.inf:
+            raise UserError(f"prior_weight is {self.prior_weight}: expected 0 or a positive number")
         if not 0 <= self.real_share < 1:
             raise UserError(
                 f"real_share is {self.real_share}: expected 0 <= real_share < 1; to train on real "

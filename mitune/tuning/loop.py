@@ -24,7 +24,7 @@ from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
 from mitune.tuning.gradient import Gradient, gradient_of
-from mitune.tuning.mixing import Ranked, real_pairs
+from mitune.tuning.mixing import Ranked, prior_pairs, real_pairs
 from mitune.tuning.processes import Processes, joined
 
 CHECKPOINTS = "checkpoints"
@@ -51,6 +51,7 @@ def tune(
     *,
     adapter: Path | str | None = None,
     real: Ranked | None = None,
+    prior: Pairs | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
@@ -69,6 +70,8 @@ def tune(
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         real: a set of real pictures, the best of which join the pairs until they are
             ``config.real_share`` of them; from ``mitune.build_real_set``.
+        prior: pairs of the model's own that nobody selected, for a prior-preservation term of
+            ``config.prior_weight``; a set built with ``select="random"``.
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
@@ -77,7 +80,7 @@ def tune(
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
             of another run (each differing setting is named), a loss that is not finite; of real
-            pictures too few, or a share without them.
+            pictures too few, or a share without them; a prior without weight, or the other way.
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
@@ -87,11 +90,13 @@ def tune(
     pairs = fine_tuning_set.selected()
     added = real_pairs(real, chosen.real_share, len(pairs))
     mixed = None if real is None else (added, real.settings)
-    wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start, mixed)
+    kept = prior_pairs(None if prior is None else prior.selected(), chosen.prior_weight)
+    beside = None if prior is None else (kept, prior.settings)
+    wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside)
     # Everything that can be wrong is found before anything is written.
     if record.check(folder, wanted) and (folder / FILE).exists():
         return folder
-    batches = Batches(model, [*pairs, *added], chosen)
+    batches = Batches(model, [*pairs, *added], chosen, kept)
     if adapters.attached(model):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "
@@ -234,7 +239,7 @@ def _diverged(
     loss: float, norm: float, batches: Batches, step: int, checkpoints: Sequence[Path]
 ) -> str:
     last = f"last checkpoint: {checkpoints[-1]}" if checkpoints else "no checkpoint yet"
-    pairs = sorted(set(batches.pairs(step).tolist()))
+    pairs = sorted({pair for pair in batches.pairs(step).tolist() if pair < len(batches)})
     shown = ", ".join(map(str, pairs[:8])) + (", ..." if len(pairs) > 8 else "")
     return (
         f"step {step + 1}: loss is {loss} and the gradient's norm {norm}, expected finite numbers "

@@ -80,5 +80,8 @@ class BatchLoss:
         if self._embed is not None:
             samples = replace(samples, cond=self._embed(samples.cond))
         loss = denoising_loss(denoise, samples, self._table, self._prediction)
-        share: Tensor = (loss * self._weights[samples.t]).sum() / self._batch
+        weights = self._weights[samples.t]
+        if samples.weight is not None:
+            weights = weights * samples.weight
+        share: Tensor = (loss * weights).sum() / self._batch
         return share

@@ -30,6 +30,7 @@ def settings(
     config: TuneConfig,
     start: Path | None,
     real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the adapter, as plain JSON.
 
@@ -40,6 +41,7 @@ def settings(
         config: without what changes only speed and memory.
         start: the adapter training starts from, by the SHA-256 of its file, or None.
         real: the real pairs that are trained on too, and their set's settings.
+        prior: the same of the prior pairs.
 
     Raises:
         UserError: ``start`` is not there.
@@ -53,6 +55,8 @@ def settings(
     }
     if real is not None:
         found["real"] = _described(*real)
+    if prior is not None:
+        found["prior"] = _described(*prior)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

@@ -121,7 +121,8 @@ def test_the_gradient_is_that_of_diffusers_and_peft(tmp_path: Path, way: Any, me
     assert sum(name.startswith("text_encoder.") for name in got) >= 16
     for name, gradient in expected.items():
         assert gradient.norm() > 0, name
-        assert float((got[name] - gradient).norm() / gradient.norm()) < 1e-6, name
+        # Ours adds the noise and takes the loss in float32.
+        assert float((got[name] - gradient).norm() / gradient.norm()) < 1e-5, name
 
 
 @pytest.mark.parametrize("method", ["dora", "lora"])
