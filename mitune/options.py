@@ -186,7 +186,7 @@ class Tuning:
     """Hyper-parameters of the adapter."""
 
     method: str | None = None
-    """dora or lora."""
+    """dora or lora; full trains all weights of the UNet, as a control."""
     rank: int | None = None
     """Rank of the adapter."""
     alpha: float | None = None

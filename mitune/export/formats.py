@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mitune.export.layers import Layer
-from mitune.tuning.adapter_file import TEXT_ENCODER, UNET
+from mitune.tuning.names import TEXT_ENCODER, UNET
 
 _PREFIXES = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.tuning import adapter as adapters
-from mitune.tuning.adapter_file import TEXT_MODEL, UNET
+from mitune.tuning.names import TEXT_MODEL, UNET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Layer:
 
     Attributes:
         name: of the layer in its network, dots and all.
-        network: UNET or TEXT_ENCODER of ``mitune.tuning.adapter_file``.
+        network: UNET or TEXT_ENCODER of ``mitune.tuning.names``.
         weight: W of the base, ``[out, in]`` or ``[out, C, h, w]`` float32.
         down: A, ``[rank, in]`` or ``[rank, C, h, w]``.
         up: B, ``[out, rank]`` or ``[out, rank, 1, 1]``.

@@ -8,7 +8,7 @@ from mitune.export.layers import adapted
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.sets.files import publish
 from mitune.tuning import adapter as adapters
-from mitune.tuning.adapter_file import resolve
+from mitune.tuning.adapter_file import run_of
 from mitune.tuning.card import CARD, Form, card
 from mitune.tuning.merge import merged_weights
 
@@ -49,10 +49,14 @@ def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
         UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
             or that does not fit; a model in half precision.
     """
-    run = resolve(adapter).parent
+    run = run_of(adapter)
     with new_folder(out) as folder:
         with adapted(model, adapter):
-            weights = {n: merged_weights(c) for n, c in adapters.carriers(model).items()}
+            # Copies: what a full fine-tuning left on the UNet is taken off it again.
+            weights = {
+                network: {name: tensor.clone() for name, tensor in merged_weights(carrier).items()}
+                for network, carrier in adapters.carriers(model).items()
+            }
         merged = {name: copy.deepcopy(model.pipeline.components[name]) for name in weights}
         for name, network in merged.items():
             network.load_state_dict(weights[name])

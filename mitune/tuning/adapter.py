@@ -1,24 +1,22 @@
 """Adapters on a model: attach, load, restore, save, detach.
 
 An adapter is on the UNet and, where the text encoder is trained too, on that
-(``mitune.tuning.network`` has the equations). All of it comes and goes together.
+(``mitune.tuning.network`` has the equations). All of it comes and goes together. The weights of a
+full fine-tuning stand wherever an adapter may (``mitune.tuning.full``).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from peft import LoraConfig
 from torch import nn
 
 from mitune.errors import UserError
 from mitune.noise import prompt_id
-from mitune.tuning import network
-from mitune.tuning.adapter_file import TEXT_ENCODER, UNET, read_file, write_file
+from mitune.tuning import full, network
+from mitune.tuning.adapter_file import FILE, read_file, resolve, write_file
 from mitune.tuning.config import TuneConfig
-
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""The text encoder's layers that are adapted, those of diffusers' train_dreambooth_lora."""
+from mitune.tuning.names import TEXT_ENCODER, UNET
 
 _TEXT_STREAM = prompt_id("mitune.tuning/text_encoder")
 
@@ -40,16 +38,19 @@ def attach(model: Adaptable, config: TuneConfig) -> None:
     Args:
         model: without adapter.
         config: its method, rank, alpha, targets and seed are used; with a text_encoder_lr the text
-            encoder gets one too, on TEXT_TARGETS.
+            encoder gets one too, on ``network.TEXT_TARGETS``. With method full there is no adapter,
+            and all the UNet's own weights train.
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists those there
-            are), or a model that has an adapter.
+            are), or a model that has an adapter; method full in half precision.
     """
     if attached(model):
         raise _occupied()
+    if config.method == "full":
+        full.begin(model.unet)
     check_targets(model, config)
-    for name, asked in _asked(config).items():
+    for name, asked in network.asked(config).items():
         # Of a stream of its own: the two must not begin with the same numbers.
         seed = config.seed ^ (_TEXT_STREAM if name == TEXT_ENCODER else 0)
         network.inject(_networks(model)[name], asked, seed)
@@ -63,7 +64,7 @@ def check_targets(model: Adaptable, config: TuneConfig) -> None:
         UserError: a target that names no linear or convolution layer (the message lists those there
             are).
     """
-    for name, asked in _asked(config).items():
+    for name, asked in network.asked(config).items():
         network.check_targets(_networks(model)[name], sorted(asked.target_modules or ()))
 
 
@@ -77,7 +78,8 @@ def load(
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file, in
             diffusers' layout, of ``save`` or of another trainer (which knows no fingerprint: only
             the layers and shapes are then checked). The text encoder's tensors in it go on the text
-            encoder.
+            encoder. Or the folder of a run with method full, whose weights replace the UNet's,
+            in its dtype.
         fingerprint: of the model; None skips the check.
         trainable: whether the adapter's tensors require gradients.
 
@@ -90,14 +92,13 @@ def load(
     """
     if attached(model):
         raise _occupied()
+    if whole := full.found(path):
+        notes = full.notes(whole)
+        _same_model(whole, notes, fingerprint)
+        full.load(model.unet, whole, trainable=trainable)
+        return notes
     content = read_file(path)
-    there = content.notes.get("fingerprint")
-    if fingerprint is not None and there is not None and there != fingerprint:
-        raise UserError(
-            f"adapter {content.path} was trained on another model ({content.notes.get('model')}, "
-            f"fingerprint {str(there)[:12]}): expected one of this model, fingerprint "
-            f"{fingerprint[:12]}; load the model it was trained on, or train it anew"
-        )
+    _same_model(content.path, content.notes, fingerprint)
     try:
         for name, part in content.parts.items():
             network.put(_networks(model)[name], part, content.path)
@@ -114,6 +115,9 @@ def restore(model: Adaptable, path: Path | str) -> None:
 
     Raises UserError when the file is absent, damaged or of an adapter with other layers or ranks.
     """
+    if full.carried(model.unet):
+        full.restore(model.unet, resolve(path))
+        return
     content = read_file(path)
     for name, carrier in carriers(model).items():
         network.assign(carrier, content.part(name), content.path)
@@ -142,12 +146,15 @@ def save(model: Adaptable, folder: Path | str, metadata: Mapping[str, Any]) -> P
         raise ValueError(f"got metadata {dict(metadata)}; expected a fingerprint in it")
     if not attached(model):
         raise ValueError("got a model without adapter; expected one from attach or load")
+    if full.carried(model.unet):
+        return full.save(model.unet, Path(folder), metadata)
     parts = {name: network.taken(carrier) for name, carrier in carriers(model).items()}
     return write_file(Path(folder), parts, metadata)
 
 
 def detach(model: Adaptable) -> None:
-    """Take any adapter off, in place: the model's own layers are back, their weights untouched."""
+    """Take any adapter off, in place: the model's own layers and weights are back, to the bit."""
+    full.strip(model.unet)
     for each in _networks(model).values():
         network.strip(each)
 
@@ -158,8 +165,17 @@ def attached(model: Adaptable) -> bool:
 
 
 def carriers(model: Adaptable) -> dict[str, Any]:
-    """The networks that an adapter is on, by UNET and TEXT_ENCODER."""
-    return {name: each for name, each in _networks(model).items() if network.adapted(each)}
+    """The networks that an adapter is on, or that carry tuned weights, by UNET and TEXT_ENCODER."""
+    return {
+        name: each
+        for name, each in _networks(model).items()
+        if network.adapted(each) or full.carried(each)
+    }
+
+
+def finished(folder: Path) -> bool:
+    """Whether the folder of a run holds what ``save`` writes."""
+    return (folder / FILE).exists() or full.found(folder) is not None
 
 
 def parameters(model: Adaptable) -> dict[str, nn.Parameter]:
@@ -168,7 +184,7 @@ def parameters(model: Adaptable) -> dict[str, nn.Parameter]:
     return {
         name if part == UNET else f"{part}.{name}": tensor
         for part, carrier in carriers(model).items()
-        for name, tensor in network.parameters(carrier).items()
+        for name, tensor in _tensors(carrier).items()
     }
 
 
@@ -178,7 +194,7 @@ def groups(model: Adaptable, config: TuneConfig) -> list[dict[str, Any]]:
     rates = {UNET: config.lr, TEXT_ENCODER: config.text_encoder_lr}
     return [
         {
-            "params": list(network.parameters(carrier).values()),
+            "params": list(_tensors(carrier).values()),
             "lr": rates[name],
             "initial_lr": rates[name],
         }
@@ -188,7 +204,15 @@ def groups(model: Adaptable, config: TuneConfig) -> list[dict[str, Any]]:
 
 def require(model: Adaptable, config: TuneConfig, path: Path | str) -> None:
     """Raise UserError unless the adapter (loaded from ``path``) is what ``config`` asks for."""
-    there, asked = carriers(model), _asked(config)
+    there, asked = carriers(model), network.asked(config)
+    if full.carried(model.unet) or config.method == "full":
+        kinds = ["full" if full.carried(model.unet) else "an adapter", config.method]
+        if kinds == ["full", "full"]:
+            return
+        raise UserError(
+            f"{path} is not of the kind to be trained (method is {kinds[0]} there and {kinds[1]} "
+            "here): expected the same; go on with its method, or start afresh"
+        )
     differing = [
         f"the {name} is {'adapted' if name in there else 'plain'} there and "
         f"{'trained' if name in asked else 'not trained'} here"
@@ -203,27 +227,25 @@ def require(model: Adaptable, config: TuneConfig, path: Path | str) -> None:
         )
 
 
+def _same_model(file: Path, notes: Mapping[str, Any], fingerprint: str | None) -> None:
+    there = notes.get("fingerprint")
+    if fingerprint is not None and there is not None and there != fingerprint:
+        raise UserError(
+            f"adapter {file} was trained on another model ({notes.get('model')}, "
+            f"fingerprint {str(there)[:12]}): expected one of this model, fingerprint "
+            f"{fingerprint[:12]}; load the model it was trained on, or train it anew"
+        )
+
+
+def _tensors(carrier: Any) -> dict[str, nn.Parameter]:
+    if full.carried(carrier):
+        return dict(carrier.named_parameters())
+    return network.parameters(carrier)
+
+
 def _networks(model: Adaptable) -> dict[str, Any]:
     found = {UNET: model.unet, TEXT_ENCODER: model.text_encoder}
     return {name: each for name, each in found.items() if each is not None}
-
-
-def _asked(config: TuneConfig) -> dict[str, LoraConfig]:
-    """What ``config`` puts on each network, in peft's words."""
-    targets = {UNET: config.targets}
-    if config.text_encoder_lr is not None:
-        targets[TEXT_ENCODER] = TEXT_TARGETS
-    alpha: Any = config.alpha  # peft declares an int and takes any number
-    return {
-        name: LoraConfig(
-            r=config.rank,
-            lora_alpha=alpha,
-            target_modules=sorted(set(ends)),
-            use_dora=config.method == "dora",
-            init_lora_weights="gaussian",
-        )
-        for name, ends in targets.items()
-    }
 
 
 def _occupied() -> UserError:

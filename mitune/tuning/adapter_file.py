@@ -9,7 +9,6 @@ from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
-from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,31 +16,16 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
+from mitune.tuning.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
 
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
 
+FULL = "unet/diffusion_pytorch_model.safetensors"
+"""What a full fine-tuning leaves in its place: a whole UNet, under diffusers' name."""
+
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
-
-UNET, TEXT_ENCODER = "unet", "text_encoder"
-"""The networks an adapter may be on, as diffusers names them and their tensors begin."""
-
-TEXT_MODEL = "text_model."
-"""What transformers before 5 puts before every name in a text encoder. In files it always stands
-there, as diffusers reads it with any transformers and ComfyUI looks for it; in memory never."""
-
-# Peft's words and diffusers'. The magnitudes of a text encoder diffusers itself writes under peft's
-# word and then, with transformers 5, does not find again: it goes on with the base's norms, and no
-# more than a line in the log. Under this word every version finds them.
-_WORDS = {
-    UNET: {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."},
-    TEXT_ENCODER: {
-        ".lora_A.": ".lora_linear_layer.down.",
-        ".lora_B.": ".lora_linear_layer.up.",
-        ".lora_magnitude_vector": ".lora_magnitude_vector.weight",
-    },
-}
 
 # What of peft's LoraConfig decides the weights. Only this is written: the LoraConfig of another
 # peft version refuses fields it does not know, and these every version knows.
@@ -98,13 +82,20 @@ class AdapterFile:
 
 
 def resolve(path: Path | str) -> Path:
-    """The adapter's file for a folder or file. Raises UserError when there is none."""
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"adapter {path} is not there: expected a folder with {FILE} or a .safetensors file"
-        )
-    return file
+    """The file of an adapter, or of what stands in its place, for a folder or file. Raises
+    UserError when there is none."""
+    place = Path(path)
+    for file in (place / FILE, place / FULL) if place.is_dir() else (place,):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"adapter {path} is not there: expected a folder with {FILE} or a .safetensors file"
+    )
+
+
+def run_of(path: Path | str) -> Path:
+    """The folder that an adapter, given by folder or file, lies in."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def digest(path: Path | str) -> str:
@@ -150,14 +141,7 @@ def read_file(path: Path | str) -> AdapterFile:
 def _part(
     file: Path, network: str, stored: Mapping[str, Tensor], described: Mapping[str, Any]
 ) -> Part:
-    tensors: dict[str, Tensor] = {}
-    for key, value in stored.items():
-        key = key.removeprefix(TEXT_MODEL)
-        for ours, theirs in _WORDS[network].items():
-            key = key.replace(theirs, ours)
-        tensors[key] = value
-    if network == UNET:  # older names too
-        tensors = convert_unet_state_dict_to_peft(tensors)
+    tensors = as_peft(network, stored)
     unknown = next((key for key in tensors if not key.endswith(_SUFFIXES)), None)
     if unknown is not None:
         raise misfit(file, f"{unknown} is no part of a LoRA or DoRA adapter")
@@ -200,7 +184,7 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
         publish(Path(filename), to_bytes(weights, header))
 
     make_folder(folder)
-    named = {network: _named(network, part.tensors) for network, part in parts.items()}
+    named = {network: as_diffusers(network, part.tensors) for network, part in parts.items()}
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
         unet_lora_layers=named.get(UNET),
@@ -209,18 +193,6 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
         save_function=write,
     )
     return folder / FILE
-
-
-def _named(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Not by diffusers' convert_state_dict_to_diffusers: of a UNet it renames the attention
-    # projections alone, and of a file with names of both kinds diffusers loads one kind, with no
-    # more than a warning.
-    named = {}
-    for key, value in tensors.items():
-        for ours, theirs in _WORDS[network].items():
-            key = key.replace(ours, theirs)
-        named[(TEXT_MODEL if network == TEXT_ENCODER else "") + key] = value
-    return named
 
 
 def misfit(file: Path, what: str) -> UserError:

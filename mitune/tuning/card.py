@@ -76,6 +76,15 @@ ADAPTER = Form(
     pipeline = StableDiffusionPipeline.from_pretrained({source})
     pipeline.load_lora_weights("path/of/this/folder")""",
 )
+WHOLE = Form(
+    title="Tuned UNet",
+    relation="finetune",
+    use="""\
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    unet = UNet2DConditionModel.from_pretrained("path/of/this/folder", subfolder="unet")
+    pipeline = StableDiffusionPipeline.from_pretrained({source}, unet=unet)""",
+    limits=("All weights of the UNet were trained; everything else is the base's.",),
+)
 
 
 def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mitune.errors import UserError
 
-METHODS = ("dora", "lora")
+METHODS = ("dora", "lora", "full")
 LR_SCHEDULERS = ("constant", "linear")
 GRADIENTS = ("peft", "merged")
 
@@ -18,8 +18,9 @@ class TuneConfig:
     Raises UserError naming the first setting that is out of range.
     """
 
-    method: Literal["dora", "lora"] = "dora"
-    """dora trains a low-rank direction and a magnitude per output, lora the direction alone."""
+    method: Literal["dora", "lora", "full"] = "dora"
+    """dora trains a low-rank direction and a magnitude per output, lora the direction alone; full
+    all weights of the UNet, without an adapter: rank, alpha and targets are not used."""
     rank: int = 32
     """Rank of the update B A."""
     alpha: float = 32
@@ -80,6 +81,11 @@ class TuneConfig:
                 raise UserError(
                     f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
                 )
+        if self.method == "full" and (self.gradient, self.text_encoder_lr) != ("peft", None):
+            raise UserError(
+                "method full trains the UNet's own weights: expected gradient peft and no "
+                "text_encoder_lr, as there is no adapter to merge and none for the text encoder"
+            )
         counts = ("rank", "batch", "iterations", "checkpoint_every", "keep_checkpoints")
         for name in counts if self.micro_batch == "auto" else (*counts, "micro_batch"):
             if getattr(self, name) < 1:

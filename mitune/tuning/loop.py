@@ -17,9 +17,8 @@ from mitune.provenance import environment, versions
 from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
 from mitune.tuning import checkpoint, record
-from mitune.tuning.adapter_file import FILE
 from mitune.tuning.batches import Batches, Tunable
-from mitune.tuning.card import CARD, card
+from mitune.tuning.card import ADAPTER, CARD, WHOLE, card
 from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
@@ -54,7 +53,8 @@ def tune(
     prior: Pairs | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
-    """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
+    """Train an adapter, or with method full the UNet, on the kept pairs; or go on with the run that
+    is in ``out``.
 
     The result depends on (model, all pairs, config, starting adapter) alone. On one device a run
     that was killed and resumed ends in the same bits as one that was not; ``micro_batch`` and the
@@ -64,8 +64,8 @@ def tune(
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
-        out: folder of the run: pytorch_lora_weights.safetensors, README.md (the model card),
-            run.json, metrics.jsonl, checkpoints/.
+        out: folder of the run: pytorch_lora_weights.safetensors (or unet/), README.md (the model
+            card), run.json, metrics.jsonl, checkpoints/.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         real: a set of real pictures, the best of which join the pairs until they are
@@ -75,7 +75,8 @@ def tune(
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
-        ``out``, which ``StableDiffusionPipeline.load_lora_weights`` reads.
+        ``out``, which ``StableDiffusionPipeline.load_lora_weights`` reads, and ``mitune.load`` as
+        an adapter whatever the method.
 
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
@@ -94,7 +95,7 @@ def tune(
     beside = None if prior is None else (kept, prior.settings)
     wanted = record.settings(model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside)
     # Everything that can be wrong is found before anything is written.
-    if record.check(folder, wanted) and (folder / FILE).exists():
+    if record.check(folder, wanted) and adapters.finished(folder):
         return folder
     batches = Batches(model, [*pairs, *added], chosen, kept)
     if adapters.attached(model):
@@ -109,7 +110,7 @@ def tune(
             if first and not record.check(folder, wanted):
                 record.write(folder, wanted, environment(model.device), model.name)
             processes.wait()
-            if not (folder / FILE).exists():
+            if not adapters.finished(folder):
                 _train(model, batches, state, folder, chosen, wanted, processes, progress)
                 processes.wait()
     finally:
@@ -195,7 +196,7 @@ def _train(
             return
         if state.step == config.iterations:
             # Before the adapter, whose file is what says that the run is finished.
-            publish(out / CARD, card(out))
+            publish(out / CARD, card(out, WHOLE if config.method == "full" else ADAPTER))
             adapters.save(state.model, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)

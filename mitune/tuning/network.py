@@ -17,9 +17,32 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mitune.errors import UserError
-from mitune.tuning.adapter_file import TEXT_MODEL, Part, misfit
+from mitune.tuning.adapter_file import Part, misfit
+from mitune.tuning.config import TuneConfig
+from mitune.tuning.names import TEXT_ENCODER, TEXT_MODEL, UNET
+
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The text encoder's layers that are adapted, those of diffusers' train_dreambooth_lora."""
 
 _NAME = "default"
+
+
+def asked(config: TuneConfig) -> dict[str, LoraConfig]:
+    """What ``config`` puts on each network, in peft's words."""
+    targets = {UNET: config.targets} if config.method != "full" else {}
+    if config.text_encoder_lr is not None:
+        targets[TEXT_ENCODER] = TEXT_TARGETS
+    alpha: Any = config.alpha  # peft declares an int and takes any number
+    return {
+        name: LoraConfig(
+            r=config.rank,
+            lora_alpha=alpha,
+            target_modules=sorted(set(ends)),
+            use_dora=config.method == "dora",
+            init_lora_weights="gaussian",
+        )
+        for name, ends in targets.items()
+    }
 
 
 def inject(network: Any, config: LoraConfig, seed: int) -> None:

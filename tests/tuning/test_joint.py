@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
 from joint_model import (
     TEXTS,
     embeddings,
@@ -20,7 +20,7 @@ from joint_model import (
     scramble_all,
     trained_joint,
 )
-from peft import get_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from test_processes import run as run_processes
 from tiny_model import TinySet, config, tree
@@ -39,6 +39,7 @@ from mitune.tuning.batches import Batches
 from mitune.tuning.gradient import PeftGradient
 from mitune.tuning.merged import MergedGradient
 
+START = "text_encoder.text_model."
 LAYER = "encoder.layers.1.self_attn.q_proj"
 
 
@@ -173,13 +174,13 @@ def saved_by_diffusers(model: StableDiffusion, folder: Path) -> Path:
 def test_what_diffusers_saves_is_read(tmp_path: Path, method: str) -> None:
     model = trained_joint(tmp_path / "ours", method=method, alpha=10.0)
     theirs = saved_by_diffusers(model, tmp_path / "theirs")
-    start, part = "text_encoder.text_model.", "lora_magnitude_vector"
+    part = "lora_magnitude_vector"
     # Of ours the names of the text encoder differ: transformers' own, and DoRA's magnitudes.
     ours = {
-        k.replace(start, "text_encoder.").replace(f"{part}.weight", part): v
+        k.replace(START, "text_encoder.").replace(f"{part}.weight", part): v
         for k, v in load_file(tmp_path / "ours" / FILE).items()
     }
-    found = {k.replace(start, "text_encoder."): v for k, v in load_file(theirs / FILE).items()}
+    found = {k.replace(START, "text_encoder."): v for k, v in load_file(theirs / FILE).items()}
     assert found.keys() == ours.keys()
     assert all(torch.equal(found[key], ours[key]) for key in ours)
     again = joint_model()
@@ -196,13 +197,21 @@ def test_what_diffusers_saves_is_read(tmp_path: Path, method: str) -> None:
 
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) < 5, reason="it was right before")
 def test_magnitudes_under_diffusers_own_name_are_lost(tmp_path: Path) -> None:
-    """That is why ours have another: diffusers leaves the base's norms in their place."""
+    """That is why ours have another: diffusers leaves the base's norms in their place. Peft's own
+    loader reads ours too."""
     model = trained_joint(tmp_path / "ours")
     theirs = pipeline()
     theirs.load_lora_weights(saved_by_diffusers(model, tmp_path / "theirs"))
     layer = theirs.text_encoder.get_submodule(LAYER)
     norms = layer.base_layer.weight.norm(dim=1)
     assert furthest(layer.lora_magnitude_vector["default_0"].weight, norms) < 1e-6
+    ours = load_file(tmp_path / "ours" / FILE)
+    values = {k.removeprefix(START): v for k, v in ours.items() if k.startswith(START)}
+    network = joint_model().text_encoder
+    network.add_adapter(model.text_encoder.peft_config["default"], "default")
+    set_peft_model_state_dict(network, convert_state_dict_to_peft(values), adapter_name="default")
+    weights, expected = network.state_dict(), model.text_encoder.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
     magnitude = load_file(tmp_path / "theirs" / FILE)[f"text_encoder.{LAYER}.lora_magnitude_vector"]
     assert furthest(magnitude, norms) > 0.1
 
