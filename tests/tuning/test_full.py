@@ -138,9 +138,12 @@ def test_the_model_is_left_plain(straight: Path, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_the_micro_batch_does_not_change_it(tmp_path: Path, straight: Path) -> None:
-    run(tmp_path, micro_batch=3)
-    assert distance(tmp_path, straight) <= 1e-5
+def test_the_micro_batch_does_not_change_it(tmp_path: Path) -> None:
+    # Some of so many weights have gradients near 0. With eps 1e-8 AdamW makes whole steps of their
+    # rounding, and so two runs part by 2e-5.
+    for micro_batch in (8, 3):
+        run(tmp_path / str(micro_batch), micro_batch=micro_batch, eps=1e-4)
+    assert distance(tmp_path / "3", tmp_path / "8") <= 1e-6
 
 
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, straight: Path) -> None:
