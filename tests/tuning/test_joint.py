@@ -31,6 +31,7 @@ from mitune.errors import UserError
 from mitune.evaluation.report import compare_models
 from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.options import Tuning
 from mitune.sampler import SamplerConfig
 from mitune.score import score
 from mitune.tuning import TuneConfig, adapter, tune
@@ -412,3 +413,10 @@ def test_half_precision_trains_a_float32_adapter(tmp_path: Path) -> None:
 
 def test_the_card_tells_it(straight: Path) -> None:
     assert "| text_encoder_lr | 0.0005 |" in (straight / "README.md").read_text()
+
+
+def test_the_option_reaches_the_config() -> None:
+    preset = TuneConfig()
+    assert Tuning(text_encoder_lr=5e-6).config(preset, 3).text_encoder_lr == 5e-6
+    assert Tuning().config(preset, 3).text_encoder_lr is None
+    assert Tuning(method="full").config(preset, 3).method == "full"
