@@ -71,7 +71,7 @@ def align(
     """
     if rounds < 1:
         raise UserError(f"rounds is {rounds}: expected at least 1")
-    if adapter.attached(model.unet):
+    if adapter.attached(model):
         raise UserError(
             "the model carries an adapter: align starts from the plain model; load it without"
         )
@@ -82,7 +82,12 @@ def align(
             f"real_share is {config.real_share}: align mixes in no real pictures; build the set, "
             "and tune on it with them"
         )
-    adapter.check_targets(model.unet, config)
+    if config.prior_weight:
+        raise UserError(
+            f"prior_weight is {config.prior_weight}: align has no prior set; build the sets, and "
+            "tune on one with the other as its prior"
+        )
+    adapter.check_targets(model, config)
     done: list[Round] = []
     for number in range(1, rounds + 1):
         place = folder / f"round-{number}"
@@ -112,7 +117,7 @@ def align(
             )
         # The graph is trained from the plain base: an adapter still attached would be frozen into
         # it.
-        adapter.detach(model.unet)
+        adapter.detach(model)
         path = tune(
             model,
             built,
@@ -121,8 +126,8 @@ def align(
             adapter=previous,
             progress=_bind(on_step, number),
         )
-        adapter.detach(model.unet)
-        adapter.load(model.unet, path, fingerprint=model.fingerprint)
+        adapter.detach(model)
+        adapter.load(model, path, fingerprint=model.fingerprint)
         done.append(Round(set=built, adapter=path))
     return done
 

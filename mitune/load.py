@@ -77,5 +77,5 @@ def load(
     else:
         loaded = load_stable_diffusion(model, device=where, precision=precision, variant=variant)
     if adapter is not None:
-        adapters.load(loaded.unet, Path(adapter), fingerprint=loaded.fingerprint)
+        adapters.load(loaded, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded

@@ -192,7 +192,7 @@ class Tuning:
     """Hyper-parameters of the adapter."""
 
     method: str | None = None
-    """dora or lora."""
+    """dora or lora; full trains all weights of the UNet, as a control."""
     rank: int | None = None
     """Rank of the adapter."""
     alpha: float | None = None
@@ -205,6 +205,9 @@ class Tuning:
     """Share of samples trained on the empty prompt."""
     lr: float | None = None
     """Learning rate of AdamW."""
+    text_encoder_lr: float | None = None
+    """Train the text encoder too, with this learning rate, often far below --lr, such as 5e-6.
+    None: it stays as it is."""
     lr_scheduler: str | None = None
     """constant, or linear, which falls to 0."""
     iterations: int | None = None
@@ -229,6 +232,7 @@ class Tuning:
             "t_range": self.t_range,
             "caption_dropout": self.caption_dropout,
             "lr": self.lr,
+            "text_encoder_lr": self.text_encoder_lr,
             "lr_scheduler": self.lr_scheduler,
             "gradient": self.gradient,
             "backend": backend,

@@ -36,7 +36,7 @@ def shapes_model(_shapes) -> Iterator:
     from mitune.tuning import adapter
 
     yield _shapes
-    adapter.detach(_shapes.unet)
+    adapter.detach(_shapes)
 
 
 @pytest.fixture(autouse=True)

@@ -52,19 +52,19 @@ def test_rounds_go_on_from_one_another(shapes_model, tmp_path):
     # a little decay.
     lr = shapes_model.preset.tuning.lr
     assert max(float((one[n] - two[n]).abs().max()) for n in one) < 6 * lr
-    assert adapter.attached(shapes_model.unet)
+    assert adapter.attached(shapes_model)
 
 
 def test_a_finished_run_is_not_done_again(shapes_model, tmp_path):
     before = weights(run(shapes_model, tmp_path, 1)[0].adapter)
-    adapter.detach(shapes_model.unet)
+    adapter.detach(shapes_model)
     called = []
     again = run(shapes_model, tmp_path, 1, on_candidate=lambda *a: called.append(a))
     after = weights(again[0].adapter)
     assert not called
     assert all(torch.equal(before[n], after[n]) for n in before)
     # And more rounds go on from there.
-    adapter.detach(shapes_model.unet)
+    adapter.detach(shapes_model)
     assert len(run(shapes_model, tmp_path, 2, on_candidate=lambda *a: called.append(a))) == 2
     assert {c[0] for c in called} == {2}
 
@@ -81,7 +81,7 @@ def test_the_adapter_works_in_plain_diffusers(shapes_model, tmp_path):
     with torch.no_grad():
         theirs = pipeline.unet(z, t, cond["encoder_hidden_states"]).sample
         ours = shapes_model(z, t, cond)
-        adapter.detach(shapes_model.unet)
+        adapter.detach(shapes_model)
         base = shapes_model(z, t, cond)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert float((ours - base).abs().max()) > 1e-4

@@ -47,8 +47,8 @@ class OurTrainer:
     """A step as ``mitune.tune`` takes it."""
 
     def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
-        adapter.attach(model.unet, config)
-        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model.unet)
+        adapter.attach(model, config)
+        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model)
         self._config = config
         self._batches = Batches(model, pairs, config)
         self._gradient = gradient_of(model, config)
@@ -179,7 +179,7 @@ def _reference(model: StableDiffusion, setting: TrainSetting) -> tuple[dict[str,
     forward and backward, through the plain UNet."""
     config = setting.config
     one = replace(config, batch=1, micro_batch=1)
-    adapter.attach(model.unet, config)
+    adapter.attach(model, config)
     with FlopCounterMode(display=False) as counter:
         made = MergedGradient(model, one)
         made.begin()
@@ -191,9 +191,7 @@ def _reference(model: StableDiffusion, setting: TrainSetting) -> tuple[dict[str,
     exact.begin()
     for samples in Batches(model, setting.pairs, config).step(0, 32):
         exact.add(samples)
-    found = {
-        n: p.grad.cpu() for n, p in adapter.parameters(model.unet).items() if p.grad is not None
-    }
+    found = {n: p.grad.cpu() for n, p in adapter.parameters(model).items() if p.grad is not None}
     return found, float(counter.get_total_flops())
 
 

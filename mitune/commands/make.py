@@ -54,7 +54,7 @@ class Align(Common, Pool, Tuning):
                 **self.pool(model.preset),
             )
         last = done[-1]
-        adapter.detach(model.unet)
+        adapter.detach(model)
         # The first round's pools are the plain model's, which is what is left to draw them again.
         sampler = self.sampler(model.preset.sampler)
         best_and_worst(model, done[0].set, sampler, self.out / "ranking.png")
@@ -187,6 +187,11 @@ class Tune(Common, Tuning, Watching):
     backend: str | None = None
     """What runs the UNet of the merged gradient: eager, or inductor, which compiles for some
     minutes first and keeps that for later runs."""
+    prior: Path | None = None
+    """Folder that `mitune build --select random` made: pairs on which the model is to stay as it is
+    (DreamBooth's prior preservation). Every step takes a batch of them too."""
+    prior_weight: float | None = None
+    """Weight of their loss. None: 1 with --prior."""
     seed: int = 0
     """Keys the adapter's start, the batches, the noise and the timesteps."""
 
@@ -194,15 +199,18 @@ class Tune(Common, Tuning, Watching):
         model = self.load()
         config = self.config(model.preset.tuning, self.seed, self.backend)
         watch = self.watch(model, self.seed)
+        default = 0.0 if self.prior is None else 1.0
+        weight = default if self.prior_weight is None else self.prior_weight
         first = rank() == 0
         with progress.bars(self.quiet or not first) as bars:
             path = tune(
                 model,
                 whole_set(self.set, model),
                 self.out,
-                replace(config, real_share=self.real_share),
+                replace(config, real_share=self.real_share, prior_weight=weight),
                 adapter=self.start,
                 real=None if self.real is None else whole_set(self.real, model),
+                prior=None if self.prior is None else whole_set(self.prior, model),
                 watch=watch,
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )

@@ -47,13 +47,13 @@ def compare_models(
     """
     drawn = {"base": draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)}
     for name, path in tuned.items():
-        adapters.load(model.unet, path, fingerprint=model.fingerprint)
+        adapters.load(model, path, fingerprint=model.fingerprint)
         try:
             drawn[name] = draw(
                 model, prompts, images=images, sampler=sampler, seed=seed, slots=slots
             )
         finally:
-            adapters.detach(model.unet)
+            adapters.detach(model)
     values = {name: measure(model, pictures, draws=MI_DRAWS) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn

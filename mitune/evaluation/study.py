@@ -109,7 +109,7 @@ def run(study: Study) -> dict[str, Any]:
                     on_candidate=bars.candidate,
                     on_step=bars.step,
                 )
-            adapter.detach(model.unet)
+            adapter.detach(model)
             tuned |= {f"{select} R={r}": each.adapter for r, each in enumerate(done, 1)}
             if seed == 0 and select == "mi":
                 best_and_worst(model, done[0].set, sampler, study.out / "ranking.png")

@@ -6,7 +6,6 @@ training is read, and neither it nor any random state is changed.
 
 import copy
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +32,7 @@ class HeldOutMI:
     one in training can raise that of its own pictures by contrasting its two predictions more.
 
     Args:
-        model: that will be trained, still plain: its weights, shared, are the judge's.
+        model: that will be trained, still plain: a copy of it is the judge.
         prompts: distinct texts that are not trained on.
         images: pictures of each.
         sampler: how they are drawn; None: as the model is used, its preset's.
@@ -58,16 +57,15 @@ class HeldOutMI:
     ) -> None:
         if draws < 1:
             raise UserError(f"draws is {draws}: expected at least 1")
-        if adapter.attached(model.unet):
+        if adapter.attached(model):
             raise UserError(
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
         self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
         self._judge, self._draws = copy.copy(model), draws
-        # Its own modules, which will get no adapter, around the same tensors.
-        unet = model.unet
-        tensors = itertools.chain(unet.parameters(), unet.buffers())
-        self._judge.unet = copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
+        # Its own: an adapter changes the modules of the model in training, method full its weights.
+        self._judge.unet = copy.deepcopy(model.unet)
+        self._judge.text_encoder = copy.deepcopy(model.text_encoder)
         self.prompts: Sequence[str] = list(prompts)
 
     @property

@@ -1,9 +1,10 @@
 """The tensors of ComfyUI's and kohya's files: names, shapes and what they must hold to mean the
 same weights.
 
-Both name a layer ``lora_unet_`` and its name in diffusers' UNet, every dot an underscore. kohya's
-sd-scripts train Stable Diffusion 1.x and 2.x under these names; ComfyUI finds them in its key map
-(comfy/lora.py, ``model_lora_keys_unet``, through comfy/utils.py, ``unet_to_diffusers``).
+Both name a layer ``lora_unet_`` and its name in diffusers' UNet, or ``lora_te_text_model_`` and its
+name in the text encoder, every dot an underscore. kohya's sd-scripts train Stable Diffusion 1.x and
+2.x under these names; ComfyUI finds them in its key maps (comfy/lora.py, ``model_lora_keys_unet``,
+through comfy/utils.py, ``unet_to_diffusers``, and ``model_lora_keys_clip``).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from mitune.export.layers import Layer
+from mitune.tuning.names import TEXT_ENCODER, UNET
+
+_PREFIXES = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +49,13 @@ def comfyui(layers: Sequence[Layer]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        tensors |= _plain(layer.name, layer.down, layer.up, layer.scale * layer.rank)
+        tensors |= _plain(_key(layer), layer.down, layer.up, layer.scale * layer.rank)
         if layer.magnitude is not None:
             eps = torch.finfo(torch.float32).eps
             norm = layer.weight.double().flatten(1).norm(dim=1) + eps
             scale = layer.magnitude.double() * norm / layer.direction().norm(dim=1)
             shape = (-1, *(1,) * (layer.weight.dim() - 1))
-            tensors[f"{_key(layer.name)}.dora_scale"] = scale.view(shape).float()
+            tensors[f"{_key(layer)}.dora_scale"] = scale.view(shape).float()
     return tensors
 
 
@@ -68,7 +72,7 @@ def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
             None: twice the adapter's for DoRA, the adapter's for LoRA.
 
     Returns:
-        The tensors as for ``comfyui`` without dora_scale, and each layer's error by its name.
+        The tensors as for ``comfyui`` without dora_scale, and each layer's error by its name there.
     """
     tensors: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
@@ -84,10 +88,10 @@ def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
         # looks for them under names that it has changed meanwhile. The factor is 1 where all is
         # alike.
         up = up * (scale * down.shape[0] / alpha)
-        tensors |= _plain(layer.name, down, up, alpha)
+        tensors |= _plain(_key(layer), down, up, alpha)
         held = alpha / down.shape[0] * (up.double().flatten(1) @ down.double().flatten(1))
         size = delta.norm().item()
-        errors[layer.name] = (delta - held).norm().item() / size if size else 0.0
+        errors[_key(layer)] = (delta - held).norm().item() / size if size else 0.0
     return Approximation(tensors=tensors, errors=errors)
 
 
@@ -110,8 +114,7 @@ def _truncated(layer: Layer, delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _plain(name: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
-    key = _key(name)
+def _plain(key: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
     return {
         f"{key}.lora_down.weight": down.float(),
         f"{key}.lora_up.weight": up.float(),
@@ -119,5 +122,5 @@ def _plain(name: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tenso
     }
 
 
-def _key(name: str) -> str:
-    return "lora_unet_" + name.replace(".", "_")
+def _key(layer: Layer) -> str:
+    return _PREFIXES[layer.network] + layer.name.replace(".", "_")

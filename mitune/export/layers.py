@@ -13,6 +13,7 @@ from torch import Tensor
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.tuning import adapter as adapters
+from mitune.tuning.names import TEXT_MODEL, UNET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class Layer:
     """One adapted layer. A convolution's kernel counts as inputs: in = C h w.
 
     Attributes:
-        name: of the layer in the UNet, dots and all.
+        name: of the layer in its network, dots and all.
+        network: UNET or TEXT_ENCODER of ``mitune.tuning.names``.
         weight: W of the base, ``[out, in]`` or ``[out, C, h, w]`` float32.
         down: A, ``[rank, in]`` or ``[rank, C, h, w]``.
         up: B, ``[out, rank]`` or ``[out, rank, 1, 1]``.
@@ -29,6 +31,7 @@ class Layer:
     """
 
     name: str
+    network: str = UNET
     weight: Tensor
     down: Tensor
     up: Tensor
@@ -76,18 +79,19 @@ def adapted(model: StableDiffusion, adapter: Path | str) -> Iterator[list[Layer]
             f"model {model.name} is in {model.precision}: expected float32, as an export is of "
             "the base's own weights; load it with precision float32"
         )
-    adapters.load(model.unet, adapter, fingerprint=model.fingerprint)
+    adapters.load(model, adapter, fingerprint=model.fingerprint)
     try:
         yield [
-            _layer(name, module)
-            for name, module in model.unet.named_modules()
+            _layer(network, name.removeprefix(TEXT_MODEL), module)
+            for network, carrier in adapters.carriers(model).items()
+            for name, module in carrier.named_modules()
             if isinstance(module, LoraLayer)
         ]
     finally:
-        adapters.detach(model.unet)
+        adapters.detach(model)
 
 
-def _layer(name: str, module: Any) -> Layer:
+def _layer(network: str, name: str, module: Any) -> Layer:
     (own,) = module.lora_A  # the name that peft keeps the one adapter under
     magnitude = None
     if own in module.lora_magnitude_vector:
@@ -95,6 +99,7 @@ def _layer(name: str, module: Any) -> Layer:
         magnitude = module.lora_magnitude_vector[own].weight.detach().flatten()
     return Layer(
         name=name,
+        network=network,
         weight=module.get_base_layer().weight.detach(),
         down=module.lora_A[own].weight.detach(),
         up=module.lora_B[own].weight.detach(),

@@ -7,7 +7,8 @@ from mitune.export.folder import new_folder
 from mitune.export.layers import adapted
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.sets.files import publish
-from mitune.tuning.adapter_file import resolve
+from mitune.tuning import adapter as adapters
+from mitune.tuning.adapter_file import run_of
 from mitune.tuning.card import CARD, Form, card
 from mitune.tuning.merge import merged_weights
 
@@ -18,9 +19,10 @@ _MERGED = Form(
     from diffusers import StableDiffusionPipeline
     pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")""",
     limits=(
-        "The adapter is merged into the denoiser's float32 weights and cannot be taken off again. "
-        "Adapters of the base are not for this model: its weights are others.",
-        "Text encoder, VAE, tokenizer and scheduler are the base's; a safety checker is left out.",
+        "The adapter is merged into the float32 weights of the denoiser, and of the text encoder "
+        "if that was trained, and cannot be taken off again. Adapters of the base are not for this "
+        "model: its weights are others.",
+        "All else is the base's; a safety checker is left out.",
         "`mitune` takes the paper's settings for it, as for any folder. What the embedded model "
         "`shapes` has of its own is lost: settings and prompts must be given, and there is no "
         "oracle.",
@@ -47,14 +49,19 @@ def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
         UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
             or that does not fit; a model in half precision.
     """
-    run = resolve(adapter).parent
+    run = run_of(adapter)
     with new_folder(out) as folder:
         with adapted(model, adapter):
-            weights = merged_weights(model.unet)
-        unet = copy.deepcopy(model.unet)
-        unet.load_state_dict(weights)
+            # Copies: what a full fine-tuning left on the UNet is taken off it again.
+            weights = {
+                network: {name: tensor.clone() for name, tensor in merged_weights(carrier).items()}
+                for network, carrier in adapters.carriers(model).items()
+            }
+        merged = {name: copy.deepcopy(model.pipeline.components[name]) for name in weights}
+        for name, network in merged.items():
+            network.load_state_dict(weights[name])
         pipeline = type(model.pipeline)(
-            **{**model.pipeline.components, "unet": unet}, requires_safety_checker=False
+            **(model.pipeline.components | merged), requires_safety_checker=False
         )
         pipeline.save_pretrained(folder, safe_serialization=True)
         publish(folder / CARD, card(run, _MERGED, base=model.name))

@@ -16,7 +16,17 @@ from mitune.export.merge import merge
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.provenance import versions
 from mitune.sets.files import publish
-from mitune.tuning.adapter_file import FILE, NOTES, digest, read_file, resolve, to_bytes, write_file
+from mitune.tuning import full
+from mitune.tuning.adapter_file import (
+    FILE,
+    NOTES,
+    digest,
+    read_file,
+    resolve,
+    run_of,
+    to_bytes,
+    write_file,
+)
 from mitune.tuning.card import ADAPTER, CARD, Form, card
 
 FORMATS = ("diffusers", "comfyui", "kohya", "merged")
@@ -72,6 +82,11 @@ def check_request(
     if rank is not None and rank < 1:
         raise UserError(f"rank is {rank}: expected at least 1")
     resolve(adapter)
+    if format != "merged" and full.found(adapter):
+        raise UserError(
+            f"{adapter} holds a whole UNet, of method full: expected an adapter for the format "
+            f"{format}; choose merged"
+        )
     check_new(Path(out))
 
 
@@ -105,12 +120,12 @@ def export_adapter(
     if format == "merged":
         return Exported(path=merge(model, adapter, out), file=None)
     place, content = Path(out), read_file(adapter)
-    run = content.path.parent
+    run = run_of(adapter)
     notes = {"model": model.name, "fingerprint": model.fingerprint} | content.notes
     with adapted(model, adapter) as layers, new_folder(place) as folder:
         if format == "diffusers":
             # Ours has its notes already, and comes out byte for byte.
-            write_file(folder, content.tensors, content.config, notes)
+            write_file(folder, content.parts, notes)
             publish(folder / CARD, card(run, ADAPTER, base=model.name))
             return Exported(path=place, file=place / FILE)
         file = place / f"{place.resolve().name}.safetensors"
@@ -130,7 +145,7 @@ def export_adapter(
 
 
 def _quality(plain: formats.Approximation, layers: Sequence[Layer]) -> dict[str, Any]:
-    errors = [plain.errors[layer.name] for layer in layers]
+    errors = list(plain.errors.values())
     downs = [value for key, value in plain.tensors.items() if key.endswith(".lora_down.weight")]
     return {
         "rank": max(down.shape[0] for down in downs),

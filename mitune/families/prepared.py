@@ -21,7 +21,7 @@ from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_
 from mitune.families.tensorrt_engine import TensorRT
 from mitune.families.upsampling import fold_upsampling, transposed
 from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing, Product
-from mitune.tuning import adapter
+from mitune.tuning import network
 from mitune.tuning.merge import merged_weights
 
 
@@ -54,7 +54,7 @@ class Prepared:
         check_precision(self.precision)
         self.dtype = PRECISIONS[self.precision]
         unet = copy.deepcopy(model.unet).requires_grad_(False)
-        adapter.detach(unet)
+        network.strip(unet)
         unet.to(self.dtype)
         fold = backend == "inductor" and unet.device.type == "cpu"  # where it was measured
         self._folded = fold_upsampling(unet) if fold else set()

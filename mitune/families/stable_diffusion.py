@@ -2,7 +2,7 @@
 pipeline folder or hub name."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,16 @@ class StableDiffusion:
         Longer prompts than the text encoder takes are cut as diffusers does; ``too_long`` says
         which those are.
         """
-        ids = self.tokenizer(
+        return self.embed(self.tokenize(prompts))
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """The empty prompt's embedding, one row."""
+        return self.encode_prompts([""])
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What ``embed`` takes: ``{"input_ids": [N, L]}`` int64 on the model's device, and an
+        ``attention_mask`` like it where the text encoder wants one."""
+        found = self.tokenizer(
             list(prompts),
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
@@ -126,15 +135,14 @@ class StableDiffusion:
         )
         # Some SD-2 text encoders want the padding masked, and say so in their config, as diffusers
         # honours it.
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = ids.attention_mask.to(self.device)
-        hidden = self.text_encoder(ids.input_ids.to(self.device), attention_mask=mask)[0]
-        return {"encoder_hidden_states": hidden.to(self.dtype)}
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        names = ("input_ids", "attention_mask") if masked else ("input_ids",)
+        return {name: found[name].to(self.device) for name in names}
 
-    def encode_null(self) -> dict[str, Tensor]:
-        """The empty prompt's embedding, one row."""
-        return self.encode_prompts([""])
+    def embed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As ``encode_prompts``, of what ``tokenize`` made; gradients reach the text encoder."""
+        hidden = self.text_encoder(**tokens)[0]
+        return {"encoder_hidden_states": hidden.to(self.dtype)}
 
     def too_long(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which the text encoder would see only the beginning."""

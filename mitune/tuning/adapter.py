@@ -1,139 +1,136 @@
-"""Adapters on a UNet: attach, load, restore, save, detach.
+"""Adapters on a model: attach, load, restore, save, detach.
 
-The layers are peft's own. DoRA (Liu et al., arXiv 2402.09353, Eq. 5) uses the weight
-    W' = m V / norm(V),  V = W + s B A,  s = alpha / rank
-with one norm and one magnitude m per output; the gradient takes the norm as a constant. LoRA uses
-V.
+An adapter is on the UNet and, where the text encoder is trained too, on that
+(``mitune.tuning.network`` has the equations). All of it comes and goes together. The weights of a
+full fine-tuning stand wherever an adapter may (``mitune.tuning.full``).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mitune.errors import UserError
-from mitune.tuning.adapter_file import AdapterFile, misfit, read_file, write_file
+from mitune.noise import prompt_id
+from mitune.tuning import full, network
+from mitune.tuning.adapter_file import FILE, read_file, resolve, write_file
 from mitune.tuning.config import TuneConfig
+from mitune.tuning.names import TEXT_ENCODER, UNET
 
-_NAME = "default"
+_TEXT_STREAM = prompt_id("mitune.tuning/text_encoder")
 
 
-def attach(unet: Any, config: TuneConfig) -> None:
-    """Put a fresh, trainable adapter on the UNet, in place; B = 0, so its prediction is unchanged.
+class Adaptable(Protocol):
+    """What an adapter needs of a model: a diffusers UNet2DConditionModel and a transformers
+    CLIPTextModel, or None in its place."""
+
+    unet: Any
+    text_encoder: Any
+
+
+def attach(model: Adaptable, config: TuneConfig) -> None:
+    """Put a fresh, trainable adapter on the model, in place; B = 0, so its prediction is unchanged.
 
     A is drawn from N(0, 1/rank^2) keyed by ``config.seed``; the global random state is neither used
     nor moved. The adapter is float32 also on a half-precision UNet, whose own weights are frozen.
 
     Args:
-        unet: a diffusers UNet2DConditionModel without adapter.
-        config: its method, rank, alpha, targets and seed are used.
+        model: without adapter.
+        config: its method, rank, alpha, targets and seed are used; with a text_encoder_lr the text
+            encoder gets one too, on ``network.TEXT_TARGETS``. With method full there is no adapter,
+            and all the UNet's own weights train.
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists those there
-            are), or a UNet that has an adapter.
+            are), or a model that has an adapter; method full in half precision.
     """
-    if attached(unet):
+    if attached(model):
         raise _occupied()
-    check_targets(unet, config)
-    alpha: Any = config.alpha  # peft declares an int and takes any number
-    _inject(
-        unet,
-        LoraConfig(
-            r=config.rank,
-            lora_alpha=alpha,
-            target_modules=sorted(set(config.targets)),
-            use_dora=config.method == "dora",
-            init_lora_weights="gaussian",
-        ),
-        config.seed,
-    )
+    if config.method == "full":
+        full.begin(model.unet)
+    check_targets(model, config)
+    for name, asked in network.asked(config).items():
+        # Of a stream of its own: the two must not begin with the same numbers.
+        seed = config.seed ^ (_TEXT_STREAM if name == TEXT_ENCODER else 0)
+        network.inject(_networks(model)[name], asked, seed)
 
 
-def check_targets(unet: Any, config: TuneConfig) -> None:
-    """That every target of ``config`` names layers of the UNet; for those who are long at work
-    before they attach.
+def check_targets(model: Adaptable, config: TuneConfig) -> None:
+    """That every target of ``config`` names layers of the UNet, and TEXT_TARGETS of the text
+    encoder if it is trained; for those who are long at work before they attach.
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists those there
             are).
     """
-    modules = dict(unet.named_modules())
-    for target in config.targets:
-        found = [module for name, module in modules.items() if _ends(name, target)]
-        if not found or not all(isinstance(module, nn.Linear | nn.Conv2d) for module in found):
-            raise UserError(
-                f"target {target!r} names no layer that can be adapted: expected ends of names "
-                f"such as {', '.join(_candidates(modules))}"
-            )
+    for name, asked in network.asked(config).items():
+        network.check_targets(_networks(model)[name], sorted(asked.target_modules or ()))
 
 
 def load(
-    unet: Any, path: Path | str, *, fingerprint: str | None = None, trainable: bool = False
+    model: Adaptable, path: Path | str, *, fingerprint: str | None = None, trainable: bool = False
 ) -> dict[str, Any]:
-    """Put the adapter of a file on the UNet, in place, with the file's values (held in float32).
+    """Put the adapter of a file on the model, in place, with the file's values (held in float32).
 
     Args:
-        unet: a diffusers UNet2DConditionModel without adapter; unchanged when the load fails.
+        model: without adapter; unchanged when the load fails.
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file, in
             diffusers' layout, of ``save`` or of another trainer (which knows no fingerprint: only
-            the layers and shapes are then checked).
-        fingerprint: of the model that the UNet belongs to; None skips the check.
+            the layers and shapes are then checked). The text encoder's tensors in it go on the text
+            encoder. Or the folder of a run with method full, whose weights replace the UNet's,
+            in its dtype.
+        fingerprint: of the model; None skips the check.
         trainable: whether the adapter's tensors require gradients.
 
     Returns:
         The metadata given to ``save``; empty for files of other programs.
 
     Raises:
-        UserError: no such file, a file that holds no adapter of a UNet, an adapter of another
-            model, or a UNet that has an adapter.
+        UserError: no such file, a file that holds no adapter, an adapter of another model, or a
+            model that has an adapter.
     """
-    if attached(unet):
+    if attached(model):
         raise _occupied()
+    if whole := full.found(path):
+        notes = full.notes(whole)
+        _same_model(whole, notes, fingerprint)
+        full.load(model.unet, whole, trainable=trainable)
+        return notes
     content = read_file(path)
-    there = content.notes.get("fingerprint")
-    if fingerprint is not None and there is not None and there != fingerprint:
-        raise UserError(
-            f"adapter {content.path} was trained on another model ({content.notes.get('model')}, "
-            f"fingerprint {str(there)[:12]}): expected one of this model, fingerprint "
-            f"{fingerprint[:12]}; load the model it was trained on, or train it anew"
-        )
-    modules = dict(unet.named_modules())
-    for name in sorted(content.layers):
-        if not isinstance(modules.get(name), nn.Linear | nn.Conv2d):
-            raise misfit(content.path, f"the UNet has no layer {name}")
+    _same_model(content.path, content.notes, fingerprint)
     try:
-        _inject(unet, content.config, 0)
-        _assign(unet, content)
+        for name, part in content.parts.items():
+            network.put(_networks(model)[name], part, content.path)
     except UserError:
-        detach(unet)
+        detach(model)
         raise
-    except ValueError as error:
-        detach(unet)
-        raise misfit(content.path, f"peft refuses its settings: {error}") from error
-    for parameter in parameters(unet).values():
+    for parameter in parameters(model).values():
         parameter.requires_grad_(trainable)
     return content.notes
 
 
-def restore(unet: Any, path: Path | str) -> None:
-    """Copy the values of a file (as in ``load``) into the adapter that is on the UNet.
+def restore(model: Adaptable, path: Path | str) -> None:
+    """Copy the values of a file (as in ``load``) into the adapter that is on the model.
 
     Raises UserError when the file is absent, damaged or of an adapter with other layers or ranks.
     """
-    _assign(unet, read_file(path))
+    if full.carried(model.unet):
+        full.restore(model.unet, resolve(path))
+        return
+    content = read_file(path)
+    for name, carrier in carriers(model).items():
+        network.assign(carrier, content.part(name), content.path)
 
 
-def save(unet: Any, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
-    """Write the UNet's adapter, for plain diffusers' ``load_lora_weights(folder)`` to read exactly.
+def save(model: Adaptable, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
+    """Write the model's adapter, for plain diffusers' ``load_lora_weights(folder)`` to read
+    exactly.
 
     The same adapter gives the same bytes; the file appears whole or not at all.
 
     Args:
-        unet: carries an adapter from ``attach`` or ``load``.
+        model: carries an adapter from ``attach`` or ``load``.
         folder: created if absent.
         metadata: plain JSON, kept in the file's header; ``fingerprint`` (of the base model) is what
             ``load`` checks, ``model`` the name it then shows.
@@ -143,54 +140,86 @@ def save(unet: Any, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
-        ValueError: no fingerprint in ``metadata``, or a UNet without adapter.
+        ValueError: no fingerprint in ``metadata``, or a model without adapter.
     """
     if not metadata.get("fingerprint"):
         raise ValueError(f"got metadata {dict(metadata)}; expected a fingerprint in it")
-    if not attached(unet):
-        raise ValueError("got a UNet without adapter; expected one from attach or load")
-    tensors = get_peft_model_state_dict(unet, adapter_name=_NAME)
-    return write_file(Path(folder), tensors, unet.peft_config[_NAME], metadata)
+    if not attached(model):
+        raise ValueError("got a model without adapter; expected one from attach or load")
+    if full.carried(model.unet):
+        return full.save(model.unet, Path(folder), metadata)
+    parts = {name: network.taken(carrier) for name, carrier in carriers(model).items()}
+    return write_file(Path(folder), parts, metadata)
 
 
-def detach(unet: Any) -> None:
-    """Take any adapter off, in place: the UNet's own layers are back, their weights untouched."""
-    unet.unload_lora()
+def detach(model: Adaptable) -> None:
+    """Take any adapter off, in place: the model's own layers and weights are back, to the bit."""
+    full.strip(model.unet)
+    for each in _networks(model).values():
+        network.strip(each)
 
 
-def attached(unet: Any) -> bool:
-    """Whether an adapter is on the UNet."""
-    return any(isinstance(module, LoraLayer) for module in unet.modules())
+def attached(model: Adaptable) -> bool:
+    """Whether an adapter is on the model."""
+    return bool(carriers(model))
 
 
-def parameters(unet: Any) -> dict[str, nn.Parameter]:
-    """The adapter's tensors by a stable name, in a stable order; shapes as in ``AdapterFile``."""
+def carriers(model: Adaptable) -> dict[str, Any]:
+    """The networks that an adapter is on, or that carry tuned weights, by UNET and TEXT_ENCODER."""
     return {
-        name.replace(f".{_NAME}", ""): parameter
-        for name, parameter in unet.named_parameters()
-        if ".lora_" in name
+        name: each
+        for name, each in _networks(model).items()
+        if network.adapted(each) or full.carried(each)
     }
 
 
-def require(unet: Any, config: TuneConfig, path: Path | str) -> None:
+def finished(folder: Path) -> bool:
+    """Whether the folder of a run holds what ``save`` writes."""
+    return (folder / FILE).exists() or full.found(folder) is not None
+
+
+def parameters(model: Adaptable) -> dict[str, nn.Parameter]:
+    """The adapter's tensors by a stable name, in a stable order; shapes as in ``Part``. Those of
+    the text encoder are called ``text_encoder.`` and come last."""
+    return {
+        name if part == UNET else f"{part}.{name}": tensor
+        for part, carrier in carriers(model).items()
+        for name, tensor in _tensors(carrier).items()
+    }
+
+
+def groups(model: Adaptable, config: TuneConfig) -> list[dict[str, Any]]:
+    """The adapter's tensors as an optimizer's groups, in the order of ``parameters``, each with its
+    learning rate, which stays under ``initial_lr``."""
+    rates = {UNET: config.lr, TEXT_ENCODER: config.text_encoder_lr}
+    return [
+        {
+            "params": list(_tensors(carrier).values()),
+            "lr": rates[name],
+            "initial_lr": rates[name],
+        }
+        for name, carrier in carriers(model).items()
+    ]
+
+
+def require(model: Adaptable, config: TuneConfig, path: Path | str) -> None:
     """Raise UserError unless the adapter (loaded from ``path``) is what ``config`` asks for."""
-    have = unet.peft_config[_NAME]
-    settings = (
-        ("method", "dora" if have.use_dora else "lora", config.method),
-        ("rank", have.r, config.rank),
-        ("alpha", have.lora_alpha, config.alpha),
-    )
-    differing = [f"{name} is {a} there and {b} here" for name, a, b in settings if a != b]
-    names = dict(unet.named_modules())
-    adapted = {name for name, module in names.items() if isinstance(module, LoraLayer)}
-    # peft's wrapper holds the layer itself and its own parts inside; those are no targets.
-    own = {name for name in names if ".base_layer" not in name and ".lora_" not in name}
-    asked = {name for name in own if any(_ends(name, target) for target in config.targets)}
-    if adapted != asked:
-        differing.append(
-            f"{len(adapted)} layers are adapted there, targets {', '.join(config.targets)} name "
-            f"{len(asked)} here"
+    there, asked = carriers(model), network.asked(config)
+    if full.carried(model.unet) or config.method == "full":
+        kinds = ["full" if full.carried(model.unet) else "an adapter", config.method]
+        if kinds == ["full", "full"]:
+            return
+        raise UserError(
+            f"{path} is not of the kind to be trained (method is {kinds[0]} there and {kinds[1]} "
+            "here): expected the same; go on with its method, or start afresh"
         )
+    differing = [
+        f"the {name} is {'adapted' if name in there else 'plain'} there and "
+        f"{'trained' if name in asked else 'not trained'} here"
+        for name in sorted(there.keys() ^ asked.keys())
+    ]
+    for name in (name for name in asked if name in there):
+        differing += network.differences(there[name], asked[name])
     if differing:
         raise UserError(
             f"adapter {path} is not of the kind to be trained ({'; '.join(differing)}): expected "
@@ -198,58 +227,28 @@ def require(unet: Any, config: TuneConfig, path: Path | str) -> None:
         )
 
 
+def _same_model(file: Path, notes: Mapping[str, Any], fingerprint: str | None) -> None:
+    there = notes.get("fingerprint")
+    if fingerprint is not None and there is not None and there != fingerprint:
+        raise UserError(
+            f"adapter {file} was trained on another model ({notes.get('model')}, "
+            f"fingerprint {str(there)[:12]}): expected one of this model, fingerprint "
+            f"{fingerprint[:12]}; load the model it was trained on, or train it anew"
+        )
+
+
+def _tensors(carrier: Any) -> dict[str, nn.Parameter]:
+    if full.carried(carrier):
+        return dict(carrier.named_parameters())
+    return network.parameters(carrier)
+
+
+def _networks(model: Adaptable) -> dict[str, Any]:
+    found = {UNET: model.unet, TEXT_ENCODER: model.text_encoder}
+    return {name: each for name, each in found.items() if each is not None}
+
+
 def _occupied() -> UserError:
     return UserError(
         "the model already carries an adapter: expected the plain model; load it without one"
     )
-
-
-def _inject(unet: Any, config: LoraConfig, seed: int) -> None:
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed every GPU; peft draws on the host.
-        torch.default_generator.manual_seed(seed)
-        unet.add_adapter(config, _NAME)
-    for layer in unet.modules():
-        if isinstance(layer, LoraLayer):
-            _to_float32(layer)
-
-
-def _to_float32(layer: Any) -> None:
-    # peft follows the precision of the layer it adapts. In bfloat16 an update of 1e-4 is lost in
-    # rounding, and a magnitude rounded to 8 bits changes the model by 0.4 % before the first step.
-    halves = [p for n, p in layer.named_parameters() if "lora_" in n and p.dtype.itemsize < 4]
-    for parameter in halves:
-        parameter.data = parameter.data.float()
-    if halves and _NAME in layer.lora_magnitude_vector:
-        layer.lora_magnitude_vector[_NAME].update_layer(
-            base_layer=layer.get_base_layer(),
-            lora_A=layer.lora_A[_NAME].weight,
-            lora_B=layer.lora_B[_NAME].weight,
-            scaling=layer.scaling[_NAME],
-        )
-
-
-def _assign(unet: Any, content: AdapterFile) -> None:
-    own, given = get_peft_model_state_dict(unet, adapter_name=_NAME), content.tensors
-    for key in sorted(own.keys() | given.keys()):
-        if key not in given or key not in own:
-            raise misfit(content.path, f"{key} is {'absent' if key in own else 'not expected'}")
-        if own[key].shape != given[key].shape:
-            raise misfit(
-                content.path, f"{key} is {list(given[key].shape)}, expected {list(own[key].shape)}"
-            )
-    set_peft_model_state_dict(unet, given, adapter_name=_NAME)
-
-
-def _ends(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _candidates(modules: Mapping[str, nn.Module]) -> list[str]:
-    found = set()
-    for name, module in modules.items():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            words = name.split(".")
-            # An index alone says nothing: it is named with what it indexes, as in to_out.0.
-            found.add(".".join(words[-2 if words[-1].isdigit() else -1 :]))
-    return sorted(found)

@@ -9,7 +9,6 @@ from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
-from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,14 +16,17 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
+from mitune.tuning.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
 
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
 
+FULL = "unet/diffusion_pytorch_model.safetensors"
+"""What a full fine-tuning leaves in its place: a whole UNet, under diffusers' name."""
+
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
 
-_UNET = "unet."
 # What of peft's LoraConfig decides the weights. Only this is written: the LoraConfig of another
 # peft version refuses fields it does not know, and these every version knows.
 _FIELDS = (
@@ -40,36 +42,60 @@ _SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """The adapter of one network.
+
+    Attributes:
+        tensors: A ``[rank, in]``, B ``[out, rank]`` and for DoRA the magnitude ``[out]`` of each
+            layer, under peft's names without the adapter's.
+        config: peft's configuration.
+    """
+
+    tensors: dict[str, Tensor]
+    config: LoraConfig
+
+    @property
+    def layers(self) -> set[str]:
+        """Names of the adapted layers in the network."""
+        return {_layer(key) for key in self.tensors}
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterFile:
     """What a file holds.
 
     Attributes:
         path: of the file.
-        tensors: A ``[rank, in]``, B ``[out, rank]`` and for DoRA the magnitude ``[out]`` of each
-            layer, under peft's names without the adapter's.
-        config: peft's configuration.
+        parts: by UNET and, where there is one, TEXT_ENCODER; one at least.
         notes: what was given to ``write_file``; empty for files of other programs.
     """
 
     path: Path
-    tensors: dict[str, Tensor]
-    config: LoraConfig
+    parts: dict[str, Part]
     notes: dict[str, Any]
 
-    @property
-    def layers(self) -> set[str]:
-        """Names of the adapted layers in the UNet."""
-        return {_layer(key) for key in self.tensors}
+    def part(self, network: str) -> Part:
+        """The adapter of one network. Raises UserError when the file holds none."""
+        if network not in self.parts:
+            raise misfit(self.path, f"it holds nothing for the {network}")
+        return self.parts[network]
 
 
 def resolve(path: Path | str) -> Path:
-    """The adapter's file for a folder or file. Raises UserError when there is none."""
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(
-            f"adapter {path} is not there: expected a folder with {FILE} or a .safetensors file"
-        )
-    return file
+    """The file of an adapter, or of what stands in its place, for a folder or file. Raises
+    UserError when there is none."""
+    place = Path(path)
+    for file in (place / FILE, place / FULL) if place.is_dir() else (place,):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"adapter {path} is not there: expected a folder with {FILE} or a .safetensors file"
+    )
+
+
+def run_of(path: Path | str) -> Path:
+    """The folder that an adapter, given by folder or file, lies in."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def digest(path: Path | str) -> str:
@@ -78,7 +104,7 @@ def digest(path: Path | str) -> str:
 
 
 def read_file(path: Path | str) -> AdapterFile:
-    """Read an adapter of a UNet in diffusers' layout; nothing in the file is ever executed.
+    """Read an adapter in diffusers' layout; nothing in the file is ever executed.
 
     Args:
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file.
@@ -96,37 +122,45 @@ def read_file(path: Path | str) -> AdapterFile:
             f"adapter {file} cannot be read ({error}): expected a whole safetensors file; "
             "restore it or train it anew"
         ) from error
-    foreign = next((key for key in stored if not key.startswith(_UNET)), None)
+    foreign = next((k for k in stored if not k.startswith((f"{UNET}.", f"{TEXT_ENCODER}."))), None)
     if foreign is not None or not stored:
         raise UserError(
-            f"adapter {file} holds {foreign or 'nothing'}: expected an adapter of a UNet alone in "
-            "diffusers' layout, its tensors named unet.<layer>.lora..."
+            f"adapter {file} holds {foreign or 'nothing'}: expected an adapter in diffusers' "
+            "layout, its tensors named unet.<layer>.lora... or text_encoder.<layer>.lora..."
         )
-    tensors: dict[str, Tensor] = convert_unet_state_dict_to_peft(
-        {key.removeprefix(_UNET): value for key, value in stored.items()}
-    )
+    described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
+    parts = {}
+    for network in (UNET, TEXT_ENCODER):
+        start = f"{network}."
+        own = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
+        if own:
+            parts[network] = _part(file, network, own, described)
+    return AdapterFile(path=file, parts=parts, notes=_entry(file, header, NOTES))
+
+
+def _part(
+    file: Path, network: str, stored: Mapping[str, Tensor], described: Mapping[str, Any]
+) -> Part:
+    tensors = as_peft(network, stored)
     unknown = next((key for key in tensors if not key.endswith(_SUFFIXES)), None)
     if unknown is not None:
         raise misfit(file, f"{unknown} is no part of a LoRA or DoRA adapter")
-    described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
-    fields = {name: described[_UNET + name] for name in _FIELDS if _UNET + name in described}
+    names = {name: f"{network}.{name}" for name in _FIELDS}
+    fields = {name: described[key] for name, key in names.items() if key in described}
     try:
         config = LoraConfig(**(fields or _inferred(tensors)))
     except (TypeError, ValueError) as error:
         raise misfit(file, f"peft refuses its settings: {error}") from error
-    return AdapterFile(path=file, tensors=tensors, config=config, notes=_entry(file, header, NOTES))
+    return Part(tensors=tensors, config=config)
 
 
-def write_file(
-    folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, notes: Mapping[str, Any]
-) -> Path:
+def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]) -> Path:
     """Write an adapter, whole or not at all; equal arguments give equal bytes.
 
     Args:
         folder: created if absent.
-        tensors: as ``get_peft_model_state_dict`` names them.
-        config: peft's configuration; its fields go where diffusers looks for them, so that alpha
-            other than rank survives.
+        parts: by UNET and TEXT_ENCODER, as in ``AdapterFile``. The fields of peft's configuration
+            go where diffusers looks for them, so that alpha other than rank survives.
         notes: plain JSON.
 
     Returns:
@@ -135,8 +169,11 @@ def write_file(
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    settings = config.to_dict()
-    described = {_UNET + name: _plain(settings[name]) for name in _FIELDS}
+    described = {
+        f"{network}.{name}": _plain(part.config.to_dict()[name])
+        for network, part in parts.items()
+        for name in _FIELDS
+    }
     header = {
         "format": "pt",
         LORA_ADAPTER_METADATA_KEY: json.dumps(described, sort_keys=True),
@@ -147,15 +184,11 @@ def write_file(
         publish(Path(filename), to_bytes(weights, header))
 
     make_folder(folder)
-    # Not by diffusers' convert_state_dict_to_diffusers: it renames the attention projections alone,
-    # and of a file with names of both kinds diffusers loads one kind, with no more than a warning.
-    renamed = {
-        key.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): value
-        for key, value in tensors.items()
-    }
+    named = {network: as_diffusers(network, part.tensors) for network, part in parts.items()}
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
-        unet_lora_layers=renamed,
+        unet_lora_layers=named.get(UNET),
+        text_encoder_lora_layers=named.get(TEXT_ENCODER),
         weight_name=FILE,
         save_function=write,
     )
@@ -163,10 +196,10 @@ def write_file(
 
 
 def misfit(file: Path, what: str) -> UserError:
-    """The error of a file whose adapter is not one for the UNet at hand; of ``what``, line one."""
+    """The error of a file whose adapter is not one for the model at hand; of ``what``, line one."""
     return UserError(
         f"adapter {file} does not fit ({what.splitlines()[0]}): expected an adapter of this "
-        "model's UNet; load the model it was trained on, or train it anew"
+        "model; load the model it was trained on, or train it anew"
     )
 
 

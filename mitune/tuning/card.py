@@ -76,6 +76,15 @@ ADAPTER = Form(
     pipeline = StableDiffusionPipeline.from_pretrained({source})
     pipeline.load_lora_weights("path/of/this/folder")""",
 )
+WHOLE = Form(
+    title="Tuned UNet",
+    relation="finetune",
+    use="""\
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    unet = UNet2DConditionModel.from_pretrained("path/of/this/folder", subfolder="unet")
+    pipeline = StableDiffusionPipeline.from_pretrained({source}, unet=unet)""",
+    limits=("All weights of the UNet were trained; everything else is the base's.",),
+)
 
 
 def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
@@ -156,6 +165,12 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
     for key, value in _flat(settings["set"]["settings"]):
         if not key.startswith("model"):  # it is the base, said above
             yield f"| set: {key} | {value} |"
+    for name in ("real", "prior"):
+        if name in settings:
+            yield (
+                f"| {name} set | {settings[name]['pairs']} pairs, SHA-256 "
+                f"{settings[name]['sha256']} |"
+            )
     held_out = settings.get("held_out", {})
     for key, value in _flat(held_out):
         yield f"| held-out MI: {key} | {value} |"

@@ -50,14 +50,14 @@ class TrainState:
     """Everything that changes while training.
 
     Attributes:
-        unet: carries the adapter.
+        model: carries the adapter.
         parameters: the adapter's tensors by name.
         optimizer: over ``parameters``, in their order.
         step: optimizer steps done.
         best: of the steps done; None where none was measured, or none was finite.
     """
 
-    unet: Any
+    model: adapter.Adaptable
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -94,7 +94,7 @@ def save(
         return place
     temporary = folder / f".{place.name}.tmp"
     _remove(temporary)
-    adapter.save(state.unet, temporary, metadata)
+    adapter.save(state.model, temporary, metadata)
     moments = {
         f"{name}/{kind}": value.detach().cpu().contiguous()
         for name, parameter in state.parameters.items()
@@ -165,7 +165,7 @@ def restore(state: TrainState, place: Path, run: str) -> None:
             f"checkpoint {place} holds the optimizer of other tensors: expected the adapter's; "
             "remove that folder to go on from the one before"
         )
-    adapter.restore(state.unet, place)
+    adapter.restore(state.model, place)
     state.optimizer.load_state_dict(
         {
             "state": {number: saved[name] for number, name in enumerate(state.parameters)},
@@ -176,7 +176,7 @@ def restore(state: TrainState, place: Path, run: str) -> None:
 
 
 def restore_best(state: TrainState, folder: Path) -> None:
-    """Give the UNet the adapter of ``state.best``; the rest of ``state`` stays as it is.
+    """Give the model the adapter of ``state.best``; the rest of ``state`` stays as it is.
 
     Raises:
         UserError: there is no best step, or its checkpoint in ``folder`` is gone or damaged.
@@ -186,7 +186,7 @@ def restore_best(state: TrainState, folder: Path) -> None:
             "the MI of held-out prompts was finite at no step: expected one to choose the best "
             f"adapter by; train in another folder without that, or take one from {folder}"
         )
-    adapter.restore(state.unet, at(folder, state.best.step))
+    adapter.restore(state.model, at(folder, state.best.step))
 
 
 def clean(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mitune.errors import UserError
 
-METHODS = ("dora", "lora")
+METHODS = ("dora", "lora", "full")
 LR_SCHEDULERS = ("constant", "linear")
 GRADIENTS = ("peft", "merged")
 BACKENDS = ("eager", "inductor")
@@ -19,8 +19,9 @@ class TuneConfig:
     Raises UserError naming the first setting that is out of range.
     """
 
-    method: Literal["dora", "lora"] = "dora"
-    """dora trains a low-rank direction and a magnitude per output, lora the direction alone."""
+    method: Literal["dora", "lora", "full"] = "dora"
+    """dora trains a low-rank direction and a magnitude per output, lora the direction alone; full
+    all weights of the UNet, without an adapter: rank, alpha and targets are not used."""
     rank: int = 32
     """Rank of the update B A."""
     alpha: float = 32
@@ -29,6 +30,9 @@ class TuneConfig:
     """Ends of the names of the UNet's linear and convolution layers that are adapted."""
     lr: float = 1e-4
     """Learning rate of AdamW's first step."""
+    text_encoder_lr: float | None = None
+    """The text encoder's; None leaves the text encoder as it is. It gets an adapter of the same
+    method, rank and alpha on its attention's projections."""
     lr_scheduler: Literal["constant", "linear"] = "constant"
     """constant is the paper's; linear falls to 0, so that the adapter does not end wherever the
     last batches' noise threw it."""
@@ -51,7 +55,7 @@ class TuneConfig:
     that fit, found by trying."""
     iterations: int = 300
     """Optimizer steps."""
-    gradient: Literal["peft", "merged"] = "peft"
+    gradient: Literal["peft", "merged"] = "merged"
     """peft goes through peft's modules, merged through the weights with the adapter merged
     (``mitune.tuning.merged``); the same gradient but for rounding."""
     backend: Literal["eager", "inductor"] = "eager"
@@ -67,6 +71,9 @@ class TuneConfig:
     """Share of samples trained on the empty prompt."""
     real_share: float = 0.0
     """Share x of the set that is real captioned pictures (Table 7); the others are generated."""
+    prior_weight: float = 0.0
+    """Weight of the loss on the prior pairs, of which each step then takes a batch too (DreamBooth,
+    arXiv 2208.12242, Eq. 2); 0 has none."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -79,6 +86,11 @@ class TuneConfig:
                 raise UserError(
                     f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
                 )
+        if self.method == "full" and (self.backend, self.text_encoder_lr) != ("eager", None):
+            raise UserError(
+                "method full trains the UNet's own weights: expected backend eager and no "
+                "text_encoder_lr, as there is no adapter to merge and none for the text encoder"
+            )
         if self.backend != "eager" and self.gradient != "merged":
             raise UserError(
                 f"backend is {self.backend} and gradient {self.gradient}: expected gradient "
@@ -90,7 +102,8 @@ class TuneConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.snr_gamma is not None and not 0 < self.snr_gamma < math.inf:
             raise UserError(f"snr_gamma is {self.snr_gamma}: expected a positive number")
-        for name in ("alpha", "lr", "eps"):
+        rates = ("lr",) if self.text_encoder_lr is None else ("lr", "text_encoder_lr")
+        for name in ("alpha", *rates, "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: expected a positive number")
         if not self.clip > 0:
@@ -109,6 +122,8 @@ class TuneConfig:
             raise UserError(f"seed is {self.seed}: expected 0 <= seed < 2**63")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
+        if not 0 <= self.prior_weight < math.inf:
+            raise UserError(f"prior_weight is {self.prior_weight}: expected 0 or a positive number")
         if not 0 <= self.real_share < 1:
             raise UserError(
                 f"real_share is {self.real_share}: expected 0 <= real_share < 1; to train on real "
@@ -126,9 +141,9 @@ class TuneConfig:
             "weight_decay": self.weight_decay,
         }
 
-    def lr_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step``, 0 <= step < iterations, as
-        ``diffusers.optimization`` has it without warm-up. A function of the step alone, so there
-        is no state to resume."""
+    def lr_at(self, step: int, first: float | None = None) -> float:
+        """Learning rate of optimizer step ``step``, 0 <= step < iterations, of tensors whose first
+        step has ``first`` (None: lr), as ``diffusers.optimization`` has it without warm-up. A
+        function of the step alone, so there is no state to resume."""
         left = 1 - step / self.iterations
-        return self.lr * (left if self.lr_scheduler == "linear" else 1.0)
+        return (first or self.lr) * (left if self.lr_scheduler == "linear" else 1.0)

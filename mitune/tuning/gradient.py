@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mitune.tuning import adapter
 from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
@@ -41,9 +42,11 @@ class PeftGradient:
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
         self._model = model
         self._loss = BatchLoss(model, config)
+        self._parameters = list(adapter.parameters(model).values())
 
     def begin(self) -> None:
-        self._model.unet.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def add(self, samples: MicroBatch) -> Tensor:
         with torch.enable_grad():
@@ -56,6 +59,8 @@ class PeftGradient:
 
 
 def gradient_of(model: Tunable, config: TuneConfig) -> Gradient:
-    """The way that ``config.gradient`` names; the adapter is on the model."""
-    made = MergedGradient if config.gradient == "merged" else PeftGradient
+    """The way that ``config.gradient`` names, of the adapter that is on the model; autograd's own
+    where all weights train."""
+    merged = config.gradient == "merged" and config.method != "full"
+    made = MergedGradient if merged else PeftGradient
     return made(model, config)

@@ -17,14 +17,13 @@ from mitune.provenance import environment, versions
 from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
 from mitune.tuning import checkpoint, record
-from mitune.tuning.adapter_file import FILE
 from mitune.tuning.batches import Batches, Tunable
-from mitune.tuning.card import CARD, card
+from mitune.tuning.card import ADAPTER, CARD, WHOLE, card
 from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
 from mitune.tuning.gradient import Gradient, gradient_of
-from mitune.tuning.mixing import Ranked, real_pairs
+from mitune.tuning.mixing import Ranked, prior_pairs, real_pairs
 from mitune.tuning.processes import Processes, joined
 from mitune.tuning.watch import Watch, watching
 
@@ -52,10 +51,12 @@ def tune(
     *,
     adapter: Path | str | None = None,
     real: Ranked | None = None,
+    prior: Pairs | None = None,
     watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
-    """Train an adapter on the kept pairs, or go on with the run that is in ``out``.
+    """Train an adapter, or with method full the UNet, on the kept pairs; or go on with the run that
+    is in ``out``.
 
     The result depends on (model, all pairs, config, starting adapter) alone, and on the MI of
     held-out prompts where ``watch`` lets it decide. On one device a run that was killed and resumed
@@ -65,24 +66,28 @@ def tune(
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
-        out: folder of the run: pytorch_lora_weights.safetensors, README.md (the model card),
-            run.json, metrics.jsonl, checkpoints/; samples/ and tensorboard/ where asked for.
+        out: folder of the run: pytorch_lora_weights.safetensors (or unet/), README.md (the model
+            card), run.json, metrics.jsonl, checkpoints/; samples/ and tensorboard/ where asked for.
         config: hyper-parameters; None takes the model's preset, the paper's where it has none.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         real: a set of real pictures, the best of which join the pairs until they are
             ``config.real_share`` of them; from ``mitune.build_real_set``.
+        prior: pairs of the model's own that nobody selected, for a prior-preservation term of
+            ``config.prior_weight``; a set built with ``select="random"``.
         watch: what to look at between steps, whether to stop early, and which step's adapter is the
             result; None: nothing, no, the last.
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
-        ``out``, which ``StableDiffusionPipeline.load_lora_weights`` reads.
+        ``out``, which ``StableDiffusionPipeline.load_lora_weights`` reads, and ``mitune.load`` as
+        an adapter whatever the method.
 
     Raises:
         UserError: a set that is empty or of another model, an adapter that does not fit, a folder
             of another run (each differing setting is named), a loss that is not finite; of real
-            pictures too few, or a share without them; held-out prompts that are trained on, or
-            whose MI was never finite when it has to choose the result.
+            pictures too few, or a share without them; a prior without weight, or the other way;
+            held-out prompts that are trained on, or whose MI was never finite when it has to choose
+            the result.
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
@@ -92,16 +97,18 @@ def tune(
     pairs = fine_tuning_set.selected()
     added = real_pairs(real, chosen.real_share, len(pairs))
     mixed = None if real is None else (added, real.settings)
+    kept = prior_pairs(None if prior is None else prior.selected(), chosen.prior_weight)
+    beside = None if prior is None else (kept, prior.settings)
     watch = watch or Watch()
     wanted = record.settings(
-        model, pairs, fine_tuning_set.settings, chosen, start, mixed, watch.decides
+        model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside, watch.decides
     )
     # Everything that can be wrong is found before anything is written.
-    if record.check(folder, wanted) and (folder / FILE).exists():
+    if record.check(folder, wanted) and adapters.finished(folder):
         return folder
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
-    batches = Batches(model, [*pairs, *added], chosen)
-    if adapters.attached(model.unet):
+    batches = Batches(model, [*pairs, *added], chosen, kept)
+    if adapters.attached(model):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "
             "or give its folder as the one to start from"
@@ -113,11 +120,11 @@ def tune(
             if first and not record.check(folder, wanted):
                 record.write(folder, wanted, environment(model.device), model.name)
             processes.wait()
-            if not (folder / FILE).exists():
+            if not adapters.finished(folder):
                 _train(model, batches, state, folder, chosen, wanted, watch, processes, progress)
                 processes.wait()
     finally:
-        adapters.detach(model.unet)
+        adapters.detach(model)
     return folder
 
 
@@ -135,13 +142,13 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
 def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState:
     """The state before the first step: the starting adapter on the model, a fresh optimizer."""
     if start is None:
-        adapters.attach(model.unet, config)
+        adapters.attach(model, config)
     else:
-        adapters.load(model.unet, start, fingerprint=model.fingerprint, trainable=True)
-        adapters.require(model.unet, config, start)
-    parameters = adapters.parameters(model.unet)
-    optimizer = torch.optim.AdamW(parameters.values(), fused=True, **config.adamw)
-    return TrainState(unet=model.unet, parameters=parameters, optimizer=optimizer)
+        adapters.load(model, start, fingerprint=model.fingerprint, trainable=True)
+        adapters.require(model, config, start)
+    parameters = adapters.parameters(model)
+    optimizer = torch.optim.AdamW(adapters.groups(model, config), fused=True, **config.adamw)
+    return TrainState(model=model, parameters=parameters, optimizer=optimizer)
 
 
 def _train(
@@ -188,12 +195,13 @@ def _train(
             loss, norm = found
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(_diverged(loss, norm, batches, state.step, checkpoint.find(places)))
-            lr = config.lr_at(state.step)
             for group in state.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = config.lr_at(state.step, group["initial_lr"])
+            rates = [group["lr"] for group in state.optimizer.param_groups]
             state.optimizer.step()
             state.step += 1
-            line = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": lr}
+            line = {"step": state.step, "loss": loss, "grad_norm": norm}
+            line |= dict(zip(("lr", "text_encoder_lr"), rates, strict=False))
             seen = watcher.step({**line, "seconds": time.perf_counter() - began})
             if first:
                 record.append_metrics(out, seen)
@@ -209,8 +217,8 @@ def _train(
                 checkpoint.restore_best(state, places)
             checkpoint.prune(state, places, config.keep_checkpoints)  # which a kill may have cut
             # Before the adapter, whose file is what says that the run is finished.
-            publish(out / CARD, card(out))
-            adapters.save(state.unet, out, metadata)
+            publish(out / CARD, card(out, WHOLE if config.method == "full" else ADAPTER))
+            adapters.save(state.model, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
 
@@ -253,7 +261,7 @@ def _diverged(
     loss: float, norm: float, batches: Batches, step: int, checkpoints: Sequence[Path]
 ) -> str:
     last = f"last checkpoint: {checkpoints[-1]}" if checkpoints else "no checkpoint yet"
-    pairs = sorted(set(batches.pairs(step).tolist()))
+    pairs = sorted({pair for pair in batches.pairs(step).tolist() if pair < len(batches)})
     shown = ", ".join(map(str, pairs[:8])) + (", ..." if len(pairs) > 8 else "")
     return (
         f"step {step + 1}: loss is {loss} and the gradient's norm {norm}, expected finite numbers "

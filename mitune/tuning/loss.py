@@ -1,6 +1,7 @@
 """The denoising loss (MI-Tune, section 4; Ho et al., arXiv 2006.11239, Eq. 14)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,7 +60,11 @@ def loss_weights(alphas_cumprod: Tensor, prediction: str, snr_gamma: float | Non
 
 
 class BatchLoss:
-    """What micro-batches add to the mean loss of their whole batch."""
+    """What micro-batches add to the mean loss of their whole batch.
+
+    Where the text encoder is trained, their texts are encoded here, in the graph: what was encoded
+    before would be another step's.
+    """
 
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
         abar = model.scheduler.alphas_cumprod
@@ -67,10 +72,16 @@ class BatchLoss:
         self._table = noising_table(abar).to(model.device)
         self._weights = loss_weights(abar, model.prediction, config.snr_gamma).to(model.device)
         self._batch = config.batch
+        self._embed = None if config.text_encoder_lr is None else model.embed
 
     def __call__(self, denoise: Denoise, samples: MicroBatch) -> Tensor:
         """Their share, a float32 scalar: over the batch's size, not the micro-batch's, of which the
         last may be smaller."""
+        if self._embed is not None:
+            samples = replace(samples, cond=self._embed(samples.cond))
         loss = denoising_loss(denoise, samples, self._table, self._prediction)
-        share: Tensor = (loss * self._weights[samples.t]).sum() / self._batch
+        weights = self._weights[samples.t]
+        if samples.weight is not None:
+            weights = weights * samples.weight
+        share: Tensor = (loss * weights).sum() / self._batch
         return share

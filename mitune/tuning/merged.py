@@ -24,6 +24,7 @@ from mitune.compiling import Run, compile_unet
 from mitune.cores import Cores, undisturbed
 from mitune.errors import UserError
 from mitune.half import TrainedProducts
+from mitune.tuning import network
 from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
@@ -60,7 +61,10 @@ class MergedGradient:
         set_attention(unet, "auto", config.backend)
         layers = dict(model.unet.named_modules())
         self._parts = [_Part(layers[name], plain) for name, plain in trained.items()]
-        self._leaves = [plain.weight for plain in trained.values()]
+        # The text encoder is small beside the UNet: its adapter stays in the graph.
+        text = model.text_encoder if config.text_encoder_lr is not None else None
+        self._text = [] if text is None else list(network.parameters(text).values())
+        self._leaves = [*(plain.weight for plain in trained.values()), *self._text]
         self._dtype = model.dtype
         self._tolerance = _AGREE.get(model.precision, _AGREE["bf16-mixed"])
 
@@ -94,8 +98,11 @@ class MergedGradient:
 
     @torch.no_grad()
     def finish(self) -> None:
-        for part, total in zip(self._parts, self._sums, strict=True):
+        count = len(self._parts)
+        for part, total in zip(self._parts, self._sums[:count], strict=True):
             part.project(total)
+        for tensor, total in zip(self._text, self._sums[count:], strict=True):
+            tensor.grad = total
         self._sums = []
 
     def _made(self, samples: MicroBatch) -> list[tuple[Tensor, list[Tensor]]]:

@@ -1,6 +1,7 @@
-"""A share of real pairs beside the generated ones (Wang et al., appendix D.1, Table 7)."""
+"""Pairs beside the generated ones: a share of real ones (Wang et al., appendix D.1, Table 7), and
+those of a prior-preservation term."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -61,3 +62,26 @@ def real_pairs(real: Ranked | None, share: float, generated: int) -> list[tuple[
             f"{most:.3f}, or a larger set"
         )
     return pairs
+
+
+def prior_pairs(
+    prior: Sequence[tuple[str, Tensor]] | None, weight: float
+) -> list[tuple[str, Tensor]]:
+    """The pairs of the prior-preservation term (Ruiz et al., arXiv 2208.12242, Eq. 2).
+
+    Args:
+        prior: (prompt, latent) of the model's own pictures that nobody selected; None for no term.
+        weight: of the term.
+
+    Raises:
+        UserError: a weight without pairs or pairs without a weight; no pair.
+    """
+    if (prior is None) != (weight == 0):
+        raise UserError(
+            f"prior_weight is {weight} {'without' if prior is None else 'with'} a set of prior "
+            "pairs: expected both or neither; give a set built with select random, and a weight "
+            "above 0"
+        )
+    if prior is not None and not prior:
+        raise UserError("the prior set has no selected pair: expected at least one")
+    return list(prior or ())

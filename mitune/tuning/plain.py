@@ -10,7 +10,7 @@ from torch import nn
 
 from mitune.families.upsampling import fold_upsampling, transposed
 from mitune.half import FLOAT32_ENDS, HalfProducts, TrainedProducts
-from mitune.tuning import adapter
+from mitune.tuning import network
 
 
 def plain_unet(
@@ -32,7 +32,7 @@ def plain_unet(
     """
     own = itertools.chain(adapted.parameters(), adapted.buffers())
     unet = copy.deepcopy(adapted, {id(tensor): tensor for tensor in own})
-    adapter.detach(unet)
+    network.strip(unet)
     names = {n for n, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
     if fold and not any(name.endswith("upsamplers.0.conv") for name in names):
         before = unet.state_dict()

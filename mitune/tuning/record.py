@@ -21,6 +21,8 @@ RUN, METRICS = "run.json", "metrics.jsonl"
 
 # They change speed and memory, so a run may go on with other ones.
 _FREE = ("micro_batch", "checkpoint_every", "keep_checkpoints")
+# Without an adapter they say nothing.
+_ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 
 
 def settings(
@@ -30,6 +32,7 @@ def settings(
     config: TuneConfig,
     start: Path | None,
     real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     held_out: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the adapter, as plain JSON.
@@ -38,16 +41,18 @@ def settings(
         model: its fingerprint and precision count.
         pairs: the (prompt, latent) pairs; their SHA-256 counts.
         built_with: the set's settings, so that a difference can be named.
-        config: without what changes only speed and memory.
+        config: without what changes only speed and memory, or nothing.
         start: the adapter training starts from, by the SHA-256 of its file, or None.
         real: the real pairs that are trained on too, and their set's settings.
+        prior: the same of the prior pairs.
         held_out: what is measured on held-out prompts, where it decides when the run stops or
             which step's adapter is its result.
 
     Raises:
         UserError: ``start`` is not there.
     """
-    chosen = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
+    chosen = {name: value for name, value in asdict(config).items() if name not in unused}
     found = {
         "config": chosen,
         "model": {"fingerprint": model.fingerprint, "precision": model.precision},
@@ -58,6 +63,8 @@ def settings(
         found["real"] = _described(*real)
     if held_out is not None:
         found["held_out"] = dict(held_out)
+    if prior is not None:
+        found["prior"] = _described(*prior)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

@@ -84,9 +84,9 @@ def test_pooling_keeps_names_apart():
 
 def test_an_adapter_that_does_nothing_changes_nothing(shapes_model, tmp_path):
     """Equal noise: a fresh DoRA (B = 0) draws the base model's pictures again."""
-    adapter.attach(shapes_model.unet, shapes_model.preset.tuning)
-    adapter.save(shapes_model.unet, tmp_path, {"fingerprint": shapes_model.fingerprint})
-    adapter.detach(shapes_model.unet)
+    adapter.attach(shapes_model, shapes_model.preset.tuning)
+    adapter.save(shapes_model, tmp_path, {"fingerprint": shapes_model.fingerprint})
+    adapter.detach(shapes_model)
     comparison, drawn = compare_models(
         shapes_model,
         {"fresh": tmp_path},
@@ -99,4 +99,4 @@ def test_an_adapter_that_does_nothing_changes_nothing(shapes_model, tmp_path):
     difference = drawn["fresh"].latents - drawn["base"].latents
     assert float(difference.abs().max()) < 1e-3
     assert abs(comparison.difference("fresh", "base", "mi_nats").mean) < 0.05
-    assert not adapter.attached(shapes_model.unet)
+    assert not adapter.attached(shapes_model)

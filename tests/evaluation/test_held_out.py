@@ -72,7 +72,7 @@ def test_it_is_what_eval_measures(shapes_model: Any, tmp_path: Path) -> None:
     def as_eval(load: Callable[[], object]) -> float:
         load()
         drawn = draw(shapes_model, PROMPTS, images=1, sampler=QUICK, seed=5)
-        adapter.detach(shapes_model.unet)
+        adapter.detach(shapes_model)
         return float(measure(shapes_model, drawn, draws=2)["mi_nats"].mean())
 
     found: dict[str, float] = {}
@@ -87,7 +87,7 @@ def test_it_is_what_eval_measures(shapes_model: Any, tmp_path: Path) -> None:
             return found["tuned"]
 
     out = trained(shapes_model, tmp_path, Watch(held_out=Told(), held_out_every=50), lr=1e-2)
-    tuned = as_eval(lambda: adapter.load(shapes_model.unet, out))
+    tuned = as_eval(lambda: adapter.load(shapes_model, out))
     # In training the adapter's layers are merged from the same numbers: the same bits.
     assert found["tuned"] == tuned
     assert abs(tuned - judge.mi()) > 1e-3  # the judge's own pictures have another
@@ -120,7 +120,7 @@ def test_pictures_are_of_the_model_as_it_is_on_the_same_noise(
     pictures = SamplePictures(shapes_model, PROMPTS, images=3, sampler=QUICK)
     pictures(tmp_path / "base.png")
     pictures(tmp_path / "again.png")
-    adapter.load(shapes_model.unet, out)
+    adapter.load(shapes_model, out)
     pictures(tmp_path / "tuned.png")
     base, again, tuned = (tmp_path / f"{n}.png" for n in ("base", "again", "tuned"))
     assert base.read_bytes() == again.read_bytes()
@@ -146,6 +146,6 @@ def test_mistakes_are_named(shapes_model: Any, tmp_path: Path) -> None:
                 made(shapes_model, prompts, **options)
     with pytest.raises(UserError, match="draws is 0"):
         HeldOutMI(shapes_model, PROMPTS, draws=0)
-    adapter.load(shapes_model.unet, trained(shapes_model, tmp_path, iterations=1))
+    adapter.load(shapes_model, trained(shapes_model, tmp_path, iterations=1))
     with pytest.raises(UserError, match="base model is to judge"):
         HeldOutMI(shapes_model, PROMPTS)

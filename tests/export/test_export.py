@@ -24,7 +24,7 @@ def refusal(
         export_adapter(model, path, out, format, **options)
     assert "\n" not in str(caught.value)
     assert tree(out.parent) == before
-    assert not adapter.attached(model.unet)
+    assert not adapter.attached(model)
     return str(caught.value)
 
 

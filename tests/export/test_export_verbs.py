@@ -14,11 +14,11 @@ from mitune.tuning import adapter
 
 @pytest.fixture
 def trained(shapes_model: Any, tmp_path: Path) -> Path:
-    adapter.attach(shapes_model.unet, config())
+    adapter.attach(shapes_model, config())
     scramble(shapes_model.unet)
     notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes"}
-    adapter.save(shapes_model.unet, tmp_path / "a", notes)
-    adapter.detach(shapes_model.unet)
+    adapter.save(shapes_model, tmp_path / "a", notes)
+    adapter.detach(shapes_model)
     return tmp_path / "a"
 
 

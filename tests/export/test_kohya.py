@@ -108,7 +108,7 @@ def test_plain_diffusers_reads_it(tmp_path: Path, changes: dict[str, Any]) -> No
     assert done.file is not None
     model = TinyModel()
     base = model.predict()
-    adapter.load(model.unet, tmp_path / "a")
+    adapter.load(model, tmp_path / "a")
     expected = model.predict()
     assert furthest(expected, base) > 1e-2
     assert furthest(loaded(done.file).predict(), expected) < 1e-5

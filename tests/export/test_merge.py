@@ -50,14 +50,14 @@ def trained(shapes_model: Any, text: Tensor, tmp_path: Path) -> Callable[..., Te
     """
 
     def make(**changes: Any) -> Tensor:
-        adapter.attach(shapes_model.unet, config(**changes))
+        adapter.attach(shapes_model, config(**changes))
         generator = torch.Generator().manual_seed(9)
-        for parameter in adapter.parameters(shapes_model.unet).values():
+        for parameter in adapter.parameters(shapes_model).values():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes"}
-        adapter.save(shapes_model.unet, tmp_path / "a", notes)
+        adapter.save(shapes_model, tmp_path / "a", notes)
         prediction = predict(shapes_model.unet, text)
-        adapter.detach(shapes_model.unet)
+        adapter.detach(shapes_model)
         return prediction
 
     return make
@@ -133,7 +133,7 @@ def test_a_merge_that_is_cut_short_leaves_nothing(
     with pytest.raises((KeyboardInterrupt, UserError)):
         merge(shapes_model, tmp_path / "a", tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert not adapter.attached(shapes_model.unet)
+    assert not adapter.attached(shapes_model)
 
 
 def test_a_folder_that_cannot_be_written(shapes_model: Any, trained: Any, tmp_path: Path) -> None:

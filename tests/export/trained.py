@@ -26,10 +26,10 @@ NAMES = ["lora", "lora-mixed", "dora", "dora-mixed"]
 def trained(folder: Path, **changes: Any) -> TinyModel:
     """A model that carries the adapter saved in ``folder``."""
     model = TinyModel()
-    adapter.attach(model.unet, config(**changes))
+    adapter.attach(model, config(**changes))
     scramble(model.unet)
     notes = {"fingerprint": model.fingerprint, "model": "tiny", "run": "the run"}
-    adapter.save(model.unet, folder, notes)
+    adapter.save(model, folder, notes)
     return model
 
 

@@ -12,7 +12,7 @@ from mitune.attention import set_attention
 from mitune.errors import UserError
 from mitune.families.backends import PerCore
 from mitune.families.prepared import Prepared, share_projections
-from mitune.tuning import adapter
+from mitune.tuning import adapter, network
 from mitune.tuning.merge import merged_weights
 
 TEXTS = ["a red circle", "a blue square", ""]
@@ -31,14 +31,14 @@ def test_it_predicts_what_the_model_does(method):
     """In float64 to rounding: the adapter merged, the projections shared."""
     model = TinyModel()
     if method:
-        adapter.attach(model.unet, config(method=method))
+        adapter.attach(model, config(method=method))
         scramble(model.unet)
     prepared = Prepared(model)
     torch.testing.assert_close(call(prepared, model), call(model, model), rtol=1e-4, atol=1e-5)
     unet = copy.deepcopy(model.unet).double()
     weights = merged_weights(unet)
     exact = copy.deepcopy(unet)
-    adapter.detach(exact)
+    network.strip(exact)
     exact.load_state_dict(weights)
     projections = share_projections(exact)
     hidden = model.encode_prompts(TEXTS)["encoder_hidden_states"].double()
@@ -52,12 +52,12 @@ def test_it_predicts_what_the_model_does(method):
 
 def test_the_model_is_left_as_it_was_and_may_be_trained_on():
     model = TinyModel()
-    adapter.attach(model.unet, config())
+    adapter.attach(model, config())
     before, names = model.predict(), list(model.unet.state_dict())
     Prepared(model)
     assert torch.equal(model.predict(), before)
     assert list(model.unet.state_dict()) == names
-    assert all(p.requires_grad for p in adapter.parameters(model.unet).values())
+    assert all(p.requires_grad for p in adapter.parameters(model).values())
 
 
 def test_nothing_is_projected_again():
@@ -91,8 +91,8 @@ def test_mixed_precision_is_nearer_to_float32_than_bfloat16():
     prepared = {name: Prepared(model, precision=name) for name in ("bf16-mixed", "bfloat16")}
     error = dict.fromkeys(prepared, 0.0)
     for seed in range(3):
-        adapter.detach(model.unet)
-        adapter.attach(model.unet, config(seed=seed))
+        adapter.detach(model)
+        adapter.attach(model, config(seed=seed))
         scramble(model.unet)
         exact = call(model, model)
         for name, denoise in prepared.items():
@@ -124,8 +124,8 @@ def test_inductor_compiles_one_graph_for_good(precision):
             paired = prepared.pairs(z, t, prepared.encode_prompts(texts))
             rows = model(torch.cat([z, z]), torch.cat([t, t]), model.encode_prompts(texts))
         torch.testing.assert_close(paired, rows, **rounding)
-        adapter.detach(model.unet)
-        adapter.attach(model.unet, config(seed=weights))
+        adapter.detach(model)
+        adapter.attach(model, config(seed=weights))
         scramble(model.unet)
         before = call(prepared, model)
         prepared.refresh()

@@ -87,7 +87,7 @@ def test_an_engine_for_each_shape_and_new_weights_without_a_build(fake, tmp_path
     close(call(made), call(model))
     assert len(fake.built) == len(list(tmp_path.glob("*.engine"))) == 2
     before = call(made)
-    adapter.attach(model.unet, config())
+    adapter.attach(model, config())
     scramble(model.unet)
     assert torch.equal(call(made), before)
     made.refresh()
@@ -108,7 +108,7 @@ def test_an_engine_that_computes_something_else_is_not_used(fake, tmp_path, monk
     model = TinyModel()
     made = prepared(model, tmp_path)
     call(made)
-    adapter.attach(model.unet, config())
+    adapter.attach(model, config())
     scramble(model.unet)
     with pytest.raises(RuntimeError, match="differs from torch by"):
         made.refresh()
@@ -120,7 +120,7 @@ def test_what_tensorrt_refuses_is_said(fake, tmp_path, monkeypatch):
     call(made)
     monkeypatch.setattr(fake.OnnxParserRefitter, "refit_from_file", lambda self, path: False)
     made.refresh()  # nothing is new
-    adapter.attach(model.unet, config())
+    adapter.attach(model, config())
     scramble(model.unet)
     with pytest.raises(RuntimeError, match="did not take the new weights: the initializers have"):
         made.refresh()

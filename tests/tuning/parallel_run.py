@@ -1,7 +1,9 @@
-"""What the processes of ``test_processes`` run: a training of the tiny model into argv[1]."""
+"""What the processes of ``test_processes`` run: a training of the tiny model into argv[1]; with
+"joint" for a gradient, of the one with a text encoder."""
 
 import sys
 
+from joint_model import joint, joint_model
 from tiny_model import TinyModel, TinySet, config
 
 from mitune.tuning import tune
@@ -14,4 +16,7 @@ def progress(done: int, total: int, loss: float) -> None:
         raise KeyboardInterrupt
 
 
-tune(TinyModel(), TinySet(), out, config(batch=batch, gradient=gradient), progress=progress)
+if gradient == "joint":
+    tune(joint_model(), TinySet(), out, joint(batch=batch), progress=progress)
+else:
+    tune(TinyModel(), TinySet(), out, config(batch=batch, gradient=gradient), progress=progress)

@@ -17,9 +17,9 @@ from mitune.tuning.adapter_file import FILE
 def saved(folder: Path, weights: int = 0, **changes: Any) -> TinyModel:
     """A model that still carries the trained-looking adapter saved in ``folder``."""
     model = TinyModel(weights=weights)
-    adapter.attach(model.unet, config(**changes))
+    adapter.attach(model, config(**changes))
     scramble(model.unet)
-    adapter.save(model.unet, folder, {"fingerprint": model.fingerprint, "model": "tiny"})
+    adapter.save(model, folder, {"fingerprint": model.fingerprint, "model": "tiny"})
     return model
 
 
@@ -27,7 +27,7 @@ def refusal(model: TinyModel, path: Path) -> str:
     """The message of a load that must fail and must leave the model as it was."""
     before, names = model.predict(), list(model.unet.state_dict())
     with pytest.raises(UserError) as caught:
-        adapter.load(model.unet, path, fingerprint=model.fingerprint)
+        adapter.load(model, path, fingerprint=model.fingerprint)
     assert "\n" not in str(caught.value)
     assert torch.equal(model.predict(), before)
     assert list(model.unet.state_dict()) == names
@@ -38,15 +38,15 @@ def refusal(model: TinyModel, path: Path) -> str:
 def test_attach_changes_nothing_yet_and_detach_restores_the_base(method: str) -> None:
     model = TinyModel()
     base, names = model.predict(), dict(model.unet.named_modules())
-    adapter.attach(model.unet, config(method=method))
+    adapter.attach(model, config(method=method))
     assert torch.allclose(model.predict(), base, atol=1e-6)
     scramble(model.unet)
     assert (model.predict() - base).abs().max() > 1e-3
-    adapter.detach(model.unet)
+    adapter.detach(model)
     assert torch.equal(model.predict(), base)
     assert dict(model.unet.named_modules()) == names
-    adapter.detach(model.unet)  # without adapter: nothing
-    adapter.attach(model.unet, config(method=method))
+    adapter.detach(model)  # without adapter: nothing
+    adapter.attach(model, config(method=method))
 
 
 def test_the_start_is_keyed_by_the_seed_and_leaves_the_global_state_alone() -> None:
@@ -55,17 +55,17 @@ def test_the_start_is_keyed_by_the_seed_and_leaves_the_global_state_alone() -> N
         model = TinyModel()
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        adapter.attach(model.unet, config(seed=seed))
+        adapter.attach(model, config(seed=seed))
         assert torch.equal(torch.get_rng_state(), state)
-        starts.append([p.detach().clone() for p in adapter.parameters(model.unet).values()])
+        starts.append([p.detach().clone() for p in adapter.parameters(model).values()])
     assert all(torch.equal(a, b) for a, b in zip(starts[0], starts[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(starts[0], starts[2], strict=True))
 
 
 def test_gaussian_start_has_deviation_one_over_rank_and_zero_b() -> None:
     model = TinyModel()
-    adapter.attach(model.unet, config(rank=16))
-    tensors = adapter.parameters(model.unet)
+    adapter.attach(model, config(rank=16))
+    tensors = adapter.parameters(model)
     a = torch.cat([p.flatten() for name, p in tensors.items() if "lora_A" in name])
     assert a.std().item() == pytest.approx(1 / 16, rel=0.1)
     assert all(not p.any() for name, p in tensors.items() if "lora_B" in name)
@@ -92,7 +92,7 @@ def test_plain_diffusers_reads_what_we_save(tmp_path: Path, changes: dict[str, A
     assert (ours - base).abs().max() > 1e-3
     assert (plain.predict() - ours).abs().max() <= 1e-5
     again = TinyModel()
-    assert adapter.load(again.unet, tmp_path, fingerprint=again.fingerprint)["model"] == "tiny"
+    assert adapter.load(again, tmp_path, fingerprint=again.fingerprint)["model"] == "tiny"
     assert torch.equal(again.predict(), ours)
 
 
@@ -122,19 +122,19 @@ def test_saving_twice_gives_the_same_bytes_and_survives_a_reload(tmp_path: Path)
     first = (tmp_path / "a" / FILE).read_bytes()
     assert first == (tmp_path / "b" / FILE).read_bytes()
     model = TinyModel()
-    notes = adapter.load(model.unet, tmp_path / "a" / FILE)
-    adapter.save(model.unet, tmp_path / "c", notes)
+    notes = adapter.load(model, tmp_path / "a" / FILE)
+    adapter.save(model, tmp_path / "c", notes)
     assert first == (tmp_path / "c" / FILE).read_bytes()
 
 
 def test_a_half_precision_model_carries_a_float32_adapter(tmp_path: Path) -> None:
     model = saved(tmp_path)
-    values = adapter.parameters(model.unet)
+    values = adapter.parameters(model)
     half = TinyModel()
     half.unet.bfloat16()
     half.dtype = torch.bfloat16
     base = half.predict().float()
-    adapter.attach(half.unet, config())
+    adapter.attach(half, config())
     # Magnitudes rounded to bfloat16 would move the prediction before the first step.
     for name, module in half.unet.named_modules():
         if name.endswith(".to_q"):
@@ -143,9 +143,9 @@ def test_a_half_precision_model_carries_a_float32_adapter(tmp_path: Path) -> Non
             assert magnitude.dtype == torch.float32
             assert torch.allclose(magnitude, norm, rtol=1e-6)
     assert (half.predict().float() - base).abs().max() < 0.05
-    adapter.detach(half.unet)
-    adapter.load(half.unet, tmp_path)
-    for name, value in adapter.parameters(half.unet).items():
+    adapter.detach(half)
+    adapter.load(half, tmp_path)
+    for name, value in adapter.parameters(half).items():
         assert torch.equal(value, values[name])
 
 
@@ -153,8 +153,8 @@ def test_loaded_adapters_are_frozen_unless_asked(tmp_path: Path) -> None:
     saved(tmp_path)
     for trainable in (False, True):
         model = TinyModel()
-        adapter.load(model.unet, tmp_path, trainable=trainable)
-        own = {id(p) for p in adapter.parameters(model.unet).values()}
+        adapter.load(model, tmp_path, trainable=trainable)
+        own = {id(p) for p in adapter.parameters(model).values()}
         grads = {id(p) for p in model.unet.parameters() if p.requires_grad}
         assert grads == (own if trainable else set())
 
@@ -165,7 +165,7 @@ def test_an_adapter_of_another_trainer_is_read_as_diffusers_reads_it(tmp_path: P
     (tmp_path / "bare").mkdir()
     save_file(bare, tmp_path / "bare" / FILE)
     other = TinyModel(weights=0)
-    assert adapter.load(other.unet, tmp_path / "bare", fingerprint=other.fingerprint) == {}
+    assert adapter.load(other, tmp_path / "bare", fingerprint=other.fingerprint) == {}
     assert torch.equal(other.predict(), model.predict())
 
 
@@ -204,7 +204,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "lie.safetensors", {"lora_adapter_metadata": json.dumps(lie)})
         model = TinyModel()
         assert expected in refusal(model, tmp_path / "lie.safetensors")
-        adapter.load(model.unet, tmp_path)  # and the model is still good for a true one
+        adapter.load(model, tmp_path)  # and the model is still good for a true one
     save_file(tensors, tmp_path / "lie.safetensors", {"lora_adapter_metadata": "{"})
     assert "not JSON" in refusal(TinyModel(), tmp_path / "lie.safetensors")
 
@@ -234,8 +234,8 @@ def test_a_second_adapter_is_refused_and_the_first_stays(tmp_path: Path) -> None
     model = saved(tmp_path)
     before = model.predict()
     for put in (
-        lambda: adapter.attach(model.unet, config()),
-        lambda: adapter.load(model.unet, tmp_path),
+        lambda: adapter.attach(model, config()),
+        lambda: adapter.load(model, tmp_path),
     ):
         with pytest.raises(UserError, match="already carries"):
             put()
@@ -246,18 +246,18 @@ def test_targets_that_match_nothing_list_the_candidates() -> None:
     for target in ("to_x", "attn1"):
         model = TinyModel()
         with pytest.raises(UserError, match=r"to_k, to_out\.0, to_q, to_v") as caught:
-            adapter.attach(model.unet, config(targets=("to_q", target)))
+            adapter.attach(model, config(targets=("to_q", target)))
         assert target in str(caught.value)
-        assert not adapter.attached(model.unet)
+        assert not adapter.attached(model)
 
 
 def test_save_asks_for_an_adapter_and_a_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without adapter"):
-        adapter.save(TinyModel().unet, tmp_path, {"fingerprint": "x"})
+        adapter.save(TinyModel(), tmp_path, {"fingerprint": "x"})
     model = TinyModel()
-    adapter.attach(model.unet, config())
+    adapter.attach(model, config())
     with pytest.raises(ValueError, match="fingerprint"):
-        adapter.save(model.unet, tmp_path, {})
+        adapter.save(model, tmp_path, {})
     assert not any(tmp_path.iterdir())
 
 
@@ -276,5 +276,5 @@ def test_the_pipeline_class_itself_writes_this_layout(tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     other = TinyModel()
-    adapter.load(other.unet, tmp_path / "theirs")
+    adapter.load(other, tmp_path / "theirs")
     assert torch.equal(other.predict(), model.predict())

@@ -106,10 +106,10 @@ def test_without_a_run_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_the_lines_of_the_card_load_the_adapter(tmp_path: Path, shapes_model: Any) -> None:
     """Run as they stand, but for the place of the folder."""
-    adapter.attach(shapes_model.unet, config())
+    adapter.attach(shapes_model, config())
     scramble(shapes_model.unet)
     notes = {"fingerprint": shapes_model.fingerprint}
-    adapter.save(shapes_model.unet, tmp_path / "a", notes)
+    adapter.save(shapes_model, tmp_path / "a", notes)
     lines = re.findall(r"^    (.+)$", card(tmp_path, base="shapes").decode(), re.MULTILINE)
     code = "\n".join(lines).replace("path/of/this/folder", str(tmp_path / "a"))
     names: dict[str, Any] = {}

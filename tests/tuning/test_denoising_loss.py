@@ -44,12 +44,12 @@ def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction
     """Without peft: the plain UNet with W' = m V / norm(V), V = W + s B A, the norm detached."""
     settings = config(method=method, rank=4, alpha=10.0)
     model = TinyModel(prediction)
-    adapter.attach(model.unet, settings)
+    adapter.attach(model, settings)
     scramble(model.unet)
     data = samples(model)
     table = noising_table(model.scheduler.alphas_cumprod)
     denoising_loss(model, data, table, prediction).mean().backward()
-    tensors = adapter.parameters(model.unet)
+    tensors = adapter.parameters(model)
 
     plain = TinyModel(prediction).unet.double()
     leaves = {k: p.detach().double().requires_grad_() for k, p in tensors.items()}

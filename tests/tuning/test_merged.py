@@ -1,12 +1,16 @@
 """The merged gradient against peft's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_model import TinyModel, TinySet, config, scramble
 from torch import nn
 
+from mitune.errors import UserError
 from mitune.half import HalfProducts, Pairing, TrainedProducts
 from mitune.tuning import adapter
+from mitune.tuning import merged as merged_module
 from mitune.tuning.batches import Batches
 from mitune.tuning.gradient import PeftGradient, gradient_of
 from mitune.tuning.merged import MergedGradient
@@ -17,7 +21,7 @@ EVERYTHING = (*ATTENTION, "conv1", "conv_shortcut", "proj_in", "ff.net.2", "conv
 
 def adapted(double=False, **changes):
     model, chosen = TinyModel(), config(**changes)
-    adapter.attach(model.unet, chosen)
+    adapter.attach(model, chosen)
     scramble(model.unet)
     if double:
         model.unet.double()
@@ -32,7 +36,7 @@ def gradients(model, way, chosen, step=0):
     made.begin()
     loss = sum(made.add(samples) for samples in batches.step(step))
     made.finish()
-    return loss, {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+    return loss, {n: p.grad.clone() for n, p in adapter.parameters(model).items()}
 
 
 def worst(got, expected):
@@ -73,12 +77,12 @@ def test_it_follows_the_adapter_and_leaves_the_model_alone():
         for samples in batches.step(0):
             merged.add(samples)
         merged.finish()
-        got = {n: p.grad.clone() for n, p in adapter.parameters(model.unet).items()}
+        got = {n: p.grad.clone() for n, p in adapter.parameters(model).items()}
         assert worst(got, gradients(model, PeftGradient, chosen)[1]) < 1e-4
         for n, t in model.unet.state_dict().items():
             assert torch.equal(t, before[n])
         with torch.no_grad():
-            for parameter in adapter.parameters(model.unet).values():
+            for parameter in adapter.parameters(model).values():
                 parameter.mul_(1.1)
         before = {n: t.clone() for n, t in model.unet.state_dict().items()}
     assert [type(p) for p in model.unet.attn_processors.values()] == processors
@@ -130,6 +134,46 @@ def test_a_trained_weight_is_not_rounded_to_half_precision():
 
 def test_by_name():
     model, chosen = adapted()
-    assert isinstance(gradient_of(model, chosen), PeftGradient)
-    model, chosen = adapted(gradient="merged")
     assert isinstance(gradient_of(model, chosen), MergedGradient)
+    model, chosen = adapted(gradient="peft")
+    assert isinstance(gradient_of(model, chosen), PeftGradient)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Of one step compiled and not, with a micro-batch that two workers share and one that does
+    not divide."""
+    model, chosen = adapted(batch=7, micro_batch=4)
+    expected = gradients(model, MergedGradient, chosen)
+    return expected, gradients(model, MergedGradient, replace(chosen, backend="inductor"))
+
+
+def test_compiled_it_is_the_same(compiled):
+    (loss, expected), (its_loss, got) = compiled
+    assert float(its_loss) == pytest.approx(float(loss), rel=1e-5)
+    assert worst(got, expected) < 1e-4
+
+
+def test_a_compiler_that_is_wrong_is_refused(monkeypatch):
+    """And the message says by how much. A prediction that scales the gradient by 1.01."""
+    monkeypatch.setattr(merged_module, "compile_unet", lambda run, device: wrong_by(run, 0.01))
+    model, chosen = adapted(backend="inductor")
+    with pytest.raises(UserError, match="gradient is 1.0e-02 away from eager's"):
+        gradients(model, MergedGradient, chosen)
+
+
+def wrong_by(run, share):
+    def wrong(*given):
+        prediction = run(*given)
+        return prediction + share * (prediction - prediction.detach())
+
+    return wrong
+
+
+def test_adapted_upsampling_is_not_folded():
+    """Its weight is trained, and no longer that of a convolution if it were."""
+    for targets, folded in ((ATTENTION, True), ((*ATTENTION, "upsamplers.0.conv"), False)):
+        model, chosen = adapted(targets=targets, backend="inductor")
+        unet = MergedGradient(model, chosen)._unet
+        kinds = {type(m) for m in unet.modules()}
+        assert (nn.ConvTranspose2d in kinds) == folded

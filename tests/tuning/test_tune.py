@@ -70,8 +70,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_dora_magnitudes_and_directions_move(straight: Path) -> None:
     fresh = TinyModel()
-    adapter.attach(fresh.unet, config())
-    adapter.save(fresh.unet, straight.parent / "fresh", {"fingerprint": "x"})
+    adapter.attach(fresh, config())
+    adapter.save(fresh, straight.parent / "fresh", {"fingerprint": "x"})
     before, after = weights(straight.parent / "fresh"), weights(straight)
     moved = {key: (after[key] - before[key]).abs().max().item() for key in before}
     assert sum("lora_magnitude_vector" in key for key in moved) * 3 == len(moved)
@@ -97,8 +97,8 @@ def test_the_model_is_left_plain_and_the_adapter_is_the_result(straight: Path) -
     base = model.predict()
     run(straight.parent / "again", model)
     assert torch.equal(model.predict(), base)
-    assert not adapter.attached(model.unet)
-    adapter.load(model.unet, straight, fingerprint=model.fingerprint)
+    assert not adapter.attached(model)
+    adapter.load(model, straight, fingerprint=model.fingerprint)
     pipeline = plain.pipeline()
     pipeline.load_lora_weights(straight)
     plain.unet = pipeline.unet
@@ -144,7 +144,7 @@ def test_an_interrupt_finishes_the_step_writes_a_checkpoint_and_passes(
     with pytest.raises(KeyboardInterrupt):
         tune(model, TinySet(), tmp_path, config(), progress=interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not adapter.attached(model.unet)
+    assert not adapter.attached(model)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-000003",
         "step-000004",
@@ -262,11 +262,11 @@ def test_one_step_is_the_equation_of_adamw(tmp_path: Path) -> None:
     run(tmp_path, lr=lr, weight_decay=decay, eps=eps, iterations=1, checkpoint_every=1)
     moments = load_file(tmp_path / "checkpoints/step-000001/optimizer.safetensors")
     start = TinyModel()
-    adapter.attach(start.unet, config())
+    adapter.attach(start, config())
     end = TinyModel()
-    adapter.load(end.unet, tmp_path)
-    after = adapter.parameters(end.unet)
-    for name, before in adapter.parameters(start.unet).items():
+    adapter.load(end, tmp_path)
+    after = adapter.parameters(end)
+    for name, before in adapter.parameters(start).items():
         gradient = moments[f"{name}/exp_avg"].double() / (1 - 0.9)
         expected = before.double() * (1 - lr * decay) - lr * gradient / (gradient.abs() + eps)
         assert (after[name] - expected).abs().max() < 1e-6, name
@@ -368,7 +368,7 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, straight: Path) -> Non
         new, model = tmp_path / "new", TinyModel()
         assert text in refusal(model, TinySet(), new, settings, adapter=straight)
         assert not new.exists()
-        assert not adapter.attached(model.unet)
+        assert not adapter.attached(model)
     assert "another model" in refusal(
         TinyModel(weights=1), TinySet(), tmp_path / "new", config(), adapter=straight
     )
@@ -380,7 +380,7 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, straight: Path) -> Non
 
 def test_a_model_with_an_adapter_is_refused_and_keeps_it(tmp_path: Path, straight: Path) -> None:
     model = TinyModel()
-    adapter.load(model.unet, straight)
+    adapter.load(model, straight)
     before = model.predict()
     assert "already carries" in refusal(model, TinySet(), tmp_path / "new", config())
     assert torch.equal(model.predict(), before)

@@ -14,6 +14,7 @@ def test_the_defaults_are_the_papers_table_5() -> None:
     assert (config.method, config.rank, config.alpha) == ("dora", 32, 32)
     assert config.targets == ("to_q", "to_k", "to_v", "to_out.0")
     assert config.lr_scheduler == "constant"
+    assert (config.text_encoder_lr, config.prior_weight) == (None, 0)
     assert (config.lr, config.betas, config.eps) == (1e-4, (0.9, 0.999), 1e-8)
     assert (config.weight_decay, config.clip) == (1e-2, 1.0)
     assert (config.batch, config.iterations, config.t_range) == (400, 300, (500, 1000))
@@ -22,7 +23,7 @@ def test_the_defaults_are_the_papers_table_5() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("method", "full"),
+        ("method", "adalora"),
         ("lr_scheduler", "cosine"),
         ("rank", 0),
         ("batch", 0),
@@ -32,6 +33,10 @@ def test_the_defaults_are_the_papers_table_5() -> None:
         ("alpha", 0.0),
         ("lr", math.nan),
         ("lr", math.inf),
+        ("text_encoder_lr", 0.0),
+        ("text_encoder_lr", math.nan),
+        ("prior_weight", -1.0),
+        ("prior_weight", math.inf),
         ("eps", 0.0),
         ("clip", 0.0),
         ("clip", math.nan),

@@ -209,7 +209,7 @@ def test_a_kill_after_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_decides_is_recorded(tmp_path: Path, stopped: Path) -> None:
     recorded = json.loads((stopped / "run.json").read_text())["settings"]["held_out"]
     assert recorded == {"by": "script", "every": 2, "patience": 3, "best": True}
-    notes = adapter.load(TinyModel().unet, stopped)
+    notes = adapter.load(TinyModel(), stopped)
     assert notes["held_out"] == recorded
 
     def refuse(watch: Watch | None) -> str:

@@ -17,6 +17,7 @@ class TinyModel:
     """What ``Tunable`` asks for: 4x8x8 latents, text rows drawn from the prompt's letters."""
 
     name = "tiny"
+    text_encoder: Any = None
     device = torch.device("cpu")
     latent_shape = (4, 8, 8)
 

@@ -35,8 +35,8 @@ class AuthorsTrainer:
     def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
         self.model = model
         self.config = config
-        adapter.attach(model.unet, config)
-        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model.unet)
+        adapter.attach(model, config)
+        self.parameters: dict[str, nn.Parameter] = adapter.parameters(model)
         self._batches = Batches(model, pairs, config)
         self._table = noising_table(model.scheduler.alphas_cumprod).to(model.device)
         self._optimizer = self._adamw()

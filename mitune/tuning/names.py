@@ -1,0 +1,53 @@
+"""The networks an adapter may be on, and the names of its tensors: peft's in memory, diffusers' in
+files."""
+
+from collections.abc import Mapping
+
+from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+from torch import Tensor
+
+UNET, TEXT_ENCODER = "unet", "text_encoder"
+"""The networks an adapter may be on, as diffusers names them and their tensors begin."""
+
+TEXT_MODEL = "text_model."
+"""What transformers before 5 puts before every name in a text encoder. In files it always stands
+there: diffusers takes it away where transformers has it no more, and ComfyUI looks for it. In
+memory never."""
+
+# Peft's words and diffusers'. The magnitudes of a text encoder diffusers itself writes under peft's
+# word and then, with transformers 5, does not find again: it goes on with the base's norms, and no
+# more than a report in the log. Under this word that finds them, and so does peft's own loader.
+_WORDS = {
+    UNET: {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."},
+    TEXT_ENCODER: {
+        ".lora_A.": ".lora_linear_layer.down.",
+        ".lora_B.": ".lora_linear_layer.up.",
+        ".lora_magnitude_vector": ".lora_magnitude_vector.weight",
+    },
+}
+
+
+def as_peft(network: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors under peft's names, from those they have in a file after ``network.``."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in stored.items():
+        key = key.removeprefix(TEXT_MODEL)
+        for ours, theirs in _WORDS[network].items():
+            key = key.replace(theirs, ours)
+        tensors[key] = value
+    if network == UNET:  # older names too
+        tensors = convert_unet_state_dict_to_peft(tensors)
+    return tensors
+
+
+def as_diffusers(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse."""
+    # Not by diffusers' convert_state_dict_to_diffusers: of a UNet it renames the attention
+    # projections alone, and of a file with names of both kinds diffusers loads one kind, with no
+    # more than a warning.
+    named = {}
+    for key, value in tensors.items():
+        for ours, theirs in _WORDS[network].items():
+            key = key.replace(ours, theirs)
+        named[(TEXT_MODEL if network == TEXT_ENCODER else "") + key] = value
+    return named
