@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cuda lint type bench bench-compare results docs clean
+.PHONY: help demo test cuda lint type bench bench-compare results table7 table8 docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -23,6 +23,12 @@ demo: $(STAMP)   ## the main job on the embedded model: MI selection against its
 
 results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rounds
 	$(BIN)/python -m mitune.evaluation.study --out runs/results --seeds 5 --rounds 3
+
+table7: $(STAMP)  ## the paper's Table 7, shares of real pictures, on the embedded model over 3 seeds
+	$(BIN)/python -m mitune.evaluation.ablation real --out runs/table7
+
+table8: $(STAMP)  ## its Table 8: DoRA, LoRA, UNet and text encoder together
+	$(BIN)/python -m mitune.evaluation.ablation parts --out runs/table8
 
 test: $(STAMP)   ## all tests
 	$(BIN)/python -m pytest -q

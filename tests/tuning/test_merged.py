@@ -158,7 +158,7 @@ def test_a_compiler_that_is_wrong_is_refused(monkeypatch):
     """And the message says by how much. A prediction that scales the gradient by 1.01."""
     monkeypatch.setattr(merged_module, "compile_unet", lambda run, device: wrong_by(run, 0.01))
     model, chosen = adapted(backend="inductor")
-    with pytest.raises(UserError, match="gradient is 1.0e-02 away from eager's"):
+    with pytest.raises(UserError, match=r"gradient is 1\.0e-02 away from eager's"):
         gradients(model, MergedGradient, chosen)
 
 
