@@ -16,6 +16,7 @@ import tyro
 
 from mitune import allocator, progress
 from mitune.commands import COMMANDS, Command
+from mitune.commands.measure import Bench
 from mitune.errors import UserError
 from mitune.provenance import as_json
 
@@ -52,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
     progress.quiet_libraries()
-    allocator.keep_freed_memory()
     arguments = sys.argv[1:] if arguments is None else arguments
     command = parse(arguments)
+    if not isinstance(command, Bench):  # which does so itself, after the baselines
+        allocator.keep_freed_memory()
     try:
         run(command)
     except UserError as error:

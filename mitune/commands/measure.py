@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
+from mitune.allocator import keep_freed_memory
 from mitune.bench.ladder import ladder
 from mitune.bench.plot import check_plot, plot_ladder
 from mitune.bench.rungs import Setting, load_model
@@ -77,6 +78,8 @@ class Bench:
             "scale": self._scale,
             "train": self._train,
         }
+        if self.what in ("step", "scale"):  # the others have baselines, which come before it
+            keep_freed_memory()
         return measures[self.what]()
 
     def _setting(self) -> Setting:
