@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from mitune import progress
 from mitune.build import build_set
 from mitune.evaluation.compare import Comparison, pooled
-from mitune.evaluation.report import compare_models
+from mitune.evaluation.report import compare_models, use_sampler
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.load import load
 from mitune.provenance import as_json, environment
@@ -89,7 +90,7 @@ def run(ablation: Ablation) -> dict[str, Any]:
                 folder / "set",
                 candidates=ablation.candidates,
                 seed=seed * 1000,
-                progress=lambda done, total, bars=bars: bars.candidate(1, done, total),
+                progress=partial(bars.candidate, 1),
             )
             tuned = {}
             real = _real(model, train, folder, seed) if ablation.what == "real" else None
@@ -100,10 +101,15 @@ def run(ablation: Ablation) -> dict[str, Any]:
                     folder / name,
                     config,
                     real=real if config.real_share else None,
-                    progress=lambda step, total, loss, bars=bars: bars.step(1, step, total, loss),
+                    progress=partial(bars.step, 1),
                 )
         comparison, _ = compare_models(
-            model, tuned, test, images=ablation.images, seed=1_000_000 + seed
+            model,
+            tuned,
+            test,
+            images=ablation.images,
+            seed=1_000_000 + seed,
+            sampler=use_sampler(model),
         )
         comparisons.append(comparison)
     return _tell(ablation, pooled(comparisons), model.device, time.perf_counter() - start)
