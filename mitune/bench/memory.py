@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def reset_peak(device: torch.device) -> None:
@@ -38,7 +38,9 @@ class TensorPeak:
         reset_peak(device)
         if device.type != "cuda" and sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-            held = (t.untyped_storage() for t in gc.get_objects() if isinstance(t, Tensor))
+            # Not those that torch.compile leaves behind, which stand for tensors and hold nothing.
+            real = (t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter))
+            held = (tensor.untyped_storage() for tensor in real)
             self._held = sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
             reset_peak(device)
             self._before = _status("VmRSS:")
