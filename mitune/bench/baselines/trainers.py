@@ -17,6 +17,7 @@ from mitune.tuning.batches import Batches, MicroBatch
 from mitune.tuning.loss import denoising_loss, noising_table
 
 Pairs = Sequence[tuple[str, Tensor]]
+_RECOMPILATIONS = 256
 
 
 class AuthorsTrainer:
@@ -84,6 +85,10 @@ class FairTrainer(AuthorsTrainer):
 
     def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
         super().__init__(model, pairs, config)
+        # peft's DoRA breaks the graph in every adapted layer, and the parts share their functions:
+        # with torch's own limit of 8 most of them would be left uncompiled.
+        torch._dynamo.config.recompile_limit = _RECOMPILATIONS
+        torch._dynamo.config.accumulated_recompile_limit = 10 * _RECOMPILATIONS
         self._unet = torch.compile(model.unet, dynamic=False)
 
     def gradient(self, step: int) -> float:
