@@ -41,7 +41,8 @@ class TensorPeak:
             # Not those that torch.compile leaves behind, which stand for tensors and hold nothing.
             real = (t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter))
             held = (tensor.untyped_storage() for tensor in real)
-            self._held = sum({storage.data_ptr(): storage.nbytes() for storage in held}.values())
+            sizes: dict[int, int] = {each.data_ptr(): each.nbytes() for each in held}
+            self._held = sum(sizes.values())
             reset_peak(device)
             self._before = _status("VmRSS:")
 
