@@ -1,8 +1,6 @@
 """The training loop (MI-Tune, Algorithm 1, line 10): one state, one step, on one screen."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from mitune.tuning.checkpoint import TrainState
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.fit import fitting
 from mitune.tuning.gradient import Gradient, gradient_of
+from mitune.tuning.interrupt import deferred_interrupt
 from mitune.tuning.mixing import Ranked, prior_pairs, real_pairs
 from mitune.tuning.processes import Processes, joined
 from mitune.tuning.watch import Watch, watching
@@ -185,7 +184,7 @@ def _train(
     size = fitting(gradient, batches, config)
     with (
         watching(watch, state, out, config.iterations, processes, wanted) as watcher,
-        _deferred_interrupt() as interrupted,
+        deferred_interrupt() as interrupted,
     ):
         while state.step < config.iterations and not watcher.stopped:
             began = time.perf_counter()
@@ -268,40 +267,3 @@ def _diverged(
         f"(pairs {shown} of the set; {last}); train in another folder with a lower lr, or in "
         "float32"
     )
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first SIGINT or SIGTERM, which amid ``optimizer.step`` would leave half a step.
-
-    The block asks whether one came and ends; then KeyboardInterrupt is raised. A second one is not
-    held back.
-    """
-    # Only the main thread may set handlers, and only it is interrupted. An ignored SIGINT stays
-    # ignored; a scheduler's SIGTERM, by default deadly, is taken as an interrupt.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ours = threading.current_thread() is threading.main_thread()
-    held = [
-        number
-        for number, handler in handlers.items()
-        if ours and (callable(handler) or (number, handler) == (signal.SIGTERM, signal.SIG_DFL))
-    ]
-    came = False
-
-    def release() -> None:
-        for number in held:
-            signal.signal(number, handlers[number])
-
-    def hold(*_: object) -> None:
-        nonlocal came
-        came = True
-        release()
-
-    for number in held:
-        signal.signal(number, hold)
-    try:
-        yield lambda: came
-    finally:
-        release()
-    if came:
-        raise KeyboardInterrupt

@@ -1,0 +1,43 @@
+"""Interrupts that wait for the end of a training step."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold back the first SIGINT or SIGTERM, which amid ``optimizer.step`` would leave half a step.
+
+    The block asks whether one came and ends; then KeyboardInterrupt is raised. A second one is not
+    held back.
+    """
+    # Only the main thread may set handlers, and only it is interrupted. An ignored SIGINT stays
+    # ignored; a scheduler's SIGTERM, by default deadly, is taken as an interrupt.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = threading.current_thread() is threading.main_thread()
+    held = [
+        number
+        for number, handler in handlers.items()
+        if ours and (callable(handler) or (number, handler) == (signal.SIGTERM, signal.SIG_DFL))
+    ]
+    came = False
+
+    def release() -> None:
+        for number in held:
+            signal.signal(number, handlers[number])
+
+    def hold(*_: object) -> None:
+        nonlocal came
+        came = True
+        release()
+
+    for number in held:
+        signal.signal(number, hold)
+    try:
+        yield lambda: came
+    finally:
+        release()
+    if came:
+        raise KeyboardInterrupt
