@@ -192,7 +192,7 @@ def _reference(model: StableDiffusion, setting: TrainSetting) -> tuple[dict[str,
     model.dtype = torch.float64
     exact = PeftGradient(model, config)
     exact.begin()
-    for samples in Batches(model, setting.pairs, config).step(0, 32):
+    for samples in Batches(model, setting.pairs, config).step(0, 8):
         exact.add(samples)
     found = {n: p.grad.cpu() for n, p in adapter.parameters(model).items() if p.grad is not None}
     return found, float(counter.get_total_flops())
