@@ -78,7 +78,8 @@ class TrainedProducts(HalfProducts):
 
     def __init__(self, layer: Product, dtype: torch.dtype, half_output: bool = False) -> None:
         super().__init__(layer, dtype, half_output=half_output)
-        self.weight.requires_grad_(True)
+        # Its own: of a layer in dtype already, the weight above is the layer's.
+        self.weight = nn.Parameter(self.weight.detach().clone())
         self.register_buffer("low", torch.zeros_like(self.weight))
         self.take(layer.weight)
 

@@ -16,6 +16,7 @@ from mitune.tuning import TuneConfig
 def setting(monkeypatch):
     """Compiling is tested elsewhere, and takes minutes."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    monkeypatch.setattr("mitune.tuning.merged.compile_unet", lambda run, device: run)
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
         load=lambda precision: mitune.load("shapes", device="cpu", precision=precision),
@@ -32,7 +33,7 @@ def test_every_rung_has_the_same_gradient_within_its_precision(setting):
     rungs = result["rungs"]
     assert tuple(rungs) == RUNGS
     assert len(lines) == len(RUNGS)
-    for name in ("authors", "peft", "merged"):
+    for name in ("authors", "peft", "merged", "compiled"):
         assert rungs[name]["max_grad_error"] < 1e-4
         assert rungs[name]["losses"] == pytest.approx(rungs["authors"]["losses"], rel=1e-5)
     for name in ("fair", "ours"):

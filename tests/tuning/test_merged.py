@@ -112,7 +112,9 @@ def test_half_precision_is_near(precision):
         for name, parameter in model.unet.named_parameters():
             if ".lora_" not in name:
                 parameter.data = parameter.data.bfloat16()
+    before = {n: t.clone() for n, t in model.unet.state_dict().items()}
     _, got = gradients(model, MergedGradient, chosen)
+    assert all(torch.equal(t, before[n]) for n, t in model.unet.state_dict().items())
     assert all(g.dtype == torch.float32 for g in got.values())
     whole = torch.cat([g.flatten() for g in expected.values()])
     found = torch.cat([g.flatten() for g in got.values()])
