@@ -32,7 +32,7 @@ class _ForThreads:
     They take a hundredth of a call each, one thread at a time, and are not made for threads:
     objects that two of them check at once look changed, and all is compiled again, eight times and
     then no more. Nothing that they look at changes here: a UNet's weights keep their addresses, and
-    every call is made without gradients.
+    of one object every call is made with gradients, or every one without.
     """
 
     def __init__(self, run: Run) -> None:

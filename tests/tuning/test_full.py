@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from joint_model import TEXTS, embeddings, joint_model, pipeline, predict
 from safetensors.torch import load_file
-from tiny_model import TinyModel, TinySet, config, tree
+from tiny_model import TinyModel, TinySet, config, refusal, tree
 from torch import Tensor
 
 import mitune
@@ -44,13 +44,6 @@ def distance(one: Path, other: Path) -> float:
 
 def furthest(one: Tensor, other: Tensor) -> float:
     return (one.double() - other.double()).abs().max().item()
-
-
-def refusal(*arguments: Any, **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        tune(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +169,7 @@ def test_it_goes_on_from_its_own_kind_alone(tmp_path: Path, straight: Path) -> N
     ):
         model = TinyModel()
         base = model.predict()
-        message = refusal(model, TinySet(), tmp_path / "new", chosen, adapter=start)
+        message = refusal(tune, model, TinySet(), tmp_path / "new", chosen, adapter=start)
         assert text in message
         assert not (tmp_path / "new").exists()
         assert torch.equal(model.predict(), base)
@@ -189,7 +182,7 @@ def test_what_does_not_go_is_refused(tmp_path: Path, straight: Path) -> None:
     half = TinyModel()
     half.unet.bfloat16()
     half.dtype = torch.bfloat16
-    assert "expected float32" in refusal(half, TinySet(), tmp_path / "new", full())
+    assert "expected float32" in refusal(tune, half, TinySet(), tmp_path / "new", full())
     assert not (tmp_path / "new").exists()
     other = TinyModel(weights=1)
     base = other.predict()

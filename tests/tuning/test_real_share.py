@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import TinyModel, TinySet, config
+from tiny_model import TinyModel, TinySet, config, refusal
 from torch import Tensor
 
 from mitune.errors import UserError
@@ -45,13 +45,6 @@ def run(out: Path, *, real: Any = None, progress: Any = None, **changes: Any) ->
     settings = config(**({"real_share": 0.4} | changes))
     chosen = TinyReal() if real is None else real
     return tune(TinyModel(), TinySet(GENERATED), out, settings, real=chosen, progress=progress)
-
-
-def refusal(call: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")

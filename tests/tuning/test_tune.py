@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import TinyModel, TinySet, config, tree
+from tiny_model import TinyModel, TinySet, config, refusal, tree
 
-from mitune.errors import UserError
 from mitune.tuning import TuneConfig, adapter, tune
 from mitune.tuning import loss as loss_module
 from mitune.tuning.adapter_file import FILE
@@ -53,13 +52,6 @@ def distance(one: Path, other: Path) -> float:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     return max((a[key] - b[key]).abs().max().item() for key in a)
-
-
-def refusal(*arguments: Any, **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        tune(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +294,7 @@ def test_other_settings_are_refused_and_named(straight: Path) -> None:
     before = tree(straight)
 
     def refuse(model: TinyModel, chosen: TinySet, settings: TuneConfig) -> str:
-        return refusal(model, chosen, straight, settings)
+        return refusal(tune, model, chosen, straight, settings)
 
     assert "config.lr is 0.001 there and 0.002 here" in refuse(
         TinyModel(), TinySet(), config(lr=2e-3)
@@ -315,19 +307,21 @@ def test_other_settings_are_refused_and_named(straight: Path) -> None:
     assert "set.settings.seed is 0 there and 1 here" in other
     assert "set.sha256" in other
     assert "adapter is None there" in refusal(
-        TinyModel(), TinySet(), straight, config(), adapter=straight
+        tune, TinyModel(), TinySet(), straight, config(), adapter=straight
     )
     assert tree(straight) == before
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    assert "letter.txt" in refusal(TinyModel(), TinySet(), tmp_path, config())
+    assert "letter.txt" in refusal(tune, TinyModel(), TinySet(), tmp_path, config())
     (tmp_path / "run.json").write_text('{"format": "mitune-set", "version": 1}')
-    assert "describes no training run" in refusal(TinyModel(), TinySet(), tmp_path, config())
+    assert "describes no training run" in refusal(tune, TinyModel(), TinySet(), tmp_path, config())
     (tmp_path / "run.json").write_text("{")
-    assert "damaged" in refusal(TinyModel(), TinySet(), tmp_path, config())
-    assert "holds a file" in refusal(TinyModel(), TinySet(), tmp_path / "letter.txt", config())
+    assert "damaged" in refusal(tune, TinyModel(), TinySet(), tmp_path, config())
+    assert "holds a file" in refusal(
+        tune, TinyModel(), TinySet(), tmp_path / "letter.txt", config()
+    )
     assert sorted(tree(tmp_path)) == ["letter.txt", "run.json"]
 
 
@@ -343,13 +337,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_checkpoint(
 
     loss = loss_module.denoising_loss
     monkeypatch.setattr(loss_module, "denoising_loss", diverging)
-    message = refusal(TinyModel(), TinySet(), tmp_path, config())
+    message = refusal(tune, TinyModel(), TinySet(), tmp_path, config())
     assert "step 5: loss is nan" in message
     assert str(tmp_path / "checkpoints" / "step-000003") in message
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
     assert not (tmp_path / FILE).exists()
     passes = 4
-    message = refusal(TinyModel(), TinySet(), tmp_path / "other", config())
+    message = refusal(tune, TinyModel(), TinySet(), tmp_path / "other", config())
     assert "step 1: loss is nan" in message
     assert "no checkpoint yet" in message
 
@@ -366,14 +360,14 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path, straight: Path) -> Non
         (config(targets=("to_q",)), "layers are adapted there"),
     ):
         new, model = tmp_path / "new", TinyModel()
-        assert text in refusal(model, TinySet(), new, settings, adapter=straight)
+        assert text in refusal(tune, model, TinySet(), new, settings, adapter=straight)
         assert not new.exists()
         assert not adapter.attached(model)
     assert "another model" in refusal(
-        TinyModel(weights=1), TinySet(), tmp_path / "new", config(), adapter=straight
+        tune, TinyModel(weights=1), TinySet(), tmp_path / "new", config(), adapter=straight
     )
     assert "is not there" in refusal(
-        TinyModel(), TinySet(), tmp_path / "new", config(), adapter=tmp_path / "absent"
+        tune, TinyModel(), TinySet(), tmp_path / "new", config(), adapter=tmp_path / "absent"
     )
     assert not (tmp_path / "new").exists()
 
@@ -382,7 +376,7 @@ def test_a_model_with_an_adapter_is_refused_and_keeps_it(tmp_path: Path, straigh
     model = TinyModel()
     adapter.load(model, straight)
     before = model.predict()
-    assert "already carries" in refusal(model, TinySet(), tmp_path / "new", config())
+    assert "already carries" in refusal(tune, model, TinySet(), tmp_path / "new", config())
     assert torch.equal(model.predict(), before)
     assert not (tmp_path / "new").exists()
 
@@ -394,7 +388,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     for name in ("state.json", "optimizer.safetensors", FILE):
         content = (place / name).read_bytes()
         (place / name).write_bytes(content[:-10])
-        message = refusal(TinyModel(), TinySet(), tmp_path / "a", config())
+        message = refusal(tune, TinyModel(), TinySet(), tmp_path / "a", config())
         assert str(place) in message
         (place / name).write_bytes(content)
     with pytest.raises(Killed):
@@ -402,12 +396,12 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     other = tmp_path / "b" / "checkpoints" / "step-000003"
     shutil.rmtree(other)
     shutil.copytree(place, other)
-    assert "another run" in refusal(TinyModel(), TinySet(), tmp_path / "b", config(seed=1))
+    assert "another run" in refusal(tune, TinyModel(), TinySet(), tmp_path / "b", config(seed=1))
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert "file" in refusal(TinyModel(), TinySet(), tmp_path / "file" / "out", config())
+    assert "file" in refusal(tune, TinyModel(), TinySet(), tmp_path / "file" / "out", config())
 
 
 def test_a_half_precision_model_trains_a_float32_adapter(tmp_path: Path) -> None:

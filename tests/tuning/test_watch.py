@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_model import TinyModel, TinySet, config
+from tiny_model import TinyModel, TinySet, config, refusal
 
-from mitune.errors import UserError
 from mitune.tuning import Watch, adapter, loop, tune
 from mitune.tuning.adapter_file import FILE
 
@@ -49,13 +48,6 @@ def run(out: Path, *, watch: Any = None, progress: Any = None, **changes: Any) -
 
 def scripted(out: Path, values: Mapping[int, float] = PEAK, **options: Any) -> Watch:
     return Watch(held_out=Scripted(out, values), held_out_every=2, **options)
-
-
-def refusal(call: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
