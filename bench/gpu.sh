@@ -31,7 +31,8 @@ if [ "$part" = all ] || [ "$part" = kernels ]; then
     if command -v nvcc > /dev/null; then
         MITUNE_BUILD_CPP=1 MITUNE_BUILD_CUDA=1 "$python" setup.py -q build_ext --inplace
     fi
-    "$python" -m pytest -q tests/kernels tests/generate/test_on_gpu.py | tee "$out/kernels.txt" || failed=1
+    "$python" -m pytest -q tests/kernels tests/generate/test_on_gpu.py \
+        tests/tuning/test_captured.py | tee "$out/kernels.txt" || failed=1
     if command -v compute-sanitizer > /dev/null; then
         compute-sanitizer --error-exitcode 1 "$python" -m pytest -q tests/kernels \
             -k "cuda and (formulas or loop or score_follows or keyed_noise)" |

@@ -13,9 +13,9 @@ import mitune_kernels
 import torch
 from torch import Tensor
 
+from mitune.capturing import capture, need_gpu
 from mitune.cores import undisturbed
 from mitune.denoiser import Conditioning, Denoiser, PairDenoiser
-from mitune.errors import UserError
 from mitune.schedule import Schedule
 
 
@@ -86,7 +86,7 @@ class Slots:
         self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
         self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, schedule.steps, 2, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] | None = None
         self._cond = {
             name: tensor.expand(passes * slots, *tensor.shape[1:]).clone()
             for name, tensor in null.items()
@@ -147,11 +147,11 @@ class Slots:
 
     def tick(self) -> None:
         """One step of every candidate in flight."""
-        if self._graph is None:
+        if self._replay is None:
             with undisturbed() if self._own_cores else nullcontext():
                 self._step()
         else:
-            self._graph.replay()
+            self._replay()
 
     def capture(self) -> None:
         """Hold the tick in a CUDA graph from now on. All slots are idle, so that neither the calls
@@ -160,21 +160,8 @@ class Slots:
         Raises:
             UserError: slots that are not on a GPU.
         """
-        if self._device.type != "cuda":
-            raise UserError(
-                f"captured is on and the device is {self._device}: expected a CUDA GPU; "
-                "leave it off elsewhere"
-            )
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(3):  # compiles, and chooses algorithms, outside the graph
-                self._step()
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        self._graph = graph
+        need_gpu(self._device)
+        self._replay = capture(self._step, self._device)
 
     @torch.no_grad()
     def _step(self) -> None:

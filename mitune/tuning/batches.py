@@ -72,6 +72,25 @@ class MicroBatch:
     cond: Conditioning
     weight: Tensor | None = None
 
+    def clone(self) -> "MicroBatch":
+        """The same in memory of its own."""
+        return MicroBatch(
+            latents=self.latents.clone(),
+            noise=self.noise.clone(),
+            t=self.t.clone(),
+            cond={name: tensor.clone() for name, tensor in self.cond.items()},
+            weight=None if self.weight is None else self.weight.clone(),
+        )
+
+    def copy_(self, other: "MicroBatch") -> None:
+        """Take the samples of ``other``, which are as many and of the same kind."""
+        for own, its in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(its)
+
+    def _tensors(self) -> list[Tensor]:
+        weight = [] if self.weight is None else [self.weight]
+        return [self.latents, self.noise, self.t, *self.cond.values(), *weight]
+
     def chunk(self, parts: int) -> list["MicroBatch"]:
         """The samples in ``parts`` equal parts, which divide B."""
         size = len(self.t) // parts

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mitune.errors import UserError
 from mitune.sets.files import publish
 from mitune.tuning import adapter
+from mitune.tuning.shards import Shards, part_of
 
 _NAME = re.compile(r"step-(\d{6,})")
 _STATE, _OPTIMIZER = "state.json", "optimizer.safetensors"
@@ -55,6 +56,7 @@ class TrainState:
         optimizer: over ``parameters``, in their order.
         step: optimizer steps done.
         best: of the steps done; None where none was measured, or none was finite.
+        shards: where ``parameters`` are parts, one process's, of the weights that train.
     """
 
     model: adapter.Adaptable
@@ -62,6 +64,18 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: Best | None = None
+    shards: Shards | None = None
+
+    def gather(self) -> None:
+        """Before the model is saved or looked at; all processes do it at the same step."""
+        if self.shards is not None:
+            self.shards.gather(self.optimizer)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimizer's, by the parameter's name and AdamW's; as gathered where in shards."""
+        if self.shards is not None:
+            return self.shards.moments
+        return {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
 
 
 def find(folder: Path) -> list[Path]:
@@ -81,7 +95,7 @@ def save(
     stays.
 
     Args:
-        state: between two optimizer steps.
+        state: between two optimizer steps, gathered.
         folder: of the checkpoints; created if absent.
         metadata: for the adapter's header, as ``adapter.save``.
         run: what identifies the run; ``restore`` asks for the same.
@@ -97,8 +111,8 @@ def save(
     adapter.save(state.model, temporary, metadata)
     moments = {
         f"{name}/{kind}": value.detach().cpu().contiguous()
-        for name, parameter in state.parameters.items()
-        for kind, value in state.optimizer.state.get(parameter, {}).items()
+        for name, kept in state.moments().items()
+        for kind, value in kept.items()
     }
     publish(temporary / _OPTIMIZER, to_safetensors(moments))
     content: dict[str, Any] = {"step": state.step, "run": run}
@@ -166,9 +180,14 @@ def restore(state: TrainState, place: Path, run: str) -> None:
             "remove that folder to go on from the one before"
         )
     adapter.restore(state.model, place)
+    if state.shards is not None:
+        state.shards.scatter()
     state.optimizer.load_state_dict(
         {
-            "state": {number: saved[name] for number, name in enumerate(state.parameters)},
+            "state": {
+                number: {kind: part_of(value, p) for kind, value in saved[name].items()}
+                for number, (name, p) in enumerate(state.parameters.items())
+            },
             "param_groups": state.optimizer.state_dict()["param_groups"],
         }
     )

@@ -61,6 +61,9 @@ class TuneConfig:
     backend: Literal["eager", "inductor"] = "eager"
     """What runs the UNet of the merged gradient: torch operation by operation, or torch.compile.
     The same but for rounding; the first micro-batch is compared with eager's."""
+    captured: bool = False
+    """Hold the merged gradient of a micro-batch in a CUDA graph, which is compared with what it
+    holds; on a GPU only."""
     checkpoint_every: int = 50
     """Steps between checkpoints; changes nothing in the result."""
     keep_checkpoints: int = 2
@@ -95,6 +98,13 @@ class TuneConfig:
             raise UserError(
                 f"backend is {self.backend} and gradient {self.gradient}: expected gradient "
                 "merged, or backend eager"
+            )
+        if self.captured and (
+            (self.gradient, self.text_encoder_lr) != ("merged", None) or self.method == "full"
+        ):
+            raise UserError(
+                "captured holds the merged gradient of the UNet alone: expected gradient merged, "
+                "method dora or lora and no text_encoder_lr, or captured off"
             )
         counts = ("rank", "batch", "iterations", "checkpoint_every", "keep_checkpoints")
         for name in counts if self.micro_batch == "auto" else (*counts, "micro_batch"):

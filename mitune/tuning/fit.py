@@ -13,9 +13,10 @@ _ON_CPU = 32
 """What "auto" is there."""
 
 
-def fitting(gradient: Gradient, batches: Batches, config: TuneConfig) -> int:
+def fitting(gradient: Gradient, batches: Batches, config: TuneConfig, *, alone: bool = True) -> int:
     """The micro-batch to train with: the config's, which is tried where memory may be short; or
-    with "auto" the largest that fits (on a CPU, which cannot be asked, 32).
+    with "auto" the largest that fits (on a CPU, which cannot be asked, 32). Not ``alone``, a
+    process that shares weights with others cannot try.
 
     Raises:
         UserError: one that does not fit (the message names the largest that does), or not even one
@@ -28,6 +29,8 @@ def fitting(gradient: Gradient, batches: Batches, config: TuneConfig) -> int:
         gradient.finish()
 
     asked = config.micro_batch
+    if not alone and asked != "auto":
+        return min(asked, config.batch)
     if batches.device.type == "cpu":  # whose system would swap, or kill, rather than refuse
         return min(_ON_CPU if asked == "auto" else asked, config.batch)
     if asked == "auto":

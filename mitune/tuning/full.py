@@ -100,7 +100,8 @@ def carried(unet: nn.Module) -> bool:
 
 
 def _copy(unet: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in unet.state_dict().items()}
+    # On the host: a GPU's memory is for what trains.
+    return {name: t.detach().to("cpu", copy=True) for name, t in unet.state_dict().items()}
 
 
 def _assign(unet: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -4,6 +4,7 @@ Two ways to the same gradient: through peft's own modules, here, and through the
 (``mitune.tuning.merged``).
 """
 
+import copy
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from mitune.tuning.batches import MicroBatch, Tunable
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
 from mitune.tuning.merged import MergedGradient
+from mitune.tuning.shards import Shards
 
 
 class Gradient(Protocol):
@@ -37,12 +39,16 @@ class Gradient(Protocol):
 
 
 class PeftGradient:
-    """By autograd through the adapter's own modules."""
+    """By autograd through the adapter's own modules, or all of a UNet's weights; those in shards
+    are added up over the processes meanwhile."""
 
-    def __init__(self, model: Tunable, config: TuneConfig) -> None:
-        self._model = model
+    def __init__(self, model: Tunable, config: TuneConfig, shards: Shards | None = None) -> None:
         self._loss = BatchLoss(model, config)
-        self._parameters = list(adapter.parameters(model).values())
+        self._model, parameters = model, adapter.parameters(model)
+        if shards is not None:
+            self._model = copy.copy(model)  # the same but for its UNet
+            self._model.unet, parameters = shards.unet, shards.parameters()
+        self._parameters = list(parameters.values())
 
     def begin(self) -> None:
         for parameter in self._parameters:
@@ -58,9 +64,9 @@ class PeftGradient:
         pass
 
 
-def gradient_of(model: Tunable, config: TuneConfig) -> Gradient:
+def gradient_of(model: Tunable, config: TuneConfig, shards: Shards | None = None) -> Gradient:
     """The way that ``config.gradient`` names, of the adapter that is on the model; autograd's own
-    where all weights train."""
-    merged = config.gradient == "merged" and config.method != "full"
-    made = MergedGradient if merged else PeftGradient
-    return made(model, config)
+    where all weights train, which may be in ``shards``."""
+    if config.gradient == "merged" and config.method != "full":
+        return MergedGradient(model, config)
+    return PeftGradient(model, config, shards)

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from mitune.capturing import need_gpu
 from mitune.errors import UserError
 from mitune.provenance import environment, versions
 from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
-from mitune.tuning import checkpoint, record
+from mitune.tuning import checkpoint, record, shards
 from mitune.tuning.batches import Batches, Tunable
 from mitune.tuning.card import ADAPTER, CARD, WHOLE, card
 from mitune.tuning.checkpoint import TrainState
@@ -24,6 +26,7 @@ from mitune.tuning.gradient import Gradient, gradient_of
 from mitune.tuning.interrupt import deferred_interrupt
 from mitune.tuning.mixing import Ranked, prior_pairs, real_pairs
 from mitune.tuning.processes import Processes, joined
+from mitune.tuning.shards import Shards, whole
 from mitune.tuning.watch import Watch, watching
 
 CHECKPOINTS = "checkpoints"
@@ -105,6 +108,8 @@ def tune(
     # Everything that can be wrong is found before anything is written.
     if record.check(folder, wanted) and adapters.finished(folder):
         return folder
+    if chosen.captured:
+        need_gpu(model.device)
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
     batches = Batches(model, [*pairs, *added], chosen, kept)
     if adapters.attached(model):
@@ -113,15 +118,19 @@ def tune(
             "or give its folder as the one to start from"
         )
     try:
-        state = _begin(model, chosen, start)
-        with joined(model.device) as processes, _writing(folder, processes) as first:
-            # Again under the lock: meanwhile another run may have taken the folder, or ended.
-            if first and not record.check(folder, wanted):
-                record.write(folder, wanted, environment(model.device), model.name)
-            processes.wait()
-            if not adapters.finished(folder):
-                _train(model, batches, state, folder, chosen, wanted, watch, processes, progress)
+        _put(model, chosen, start)
+        with joined(model.device) as processes:
+            state = _begin(model, chosen, processes)
+            with _writing(folder, processes) as first:
+                # Again under the lock: meanwhile another run may have taken the folder, or ended.
+                if first and not record.check(folder, wanted):
+                    record.write(folder, wanted, environment(model.device), model.name)
                 processes.wait()
+                if not adapters.finished(folder):
+                    _train(
+                        model, batches, state, folder, chosen, wanted, watch, processes, progress
+                    )
+                    processes.wait()
     finally:
         adapters.detach(model)
     return folder
@@ -138,16 +147,24 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
         yield True
 
 
-def _begin(model: Tunable, config: TuneConfig, start: Path | None) -> TrainState:
-    """The state before the first step: the starting adapter on the model, a fresh optimizer."""
+def _put(model: Tunable, config: TuneConfig, start: Path | None) -> None:
+    """The adapter that training starts from, on the model."""
     if start is None:
         adapters.attach(model, config)
     else:
         adapters.load(model, start, fingerprint=model.fingerprint, trainable=True)
         adapters.require(model, config, start)
-    parameters = adapters.parameters(model)
-    optimizer = torch.optim.AdamW(adapters.groups(model, config), fused=True, **config.adamw)
-    return TrainState(model=model, parameters=parameters, optimizer=optimizer)
+
+
+def _begin(model: Tunable, config: TuneConfig, processes: Processes) -> TrainState:
+    """The state before the first step: the adapter that is on the model, a fresh optimizer."""
+    parameters, groups, spread = adapters.parameters(model), adapters.groups(model, config), None
+    if shards.check(config, processes):
+        spread = Shards(model.unet, model.device, processes)
+        parameters = spread.parameters()
+        groups = [{**groups[0], "params": list(parameters.values())}]
+    optimizer = torch.optim.AdamW(groups, fused=True, **config.adamw)
+    return TrainState(model=model, parameters=parameters, optimizer=optimizer, shards=spread)
 
 
 def _train(
@@ -180,8 +197,8 @@ def _train(
     if first:
         record.cut_metrics(out, state.step)
     processes.wait()  # nobody writes before all have read
-    gradient = gradient_of(model, config)
-    size = fitting(gradient, batches, config)
+    gradient = gradient_of(model, config, state.shards)
+    size = fitting(gradient, batches, config, alone=state.shards is None)
     with (
         watching(watch, state, out, config.iterations, processes, wanted) as watcher,
         deferred_interrupt() as interrupted,
@@ -201,14 +218,18 @@ def _train(
             state.step += 1
             line = {"step": state.step, "loss": loss, "grad_norm": norm}
             line |= dict(zip(("lr", "text_encoder_lr"), rates, strict=False))
+            due = state.step % config.checkpoint_every == 0
+            if due or watcher.looks():
+                state.gather()
             seen = watcher.step({**line, "seconds": time.perf_counter() - began})
             if first:
                 record.append_metrics(out, seen)
                 # After all that belongs to this step: what a checkpoint has is not done again.
-                if state.step % config.checkpoint_every == 0 or watcher.improved:
+                if due or watcher.improved:
                     checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
             if progress is not None:
                 progress(state.step, config.iterations, loss)
+        state.gather()
         if not first:
             return
         if state.step == config.iterations or watcher.stopped:
@@ -249,10 +270,13 @@ def _gradient(
             if parameter.grad is None:  # a process without samples
                 parameter.grad = torch.zeros_like(parameter)
         stops = torch.full_like(total, float(interrupted()))
-        processes.sum([total, stops, *(p.grad for p in parameters if p.grad is not None)])
+        # FSDP has added up what is in shards.
+        own = [] if state.shards else [p.grad for p in parameters if p.grad is not None]
+        processes.sum([total, stops, *own])
         if stops.item() > 0:  # all stop at the same step, whoever was told to
             return None
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+    norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    clip_grads_with_norm_(parameters, config.clip, norm)
     return total.item(), norm.item()
 
 

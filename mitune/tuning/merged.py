@@ -11,7 +11,6 @@ over all micro-batches of the plain UNet, and A, B and m get theirs once: no mod
 in the way of the hot path, which is that of a UNet without adapter, and compiles like one.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from mitune.errors import UserError
 from mitune.half import TrainedProducts
 from mitune.tuning import network
 from mitune.tuning.batches import MicroBatch, Tunable
+from mitune.tuning.captured import CapturedSteps, relative_error
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.loss import BatchLoss
 from mitune.tuning.plain import plain_unet
@@ -42,7 +42,7 @@ class MergedGradient:
     Args:
         model: carries the adapter. Its UNet's frozen tensors are shared, not copied, but where
             their precision changes.
-        config: batch, snr_gamma and backend are used.
+        config: batch, snr_gamma, backend and captured are used.
 
     The products are in the model's precision. In half precision W' is multiplied as the sum of two
     halves, so that no update of the adapter is lost in rounding, and D is added up in float32.
@@ -76,18 +76,24 @@ class MergedGradient:
         self._run = compile_unet(eager, model.device) if compiled else eager
         self._cores = Cores(torch.get_num_threads()) if compiled and on_cpu else None
         self._checked = not compiled
-        self._sums: list[Tensor] = []
+        self._sums = [
+            torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
+            for leaf in self._leaves
+        ]
+        self._steps: CapturedSteps | None = None
+        if config.captured:
+            self._steps = CapturedSteps(self._add, self._sums, model.device, self._tolerance)
 
     @torch.no_grad()
     def begin(self) -> None:
         for part in self._parts:
             part.merge()
-        self._sums = [
-            torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
-            for leaf in self._leaves
-        ]
+        torch._foreach_zero_(self._sums)
 
     def add(self, samples: MicroBatch) -> Tensor:
+        return self._add(samples) if self._steps is None else self._steps(samples)
+
+    def _add(self, samples: MicroBatch) -> Tensor:
         with nullcontext() if self._cores is None else undisturbed():
             made = self._made(samples)
             for _, gradients in made:  # in the parts' order, for the same bits each time
@@ -102,8 +108,7 @@ class MergedGradient:
         for part, total in zip(self._parts, self._sums[:count], strict=True):
             part.project(total)
         for tensor, total in zip(self._text, self._sums[count:], strict=True):
-            tensor.grad = total
-        self._sums = []
+            tensor.grad = total.clone()
 
     def _made(self, samples: MicroBatch) -> list[tuple[Tensor, list[Tensor]]]:
         if self._cores is None:
@@ -123,8 +128,7 @@ class MergedGradient:
         """Once in a run: compilers have been seen to make a wrong gradient (docs/measured.md)."""
         _, expected = self._gradient(self._eager, samples)
         got = [torch.stack(grads).sum(0) for grads in zip(*(g for _, g in made), strict=True)]
-        apart = torch._foreach_sub(got, expected)
-        error = _norm(apart) / _norm(expected)
+        error = relative_error(got, expected)
         if not error <= self._tolerance:
             raise UserError(
                 f"backend inductor: torch.compile's gradient is {error:.1e} away from eager's, "
@@ -180,7 +184,3 @@ class _Part:
         """DoRA's m / n, ``[out, 1]``, for n ``[out]``."""
         magnitude: Tensor = self.layer.lora_magnitude_vector[_NAME].weight
         return (magnitude.flatten() / norm)[:, None]
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return float(torch.stack([tensor.float().norm() for tensor in tensors]).norm())

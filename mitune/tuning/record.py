@@ -20,7 +20,7 @@ VERSION = 1
 RUN, METRICS = "run.json", "metrics.jsonl"
 
 # They change speed and memory, so a run may go on with other ones.
-_FREE = ("micro_batch", "checkpoint_every", "keep_checkpoints")
+_FREE = ("micro_batch", "captured", "checkpoint_every", "keep_checkpoints")
 # Without an adapter they say nothing.
 _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 

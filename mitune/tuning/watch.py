@@ -135,6 +135,13 @@ class Watcher:
         # A killed run may have come to its end, and not to its result.
         self.stopped = self._impatient()
 
+    def looks(self) -> bool:
+        """Whether it is time to look at the model, in any process."""
+        watch = self._watch
+        return (watch.held_out is not None and self._due(watch.held_out_every)) or (
+            watch.samples is not None and self._due(watch.validation_steps)
+        )
+
     def step(self, line: Mapping[str, float | None]) -> dict[str, float | None]:
         """Look at the step just done, if it is time.
 

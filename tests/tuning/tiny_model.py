@@ -108,6 +108,12 @@ def config(**changes: Any) -> TuneConfig:
     return TuneConfig(**(small | {"checkpoint_every": 3} | changes))
 
 
+def full_config(**changes: Any) -> TuneConfig:
+    """The same of all weights; with so large an epsilon the rounding of gradients near 0 is no
+    whole step of AdamW."""
+    return config(**({"method": "full", "eps": 1e-4, "micro_batch": 3} | changes))
+
+
 def scramble(unet: Any) -> None:
     """Give the adapter values as after long training: B away from 0, m from the norms."""
     generator = torch.Generator().manual_seed(9)
