@@ -13,6 +13,7 @@ import torch
 from mitune.candidate import Candidate
 from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
+from mitune.families.prepared import prepare
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate import PromptEncoder, SamplerConfig, Work, check_run, generate, pool
 from mitune.generate.policies import Policy, Unpruned
@@ -129,6 +130,7 @@ def build_set(
         settings["settle"] = settle
     total = len(prompts) * candidates
     slots = min(slots, total)  # idle slots cost as much as busy ones
+    prepare(model, backend, attention)  # what is not to be had is known before a folder is made
     with SetWriter(
         out,
         settings,

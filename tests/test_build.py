@@ -155,6 +155,8 @@ def test_other_settings_are_refused_with_the_difference(shapes_model, tmp_path):
         ({"select": "best"}, "mi"),
         ({"candidates": 0}, "candidates"),
         ({"slots": 0}, "slots"),
+        ({"backend": "turbo"}, "choose one of eager, inductor, tensorrt"),
+        ({"attention": "fast"}, "attention 'fast' is not known"),
     ],
 )
 def test_nothing_is_written_for_bad_arguments(shapes_model, tmp_path, changes, message):

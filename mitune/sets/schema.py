@@ -196,10 +196,13 @@ class SetRecord:
         """
         there = _flat({**self.settings, **self._selection()})
         here = _flat({**other.settings, **other._selection()})
+        keys = there.keys() | here.keys()
         found = [
             f"{key} is {_show(there, key)} there and {_show(here, key)} here"
-            for key in sorted(there.keys() | here.keys())
-            if key not in there or key not in here or there[key] != here[key]
+            for key in sorted(keys)
+            if (key not in there or key not in here or there[key] != here[key])
+            # What only one of the two has settings of is one difference, not as many as those.
+            and key.rpartition(".")[0] not in keys
         ]
         if len(self.prompts) != len(other.prompts):
             found.append(f"{len(self.prompts)} prompts there and {len(other.prompts)} here")
@@ -241,7 +244,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _show(flat: Mapping[str, Any], key: str) -> str:
-    return _shorten(flat[key]) if key in flat else "absent"
+    if key in flat:
+        return _shorten(flat[key])
+    return "given" if any(other.startswith(f"{key}.") for other in flat) else "absent"
 
 
 def _shorten(value: object) -> str:

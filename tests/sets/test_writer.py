@@ -145,6 +145,7 @@ def test_settings_that_do_not_round_trip_are_a_programming_error(
         ),
         ({"settings": {**SETTINGS, "new": 1}}, ["new is absent there and 1 here"]),
         ({"settings": {"steps": 5}}, ["guidance is 7.5 there and absent here"]),
+        ({"settings": {**SETTINGS, "steps": {"a": 1}}}, ["steps is 5 there and given here;"]),
         ({"prompts": PROMPTS[:-1]}, ["7 prompts there and 6 here"]),
         ({"prompts": [*PROMPTS[:2], "other", *PROMPTS[3:]]}, ["prompt 2 is '2 red cubes' there"]),
         ({"prompts": PROMPTS[::-1]}, ["prompt 0 is '0 red cubes' there and '6 red cubes' here"]),
