@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_model import TinyModel, TinySet, config
 
 from mitune.errors import UserError
+from mitune.tuning import tune
 from mitune.tuning.adapter_file import FILE
 from mitune.tuning.processes import Processes, joined
 
@@ -22,7 +24,7 @@ def run(out: Path, processes: int, batch: int = 8, gradient: str = "merged", sto
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), *arguments],
+        [sys.executable, *launcher, *arguments],
         env=environment,
         capture_output=True,
         timeout=300,
@@ -33,8 +35,8 @@ def run(out: Path, processes: int, batch: int = 8, gradient: str = "merged", sto
 @pytest.mark.parametrize(("batch", "gradient"), [(7, "peft"), (1, "merged")])
 def test_two_processes_make_the_adapter_that_one_makes(tmp_path, batch, gradient):
     """Also of a batch that does not divide, and where one of them has no sample."""
-    for processes in (1, 2):
-        assert run(tmp_path / str(processes), processes, batch, gradient) == 0
+    tune(TinyModel(), TinySet(), tmp_path / "1", config(batch=batch, gradient=gradient))
+    assert run(tmp_path / "2", 2, batch, gradient) == 0
     one, two = (load_file(tmp_path / str(n) / FILE) for n in (1, 2))
     assert one.keys() == two.keys()
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-5
