@@ -6,6 +6,7 @@ end, its timestep and noise from Philox words keyed by (seed, step, position).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -72,14 +73,14 @@ class MicroBatch:
     cond: Conditioning
     weight: Tensor | None = None
 
-    def clone(self) -> "MicroBatch":
-        """The same in memory of its own."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
+        """The samples with ``change`` made to each tensor."""
         return MicroBatch(
-            latents=self.latents.clone(),
-            noise=self.noise.clone(),
-            t=self.t.clone(),
-            cond={name: tensor.clone() for name, tensor in self.cond.items()},
-            weight=None if self.weight is None else self.weight.clone(),
+            latents=change(self.latents),
+            noise=change(self.noise),
+            t=change(self.t),
+            cond={name: change(tensor) for name, tensor in self.cond.items()},
+            weight=None if self.weight is None else change(self.weight),
         )
 
     def copy_(self, other: "MicroBatch") -> None:
@@ -94,16 +95,10 @@ class MicroBatch:
     def chunk(self, parts: int) -> list["MicroBatch"]:
         """The samples in ``parts`` equal parts, which divide B."""
         size = len(self.t) // parts
-        return [
-            MicroBatch(
-                latents=self.latents[i : i + size],
-                noise=self.noise[i : i + size],
-                t=self.t[i : i + size],
-                cond={name: tensor[i : i + size] for name, tensor in self.cond.items()},
-                weight=None if self.weight is None else self.weight[i : i + size],
-            )
-            for i in range(0, len(self.t), size)
+        cuts = [
+            partial(torch.narrow, dim=0, start=i, length=size) for i in range(0, len(self.t), size)
         ]
+        return [self.map(cut) for cut in cuts]
 
 
 class Batches:

@@ -75,7 +75,7 @@ class _Step:
         device: torch.device,
         pool: Any,
     ) -> None:
-        self._samples = samples.clone()
+        self._samples = samples.map(Tensor.clone)
         self._share = torch.zeros((), device=device)
 
         def work() -> None:

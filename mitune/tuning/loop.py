@@ -26,7 +26,6 @@ from mitune.tuning.gradient import Gradient, gradient_of
 from mitune.tuning.interrupt import deferred_interrupt
 from mitune.tuning.mixing import Ranked, prior_pairs, real_pairs
 from mitune.tuning.processes import Processes, joined
-from mitune.tuning.shards import Shards, whole
 from mitune.tuning.watch import Watch, watching
 
 CHECKPOINTS = "checkpoints"
@@ -160,7 +159,7 @@ def _begin(model: Tunable, config: TuneConfig, processes: Processes) -> TrainSta
     """The state before the first step: the adapter that is on the model, a fresh optimizer."""
     parameters, groups, spread = adapters.parameters(model), adapters.groups(model, config), None
     if shards.check(config, processes):
-        spread = Shards(model.unet, model.device, processes)
+        spread = shards.Shards(model.unet, model.device, processes)
         parameters = spread.parameters()
         groups = [{**groups[0], "params": list(parameters.values())}]
     optimizer = torch.optim.AdamW(groups, fused=True, **config.adamw)
@@ -275,7 +274,7 @@ def _gradient(
         processes.sum([total, stops, *own])
         if stops.item() > 0:  # all stop at the same step, whoever was told to
             return None
-    norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    norm = shards.whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
     clip_grads_with_norm_(parameters, config.clip, norm)
     return total.item(), norm.item()
 
