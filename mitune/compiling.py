@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch._inductor.compile_fx import compile_fx
 
+from mitune.products import ProductsByOneDNN
+
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
 the predictions (``mitune.families.pairs``)."""
@@ -54,7 +56,10 @@ class _ForThreads:
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
             # The calls between kernels in C++ too: in Python they hold the lock that threads share.
-            code: Any = compile_fx(graph, inputs, config_patches={"cpp_wrapper": True})
+            patches: dict[str, Any] = {"cpp_wrapper": True}
+            if torch.backends.mkldnn.is_available():  # oneDNN, by its former name
+                patches["post_grad_custom_post_pass"] = ProductsByOneDNN()
+            code: Any = compile_fx(graph, inputs, config_patches=patches)
             # Weights are inputs as well, the same at every call; the three are put in their places.
             places = [(i, j) for i, x in enumerate(inputs) for j in range(3) if x is given[j]]
 

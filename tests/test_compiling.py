@@ -3,9 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
+import pytest
 import torch
 
-from mitune import compiling
+from mitune import compiling, products
 from mitune.cores import undisturbed
 
 
@@ -26,6 +27,51 @@ def test_threads_share_what_was_compiled_once_for_each_shape():
             for i, prediction in enumerate(made):
                 torch.testing.assert_close(prediction, run(*given[i % 2]))
     assert compiler.call_count == 2
+
+
+class Counted(products.ProductsByOneDNN):
+    """Keeps the products of the graphs it has been through."""
+
+    def __init__(self):
+        self.left, self.taken = [], 0
+
+    def __call__(self, graph):
+        super().__call__(graph)
+        for node in graph.nodes:
+            if node.target is torch.ops.mitune.product.default:
+                self.taken += 1
+            elif node.target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                self.left.append(tuple(node.meta["val"].shape))
+
+    def uuid(self):
+        return None
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    ("dtype", "taken", "left"),
+    [
+        (torch.float32, 4, [(6, 5), (7, 6)]),  # weight gradients are left
+        (torch.bfloat16, 0, [(6, 5), (7, 6), (8, 5), (8, 6), (8, 6), (8, 7)]),
+    ],
+)
+def test_float32_products_are_taken_by_onednn(dtype, taken, left):
+    net = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 7, False))
+    net.to(dtype)
+    z = torch.randn(4, 2, 5, dtype=dtype, requires_grad=True)
+
+    def run(z, t, text):
+        return net(z)
+
+    counted = Counted()
+    with mock.patch.object(compiling, "ProductsByOneDNN", return_value=counted):
+        made = compiling.compile_unet(run, torch.device("cpu"))(z, z, z)
+        wanted = [z, *net.parameters()]
+        got = torch.autograd.grad(made.square().sum(), wanted)
+    expected = run(z, z, z)
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(got, torch.autograd.grad(expected.square().sum(), wanted))
+    assert (counted.taken, sorted(counted.left)) == (taken, left)
 
 
 def test_a_thread_gets_its_cores_back():
