@@ -96,13 +96,15 @@ def _text(value: Any) -> str:
 
 
 def _processor() -> str:
-    """The processor's model as Linux names it, else the platform's word for it."""
+    """The processor as Linux names it, else the platform's word for it. With family and model: a
+    cloud's processors of two generations bear one name."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = found.pop("model name", platform.machine())
+    return " ".join([name, *(f"{key} {value}" for key, value in sorted(found.items()))])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,16 @@ def test_another_torch_is_another_machine(monkeypatch):
     assert machine.fingerprint(CPU) != name
 
 
+def test_another_generation_of_one_name_is_another_machine(monkeypatch):
+    names = set()
+    for family in (25, 26):
+        text = f"processor\t: 0\ncpu family\t: {family}\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
+        monkeypatch.setattr(machine.Path, "read_text", lambda path, text=text: text)
+        names.add(machine.fingerprint(CPU))
+    assert len(names) == 2
+    assert all(name.startswith("AMD-EPYC-cpu-family-2") for name in names)
+
+
 def test_a_processor_has_no_meter():
     with machine.metered(CPU) as meter:
         pass
