@@ -1,7 +1,7 @@
 """Float32 products of compiled code on a CPU by oneDNN.
 
-torch gives a float32 product to MKL where it is built with it. On AMD's processors MKL multiplies
-at half the rate of oneDNN (``docs/measured.md``), which torch has for convolutions anyway.
+torch gives a float32 product to MKL where it is built with it. On an AMD Zen 5 MKL multiplies at
+half the rate of oneDNN (``docs/measured.md``), which torch has for convolutions anyway.
 """
 
 from typing import Any
@@ -36,7 +36,8 @@ def _(x: Any, weight: Any) -> Any:
 
 class ProductsByOneDNN(CustomGraphPass):
     """Of a graph's float32 products on a CPU, all whose first operand is contiguous: a layer's
-    output, and the gradient of its input. That of its weight is not, and would be copied first."""
+    output, and the gradient of its input. For
+    its weight's the first operand would be copied first."""
 
     def __call__(self, graph: fx.Graph) -> None:
         for target in (_aten.mm.default, _aten.addmm.default):
