@@ -5,6 +5,11 @@ and image.
     mitune.align(model, prompts, "runs/first")
 """
 
+# ruff: noqa: E402
+from mitune import environment
+
+environment.prepare()  # before anything imports torch
+
 from mitune.align import align
 from mitune.build import build_set
 from mitune.candidate import Candidate

@@ -1,17 +1,42 @@
 """Layers that multiply in half precision between float32 inputs and outputs."""
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
 
 Product = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 """A layer that multiplies by its weight."""
 
 FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
 """Small layers at both ends of a UNet, through which every element goes: they stay in float32."""
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor has products of a half precision, through oneDNN; on x86-64 bfloat16
+    needs AVX512."""
+    if not torch.backends.mkldnn.is_available():  # oneDNN, by its former name
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+@cache
+def tell_if_slow(precision: str, device: torch.device) -> None:
+    """Warn, once, where a processor without products of a half precision is asked for them."""
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    if device.type != "cpu" or precision in ("float32", "float64") or multiplies(dtype):
+        return
+    cost = "is slower than float32" if precision == "bf16-mixed" else "takes 10 times as long"
+    logger.warning(
+        "this processor cannot multiply %s: precision %s %s; use float32", dtype, precision, cost
+    )
 
 
 class Pairing:
@@ -47,6 +72,7 @@ class HalfProducts(nn.Module):
         self._pairing = pairing
         self._half_output = half_output
         self._multiply = _products(layer)
+        self._emulates = layer.weight.device.type == "cpu" and not multiplies(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._pairing is not None and len(x) == self._pairing.rows:
@@ -61,6 +87,11 @@ class HalfProducts(nn.Module):
         return self._times(x.to(self._dtype), self.weight)
 
     def _times(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self._emulates:
+            # Float32 holds the product of two such numbers exactly: only the order of the sums
+            # differs from a processor that multiplies them, and torch's own loops take 13 to 23
+            # times as long (docs/measured.md).
+            return self._multiply(x.float(), weight.float()).to(self._dtype).float()
         return self._multiply(x, weight).float()
 
 

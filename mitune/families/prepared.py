@@ -20,7 +20,7 @@ from mitune.families.pairs import share_prefix
 from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion, check_precision
 from mitune.families.tensorrt_engine import TensorRT
 from mitune.families.upsampling import fold_upsampling, transposed
-from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing, Product
+from mitune.half import FLOAT32_ENDS, HalfProducts, Pairing, Product, tell_if_slow
 from mitune.tuning import network
 from mitune.tuning.merge import merged_weights
 
@@ -52,10 +52,14 @@ class Prepared:
         self.attention = attention
         self.precision = precision or model.precision
         check_precision(self.precision)
-        self.dtype = PRECISIONS[self.precision]
+        tell_if_slow(self.precision, model.device)
+        own = PRECISIONS[self.precision]
+        # The engine's latents are float32; the kernels know nothing wider.
+        self.dtype = torch.float32 if own == torch.float64 else own
         unet = copy.deepcopy(model.unet).requires_grad_(False)
         network.strip(unet)
-        unet.to(self.dtype)
+        unet.to(own)
+        self._own = own
         fold = backend == "inductor" and unet.device.type == "cpu"  # where it was measured
         self._folded = fold_upsampling(unet) if fold else set()
         pairing = share_prefix(unet)
@@ -85,7 +89,7 @@ class Prepared:
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.Denoiser`; ``cond`` is of this object's own encoding."""
-        return self._run(z.to(self.dtype), t, cond["encoder_hidden_states"])
+        return self._run(z.to(self._own), t, cond["encoder_hidden_states"]).to(self.dtype)
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.PairDenoiser`. Cheaper than two calls, and in bf16-mixed the
@@ -96,7 +100,7 @@ class Prepared:
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``{"encoder_hidden_states": [N, L, sum of widths]}``: the keys and values of every
         cross-attention, side by side, in place of the text embeddings."""
-        hidden = self.model.encode_prompts(prompts)["encoder_hidden_states"].to(self.dtype)
+        hidden = self.model.encode_prompts(prompts)["encoder_hidden_states"].to(self._own)
         projected = [projection(hidden) for projection in self._projections]
         return {"encoder_hidden_states": torch.cat(projected, dim=-1) if projected else hidden}
 
