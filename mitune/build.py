@@ -215,10 +215,10 @@ def build_set(
 
 def _check_settle(reach: float, precision: str, prune: PruneConfig | None, steered: bool) -> None:
     check_reach(reach)
-    if precision == "float32":
+    if precision in ("float32", "float64"):
         raise UserError(
-            "settle is given and the precision float32: expected half precision, whose near ties "
-            "float32 settles"
+            f"settle is given and the precision {precision}: expected half precision, whose near "
+            "ties float32 settles"
         )
     if prune or not steered:
         raise UserError(

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # there is a worker for every core
+
 if not torch.cuda.is_available():
     # Before anything imports the operations: Triton's kernels are tested by its interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -37,6 +40,42 @@ def shapes_model(_shapes) -> Iterator:
 
     yield _shapes
     adapter.detach(_shapes)
+
+
+@pytest.fixture(scope="session")
+def _exact():
+    from joint_model import joint_model
+
+    return joint_model("float64")
+
+
+@pytest.fixture
+def exact_model(_exact) -> Iterator:
+    """A tiny Stable Diffusion with random weights whose UNet computes in float64: what must not
+    depend on batches, order or interruption is tested with it to the last bits of float32, on any
+    processor. Without an adapter before and after."""
+    from mitune.tuning import adapter
+
+    yield _exact
+    adapter.detach(_exact)
+
+
+@pytest.fixture
+def quick_preset(monkeypatch) -> None:
+    """Where what a run does matters and not what comes out: the embedded model's preset with few
+    steps, draws and samples."""
+    from dataclasses import replace
+
+    from mitune.shapes import model
+
+    preset = model.PRESET
+    quick = replace(
+        preset,
+        draws=2,
+        sampler=replace(preset.sampler, steps=3),
+        tuning=replace(preset.tuning, batch=4, micro_batch=4),
+    )
+    monkeypatch.setattr(model, "PRESET", quick)
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from joint_model import pipeline
 
 import mitune
 from mitune.align import align
 from mitune.errors import UserError
 from mitune.sampler import SamplerConfig
-from mitune.shapes.model import FOLDER
 from mitune.shapes.prompts import prompts
 from mitune.tuning import adapter
 from mitune.tuning.adapter_file import digest
@@ -35,8 +34,8 @@ def weights(folder):
     return load_file(folder / "pytorch_lora_weights.safetensors")
 
 
-def test_rounds_go_on_from_one_another(shapes_model, tmp_path):
-    first, second = run(shapes_model, tmp_path, 2)
+def test_rounds_go_on_from_one_another(exact_model, tmp_path):
+    first, second = run(exact_model, tmp_path, 2)
     assert first.set.settings["adapter"] is None
     assert second.set.settings["adapter"] == digest(first.adapter)
     # Round 2 sees other noise and another model.
@@ -50,39 +49,41 @@ def test_rounds_go_on_from_one_another(shapes_model, tmp_path):
     assert max(moved) > 0
     # Going on, not starting over: 4 steps of AdamW move no weight by more than 4 learning rates and
     # a little decay.
-    lr = shapes_model.preset.tuning.lr
+    lr = exact_model.preset.tuning.lr
     assert max(float((one[n] - two[n]).abs().max()) for n in one) < 6 * lr
-    assert adapter.attached(shapes_model)
+    assert adapter.attached(exact_model)
 
 
-def test_a_finished_run_is_not_done_again(shapes_model, tmp_path):
-    before = weights(run(shapes_model, tmp_path, 1)[0].adapter)
-    adapter.detach(shapes_model)
+def test_a_finished_run_is_not_done_again(exact_model, tmp_path):
+    before = weights(run(exact_model, tmp_path, 1)[0].adapter)
+    adapter.detach(exact_model)
     called = []
-    again = run(shapes_model, tmp_path, 1, on_candidate=lambda *a: called.append(a))
+    again = run(exact_model, tmp_path, 1, on_candidate=lambda *a: called.append(a))
     after = weights(again[0].adapter)
     assert not called
     assert all(torch.equal(before[n], after[n]) for n in before)
     # And more rounds go on from there.
-    adapter.detach(shapes_model)
-    assert len(run(shapes_model, tmp_path, 2, on_candidate=lambda *a: called.append(a))) == 2
+    adapter.detach(exact_model)
+    assert len(run(exact_model, tmp_path, 2, on_candidate=lambda *a: called.append(a))) == 2
     assert {c[0] for c in called} == {2}
 
 
-def test_the_adapter_works_in_plain_diffusers(shapes_model, tmp_path):
-    done = run(shapes_model, tmp_path, 1)
-    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
-    pipeline.load_lora_weights(done[-1].adapter)
-    assert pipeline(PROMPTS[0], num_inference_steps=2, output_type="np").images.shape[-1] == 3
+def test_the_adapter_works_in_plain_diffusers(exact_model, tmp_path):
+    done = run(exact_model, tmp_path, 1)
+    theirs_pipeline = pipeline()
+    theirs_pipeline.load_lora_weights(done[-1].adapter)
+    made = theirs_pipeline(PROMPTS[0], num_inference_steps=2, output_type="np").images
+    assert made.shape[-1] == 3
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(3, *shapes_model.latent_shape, generator=generator)
+    z = torch.randn(3, *exact_model.latent_shape, generator=generator)
     t = torch.tensor([10, 500, 950])
-    cond = shapes_model.encode_prompts(PROMPTS[:3])
+    cond = exact_model.encode_prompts(PROMPTS[:3])
     with torch.no_grad():
-        theirs = pipeline.unet(z, t, cond["encoder_hidden_states"]).sample
-        ours = shapes_model(z, t, cond)
-        adapter.detach(shapes_model)
-        base = shapes_model(z, t, cond)
+        unet = theirs_pipeline.unet.double()
+        theirs = unet(z.double(), t, cond["encoder_hidden_states"]).sample
+        ours = exact_model(z, t, cond)
+        adapter.detach(exact_model)
+        base = exact_model(z, t, cond)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert float((ours - base).abs().max()) > 1e-4
 
@@ -94,7 +95,7 @@ def test_two_lines(tmp_path):
     assert (done[-1].adapter / "pytorch_lora_weights.safetensors").is_file()
 
 
-def test_bad_rounds(shapes_model, tmp_path):
+def test_bad_rounds(exact_model, tmp_path):
     with pytest.raises(UserError, match="rounds is 0"):
-        run(shapes_model, tmp_path, 0)
+        run(exact_model, tmp_path, 0)
     assert not any(tmp_path.iterdir())

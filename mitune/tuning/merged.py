@@ -66,7 +66,7 @@ class MergedGradient:
         self._text = [] if text is None else list(network.parameters(text).values())
         self._leaves = [*(plain.weight for plain in trained.values()), *self._text]
         self._dtype = model.dtype
-        self._tolerance = _AGREE if model.precision == "float32" else _AGREE_HALF
+        self._tolerance = _AGREE if model.precision in ("float32", "float64") else _AGREE_HALF
 
         def eager(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
             prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]

@@ -27,6 +27,7 @@ def settings(folder):
     return json.loads((folder / "run.json").read_text())["settings"]
 
 
+@pytest.mark.usefixtures("quick_preset")
 def test_table_8(tmp_path, capsys):
     asked = small("parts", tmp_path)
     result = ablation.run(asked)
@@ -54,6 +55,7 @@ def test_table_8(tmp_path, capsys):
     assert ablation.run(asked)["table"] == result["table"]
 
 
+@pytest.mark.usefixtures("quick_preset")
 def test_table_7(tmp_path):
     ablation.run(small("real", tmp_path))
     kept = FineTuningSet.open(tmp_path / "seed-0" / "real-set")

@@ -82,13 +82,13 @@ def test_pooling_keeps_names_apart():
         pooled([one, other])
 
 
-def test_an_adapter_that_does_nothing_changes_nothing(shapes_model, tmp_path):
+def test_an_adapter_that_does_nothing_changes_nothing(exact_model, tmp_path):
     """Equal noise: a fresh DoRA (B = 0) draws the base model's pictures again."""
-    adapter.attach(shapes_model, shapes_model.preset.tuning)
-    adapter.save(shapes_model, tmp_path, {"fingerprint": shapes_model.fingerprint})
-    adapter.detach(shapes_model)
+    adapter.attach(exact_model, exact_model.preset.tuning)
+    adapter.save(exact_model, tmp_path, {"fingerprint": exact_model.fingerprint})
+    adapter.detach(exact_model)
     comparison, drawn = compare_models(
-        shapes_model,
+        exact_model,
         {"fresh": tmp_path},
         prompts("test")[:3],
         images=2,
@@ -97,6 +97,7 @@ def test_an_adapter_that_does_nothing_changes_nothing(shapes_model, tmp_path):
     )
     assert comparison.prompts == [p for p in prompts("test")[:3] for _ in range(2)]
     difference = drawn["fresh"].latents - drawn["base"].latents
-    assert float(difference.abs().max()) < 1e-3
+    # m / ||V|| is 1 but for the rounding of a float32 norm.
+    assert float(difference.abs().max()) < 1e-4
     assert abs(comparison.difference("fresh", "base", "mi_nats").mean) < 0.05
-    assert not adapter.attached(shapes_model)
+    assert not adapter.attached(exact_model)

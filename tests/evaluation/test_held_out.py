@@ -54,10 +54,10 @@ def watched(model: Any) -> Watch:
 
 
 @pytest.mark.parametrize("gradient", ["peft", "merged"])
-def test_watching_changes_no_byte(shapes_model: Any, tmp_path: Path, gradient: str) -> None:
-    alone = trained(shapes_model, tmp_path / "alone", gradient=gradient)
+def test_watching_changes_no_byte(exact_model: Any, tmp_path: Path, gradient: str) -> None:
+    alone = trained(exact_model, tmp_path / "alone", gradient=gradient)
     state = torch.get_rng_state()
-    seen = trained(shapes_model, tmp_path / "seen", watched(shapes_model), gradient=gradient)
+    seen = trained(exact_model, tmp_path / "seen", watched(exact_model), gradient=gradient)
     assert torch.equal(torch.get_rng_state(), state)
     assert (alone / FILE).read_bytes() == (seen / FILE).read_bytes()
     for step in (1, 2):
@@ -66,17 +66,17 @@ def test_watching_changes_no_byte(shapes_model: Any, tmp_path: Path, gradient: s
             assert (alone / place).read_bytes() == (seen / place).read_bytes()
 
 
-def test_it_is_what_eval_measures(shapes_model: Any, tmp_path: Path) -> None:
+def test_it_is_what_eval_measures(exact_model: Any, tmp_path: Path) -> None:
     """Of the tuned model's pictures under the base; and of base pictures before any training."""
 
     def as_eval(load: Callable[[], object]) -> float:
         load()
-        drawn = draw(shapes_model, PROMPTS, images=1, sampler=QUICK, seed=5)
-        adapter.detach(shapes_model)
-        return float(measure(shapes_model, drawn, draws=2)["mi_nats"].mean())
+        drawn = draw(exact_model, PROMPTS, images=1, sampler=QUICK, seed=5)
+        adapter.detach(exact_model)
+        return float(measure(exact_model, drawn, draws=2)["mi_nats"].mean())
 
     found: dict[str, float] = {}
-    judge = held_out(shapes_model, seed=5)
+    judge = held_out(exact_model, seed=5)
     assert judge.mi() == as_eval(lambda: None)
 
     class Told:
@@ -86,41 +86,41 @@ def test_it_is_what_eval_measures(shapes_model: Any, tmp_path: Path) -> None:
             found["tuned"] = judge.mi()
             return found["tuned"]
 
-    out = trained(shapes_model, tmp_path, Watch(held_out=Told(), held_out_every=50), lr=1e-2)
-    tuned = as_eval(lambda: adapter.load(shapes_model, out))
+    out = trained(exact_model, tmp_path, Watch(held_out=Told(), held_out_every=50), lr=1e-2)
+    tuned = as_eval(lambda: adapter.load(exact_model, out))
     # In training the adapter's layers are merged from the same numbers: the same bits.
     assert found["tuned"] == tuned
     assert abs(tuned - judge.mi()) > 1e-3  # the judge's own pictures have another
 
 
-def test_the_settings_say_what_is_measured(shapes_model: Any) -> None:
-    settings = held_out(shapes_model).settings
+def test_the_settings_say_what_is_measured(exact_model: Any) -> None:
+    settings = held_out(exact_model).settings
     assert settings["prompts"] == 2
     assert settings["estimator"] == "standard"
     for other in (
-        HeldOutMI(shapes_model, PROMPTS[:1], sampler=QUICK, draws=2),
-        HeldOutMI(shapes_model, [*PROMPTS[:1], "a red triangle"], sampler=QUICK, draws=2),
-        HeldOutMI(shapes_model, PROMPTS, draws=2),
-        held_out(shapes_model, seed=1),
-        held_out(shapes_model, images=2),
-        HeldOutMI(shapes_model, PROMPTS, sampler=QUICK, draws=3),
+        HeldOutMI(exact_model, PROMPTS[:1], sampler=QUICK, draws=2),
+        HeldOutMI(exact_model, [*PROMPTS[:1], "a red triangle"], sampler=QUICK, draws=2),
+        HeldOutMI(exact_model, PROMPTS, draws=2),
+        held_out(exact_model, seed=1),
+        held_out(exact_model, images=2),
+        HeldOutMI(exact_model, PROMPTS, sampler=QUICK, draws=3),
     ):
         assert other.settings != settings
-    assert held_out(shapes_model).settings == settings
+    assert held_out(exact_model).settings == settings
 
 
 def test_pictures_are_of_the_model_as_it_is_on_the_same_noise(
-    shapes_model: Any, tmp_path: Path
+    exact_model: Any, tmp_path: Path
 ) -> None:
-    out = trained(shapes_model, tmp_path / "run", watched(shapes_model), lr=1e-2)
+    out = trained(exact_model, tmp_path / "run", watched(exact_model), lr=1e-2)
     assert sorted(p.name for p in (out / "samples").iterdir()) == [
         "step-000001.png",
         "step-000002.png",
     ]
-    pictures = SamplePictures(shapes_model, PROMPTS, images=3, sampler=QUICK)
+    pictures = SamplePictures(exact_model, PROMPTS, images=3, sampler=QUICK)
     pictures(tmp_path / "base.png")
     pictures(tmp_path / "again.png")
-    adapter.load(shapes_model, out)
+    adapter.load(exact_model, out)
     pictures(tmp_path / "tuned.png")
     base, again, tuned = (tmp_path / f"{n}.png" for n in ("base", "again", "tuned"))
     assert base.read_bytes() == again.read_bytes()
@@ -133,7 +133,7 @@ def test_pictures_are_of_the_model_as_it_is_on_the_same_noise(
     assert width > height  # two rows, three columns
 
 
-def test_mistakes_are_named(shapes_model: Any, tmp_path: Path) -> None:
+def test_mistakes_are_named(exact_model: Any, tmp_path: Path) -> None:
     for made in (HeldOutMI, SamplePictures):
         for prompts, options, words in (
             ([], {}, "none is given"),
@@ -143,9 +143,9 @@ def test_mistakes_are_named(shapes_model: Any, tmp_path: Path) -> None:
             (["a"], {"slots": 0}, "slots is 0"),
         ):
             with pytest.raises(UserError, match=words):
-                made(shapes_model, prompts, **options)
+                made(exact_model, prompts, **options)
     with pytest.raises(UserError, match="draws is 0"):
-        HeldOutMI(shapes_model, PROMPTS, draws=0)
-    adapter.load(shapes_model, trained(shapes_model, tmp_path, iterations=1))
+        HeldOutMI(exact_model, PROMPTS, draws=0)
+    adapter.load(exact_model, trained(exact_model, tmp_path, iterations=1))
     with pytest.raises(UserError, match="base model is to judge"):
-        HeldOutMI(shapes_model, PROMPTS)
+        HeldOutMI(exact_model, PROMPTS)

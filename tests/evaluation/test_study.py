@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from mitune.evaluation import study
 from mitune.sets import FineTuningSet
 
 
+@pytest.mark.usefixtures("quick_preset")
 def test_study(tmp_path, capsys):
     small = study.Study(
         out=tmp_path,

@@ -20,12 +20,12 @@ from mitune.noise import candidate_keys
 from mitune.schedule import Schedule
 from mitune.shapes.prompts import prompts
 
-PROMPTS = prompts("train")[:5]
+PROMPTS = prompts("train")[:4]
 SHORT = SamplerConfig(steps=6, guidance=2.0)
 
 
 def run(model, slots, **changes):
-    given = {"candidates": 5, "sampler": SHORT, "seed": 3, "slots": slots}
+    given = {"candidates": 3, "sampler": SHORT, "seed": 3, "slots": slots}
     made = list(generate(model, PROMPTS, **(given | changes)))
     return {(c.prompt_index, c.index): c for c in made}
 
@@ -65,49 +65,54 @@ def test_score_along_fifty_steps_is_the_mutual_information():
     assert abs(float(error.mean())) < 0.01
 
 
-def test_it_is_the_plain_loop_over_diffusers_scheduler(shapes_model, monkeypatch):
+def test_it_is_the_plain_loop_over_diffusers_scheduler(exact_model, monkeypatch):
     """Algorithm 2 as anybody would write it, with the scheduler object and our noise."""
-    made = run(shapes_model, 7)
-    native = DDPMScheduler.from_config(shapes_model.scheduler.config)
+    made = run(exact_model, 7)
+    native = DDPMScheduler.from_config(exact_model.scheduler.config)
     native.set_timesteps(SHORT.steps)
     abar = native.alphas_cumprod.double()
-    for p, c in ((0, 0), (2, 3), (4, 4)):
+    for p, c in ((0, 0), (2, 2), (3, 1)):
         key = candidate_keys([(3, PROMPTS[p], c)])
-        z = normal(key, torch.tensor([0]), shapes_model.latent_shape)
-        cond = shapes_model.encode_prompts([PROMPTS[p]])
-        null = shapes_model.encode_null()
+        z = normal(key, torch.tensor([0]), exact_model.latent_shape).double()
+        cond = exact_model.encode_prompts([PROMPTS[p]])
+        null = exact_model.encode_null()
         terms = []
         for i, t in enumerate(native.timesteps):
             with torch.no_grad():
-                eps_c = shapes_model(z, t[None], cond)
-                eps_u = shapes_model(z, t[None], null)
+                eps_c = exact_model(z, t[None], cond)
+                eps_u = exact_model(z, t[None], null)
             beta = 1 - abar[t] / abar[t - 1]
             kappa = beta * 1000 / (2 * (1 - beta) * (1 - abar[t]))
             terms.append(kappa * (eps_c - eps_u).double().square().sum())
-            noise = normal(key, torch.tensor([i + 1]), shapes_model.latent_shape)
+            noise = normal(key, torch.tensor([i + 1]), exact_model.latent_shape).double()
             monkeypatch.setattr(
                 "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, n=noise, **k: n
             )
             guided = eps_u + SHORT.guidance * (eps_c - eps_u)
             z = native.step(guided, t, z).prev_sample
-        torch.testing.assert_close(made[p, c].latent, z[0], rtol=1e-3, atol=1e-3)
-        assert made[p, c].score == pytest.approx(float(torch.stack(terms).mean()), rel=1e-3)
+        # The engine's latents and diffusers' coefficients are float32, of relative error 6e-8; six
+        # steps were seen to amplify it to 2e-6.
+        torch.testing.assert_close(made[p, c].latent.double(), z[0], rtol=1e-5, atol=1e-5)
+        assert made[p, c].score == pytest.approx(float(torch.stack(terms).mean()), rel=1e-5)
+
+
+def same(one, other):
+    """The same candidate to float32's last bits. With a float64 UNet only a value that lies on the
+    border of two float32 numbers can differ, and by one in the last place (6e-8)."""
+    assert one.score == pytest.approx(other.score, rel=1e-6)
+    torch.testing.assert_close(one.latent, other.latent, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("slots", [1, 64])
-def test_the_number_of_slots_does_not_matter(shapes_model, slots):
-    seven, other = run(shapes_model, 7), run(shapes_model, slots)
+def test_the_number_of_slots_does_not_matter(exact_model, slots):
+    seven, other = run(exact_model, 7), run(exact_model, slots)
     assert seven.keys() == other.keys()
     for key, candidate in seven.items():
-        assert other[key].score == pytest.approx(candidate.score, rel=1e-4)
-        torch.testing.assert_close(other[key].latent, candidate.latent, rtol=1e-3, atol=1e-3)
-    for p in range(len(PROMPTS)):
-        best = [max(range(5), key=lambda c: made[p, c].score) for made in (seven, other)]
-        assert best[0] == best[1]
+        same(other[key], candidate)
 
 
-def test_a_rerun_is_the_same_to_the_bit(shapes_model):
-    first, second = run(shapes_model, 7), run(shapes_model, 7)
+def test_a_rerun_is_the_same_to_the_bit(exact_model):
+    first, second = run(exact_model, 7), run(exact_model, 7)
     assert list(first) == list(second)
     for key, candidate in first.items():
         assert second[key].score == candidate.score
@@ -115,22 +120,23 @@ def test_a_rerun_is_the_same_to_the_bit(shapes_model):
         assert torch.equal(second[key].terms, candidate.terms)
 
 
-def test_slots_may_be_at_different_timesteps(shapes_model):
+def test_slots_may_be_at_different_timesteps(exact_model):
     """Candidates let in one at a time, a tick apart, come out as they do together."""
-    together = run(shapes_model, 4, candidates=1)
-    schedule = Schedule.from_diffusers(shapes_model.scheduler, SHORT.steps)
+    together = run(exact_model, 4, candidates=1)
+    schedule = Schedule.from_diffusers(exact_model.scheduler, SHORT.steps)
+    prepared = Prepared(exact_model)
     engine = Engine(
-        shapes_model,
+        prepared,
         schedule,
         schedule.weights(),
         guidance=SHORT.guidance,
         seed=3,
-        null=shapes_model.encode_null(),
-        latent_shape=shapes_model.latent_shape,
+        null=prepared.encode_null(),
+        latent_shape=exact_model.latent_shape,
         slots=4,
         device=torch.device("cpu"),
     )
-    encoder = PromptEncoder(shapes_model.encode_prompts, PROMPTS)
+    encoder = PromptEncoder(prepared.encode_prompts, PROMPTS)
     mixed = False
     for entry in engine._entries(pool(PROMPTS[:4], 1), encoder, lambda p: Unpruned()):
         engine._refill(iter([entry]))
@@ -141,14 +147,13 @@ def test_slots_may_be_at_different_timesteps(shapes_model):
     assert len(made) == 4
     for candidate in made:
         expected = together[candidate.prompt_index, 0]
-        assert candidate.score == pytest.approx(expected.score, rel=1e-4)
-        torch.testing.assert_close(candidate.latent, expected.latent, rtol=1e-3, atol=1e-3)
+        same(candidate, expected)
 
 
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2)])
-def test_unscored_pictures_are_the_scored_ones(shapes_model, monkeypatch, guidance, passes):
+def test_unscored_pictures_are_the_scored_ones(exact_model, monkeypatch, guidance, passes):
     sampler = replace(SHORT, guidance=guidance)
-    scored = run(shapes_model, 5, sampler=sampler)
+    scored = run(exact_model, 5, sampler=sampler)
     rows = set()
     denoise = Prepared.__call__
 
@@ -158,44 +163,44 @@ def test_unscored_pictures_are_the_scored_ones(shapes_model, monkeypatch, guidan
         return made
 
     monkeypatch.setattr(Prepared, "__call__", counted)
-    pictures = run(shapes_model, 5, sampler=sampler, scored=False)
+    pictures = run(exact_model, 5, sampler=sampler, scored=False)
     assert rows == {5 * passes}
     assert pictures.keys() == scored.keys()
     for key, candidate in pictures.items():
-        torch.testing.assert_close(candidate.latent, scored[key].latent, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(candidate.latent, scored[key].latent, rtol=1e-5, atol=1e-5)
         assert math.isnan(candidate.score)
         assert bool(candidate.terms.isnan().all())
 
 
-def test_a_candidate_does_not_depend_on_the_list(shapes_model):
-    alone = next(generate(shapes_model, [PROMPTS[3]], candidates=1, sampler=SHORT, seed=3, slots=1))
-    assert alone.score == pytest.approx(run(shapes_model, 7)[3, 0].score, rel=1e-4)
+def test_a_candidate_does_not_depend_on_the_list(exact_model):
+    alone = next(generate(exact_model, [PROMPTS[3]], candidates=1, sampler=SHORT, seed=3, slots=1))
+    same(alone, run(exact_model, 7)[3, 0])
 
 
-def test_seeds_and_indices_make_different_candidates(shapes_model):
-    made = run(shapes_model, 7)
-    other = run(shapes_model, 7, seed=4)
+def test_seeds_and_indices_make_different_candidates(exact_model):
+    made = run(exact_model, 7)
+    other = run(exact_model, 7, seed=4)
     assert made[0, 0].score != made[0, 1].score
     assert made[0, 0].score != other[0, 0].score
 
 
-def test_terms_add_up_to_the_score(shapes_model):
+def test_terms_add_up_to_the_score(exact_model):
     for convention in ("paper", "reference"):
         sampler = SamplerConfig(steps=20, guidance=1.0, convention=convention)
-        made = run(shapes_model, 8, candidates=1, sampler=sampler)
-        weights = Schedule.from_diffusers(shapes_model.scheduler, 20).weights(convention)
+        made = run(exact_model, 8, candidates=1, sampler=sampler)
+        weights = Schedule.from_diffusers(exact_model.scheduler, 20).weights(convention)
         for candidate in made.values():
             expected = float((weights * candidate.terms[:, 0].double()).sum())
             assert candidate.score == pytest.approx(expected, rel=1e-5)
             assert bool((candidate.terms[:, 0] > 0).all())
 
 
-def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(shapes_model):
+def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(exact_model):
     """The first step's term is taken before guidance has moved anything."""
-    plain = run(shapes_model, 5, sampler=SamplerConfig(steps=6, guidance=1.0))
-    guided = run(shapes_model, 5, sampler=SamplerConfig(steps=6, guidance=5.0))
+    plain = run(exact_model, 5, sampler=SamplerConfig(steps=6, guidance=1.0))
+    guided = run(exact_model, 5, sampler=SamplerConfig(steps=6, guidance=5.0))
     assert float(plain[0, 0].terms[0, 0]) == pytest.approx(
-        float(guided[0, 0].terms[0, 0]), rel=1e-4
+        float(guided[0, 0].terms[0, 0]), rel=1e-6
     )
     assert not torch.allclose(plain[0, 0].latent, guided[0, 0].latent)
 
@@ -204,28 +209,29 @@ def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(shapes_model
 def test_other_solvers_draw_pictures_too(shapes_model, scheduler):
     from mitune.shapes import oracle
 
-    sampler = SamplerConfig(steps=20, guidance=2.0, scheduler=scheduler)
-    made = generate(shapes_model, PROMPTS, candidates=4, sampler=sampler, slots=20)
+    sampler = SamplerConfig(steps=10, guidance=2.0, scheduler=scheduler)
+    made = generate(shapes_model, PROMPTS, candidates=2, sampler=sampler, slots=8)
     made = sorted(made, key=lambda c: (c.prompt_index, c.index))
     pictures = shapes_model.decode(torch.stack([c.latent for c in made]))
     verdicts = oracle.score([c.prompt for c in made], pictures)
     assert sum(v.colours for v in verdicts) / len(verdicts) > 0.6
 
 
-def test_bfloat16_ranks_nearly_as_float32(shapes_model):
-    from mitune.evaluation.agreement import spearman
-    from mitune.load import load
+def test_half_precisions_rank_nearly_as_float64(exact_model):
+    from joint_model import joint_model
 
-    half = load("shapes", device="cpu", precision="bfloat16")
-    assert half.fingerprint == shapes_model.fingerprint
-    sampler = SamplerConfig(steps=10, guidance=1.0)
-    pools = [run(m, 25, sampler=sampler) for m in (shapes_model, half)]
-    pools.append(run(shapes_model, 25, sampler=sampler, precision="bf16-mixed"))
+    from mitune.evaluation.agreement import spearman
+
+    half = joint_model("bfloat16")
+    assert half.fingerprint == exact_model.fingerprint
+    given = {"candidates": 6, "sampler": SamplerConfig(steps=6, guidance=1.0)}
+    pools = [run(m, 24, **given) for m in (exact_model, half)]
+    pools.append(run(exact_model, 24, precision="bf16-mixed", **given))
     exact, *others = [torch.tensor([made[key].score for key in sorted(made)]) for made in pools]
     assert min(float(spearman(exact, scores)) for scores in others) > 0.9
     # The median: a path that parts, in whichever precision, is off by any amount.
     errors = [float((scores - exact).abs().median()) for scores in others]
-    assert 0 < errors[1] < errors[0] / 2
+    assert 0 < errors[1] < errors[0]
 
 
 def still_model():
@@ -246,7 +252,7 @@ def fill(engine, model, prompts):
     engine._refill(engine._entries(pool(prompts, 1), encoder, lambda p: Unpruned()))
 
 
-def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
+def test_the_host_is_not_asked_between_model_calls(exact_model, monkeypatch):
     """No .item(), .tolist(), .cpu() or bool() of a tensor inside a tick: on a GPU each would wait
     for the device."""
     asked = []
@@ -258,20 +264,20 @@ def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, spy)
-    schedule = Schedule.from_diffusers(shapes_model.scheduler, 6)
+    schedule = Schedule.from_diffusers(exact_model.scheduler, 6)
     engine = Engine(
         still_model(),
         schedule,
         schedule.weights(),
         guidance=1.0,
         seed=3,
-        null=shapes_model.encode_null(),
-        latent_shape=shapes_model.latent_shape,
+        null=exact_model.encode_null(),
+        latent_shape=exact_model.latent_shape,
         slots=4,
         device=torch.device("cpu"),
         implementation="reference",
     )
-    fill(engine, shapes_model, PROMPTS[:4])
+    fill(engine, exact_model, PROMPTS[:4])
     asked.clear()
     for _ in range(5):
         engine._tick()
@@ -283,23 +289,23 @@ def test_the_host_is_not_asked_between_model_calls(shapes_model, monkeypatch):
 @pytest.mark.parametrize("implementation", IMPLS)
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 @pytest.mark.parametrize("scored", [True, False])
-def test_a_tick_is_the_model_and_one_operation(shapes_model, implementation, guidance, scored):
-    schedule = Schedule.from_diffusers(shapes_model.scheduler, 6)
+def test_a_tick_is_the_model_and_one_operation(exact_model, implementation, guidance, scored):
+    schedule = Schedule.from_diffusers(exact_model.scheduler, 6)
     engine = Engine(
         still_model(),
         schedule,
         schedule.weights(),
         guidance=guidance,
         seed=3,
-        null=shapes_model.encode_null(),
-        latent_shape=shapes_model.latent_shape,
+        null=exact_model.encode_null(),
+        latent_shape=exact_model.latent_shape,
         input_dtype=torch.bfloat16,
         slots=3,
         device=device_of(implementation),
         scored=scored,
         implementation=implementation,
     )
-    fill(engine, shapes_model, PROMPTS[:2])
+    fill(engine, exact_model, PROMPTS[:2])
     engine._tick()
     with Operations() as counted:
         for _ in range(5):
@@ -308,11 +314,11 @@ def test_a_tick_is_the_model_and_one_operation(shapes_model, implementation, gui
     assert engine._slots._index.tolist() == [-1, -1, -1]
 
 
-def test_a_stream_of_part_of_the_pool(shapes_model):
-    work = [Work(prompt=PROMPTS[1], prompt_index=1, index=4)]
-    made = list(generate(shapes_model, PROMPTS, sampler=SHORT, seed=3, slots=2, work=work))
-    assert [(c.prompt_index, c.index) for c in made] == [(1, 4)]
-    assert made[0].score == pytest.approx(run(shapes_model, 7)[1, 4].score, rel=1e-4)
+def test_a_stream_of_part_of_the_pool(exact_model):
+    work = [Work(prompt=PROMPTS[1], prompt_index=1, index=2)]
+    made = list(generate(exact_model, PROMPTS, sampler=SHORT, seed=3, slots=2, work=work))
+    assert [(c.prompt_index, c.index) for c in made] == [(1, 2)]
+    same(made[0], run(exact_model, 7)[1, 2])
 
 
 @pytest.mark.parametrize(
@@ -324,10 +330,10 @@ def test_a_stream_of_part_of_the_pool(shapes_model):
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_bad_arguments(shapes_model, changes, message):
+def test_bad_arguments(exact_model, changes, message):
     given = {"prompts": PROMPTS, "candidates": 2, "slots": 2, "seed": 0, "sampler": SHORT} | changes
     with pytest.raises(UserError, match=message):
-        list(generate(shapes_model, **given))
+        list(generate(exact_model, **given))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from joint_model import joint_model
 
-import mitune
 from mitune.build import build_set
 from mitune.candidate import Candidate
 from mitune.errors import UserError
@@ -90,7 +90,7 @@ def test_it_goes_on_until_the_best_are_beyond_doubt():
 
 @pytest.fixture(scope="module")
 def mixed():
-    return mitune.load("shapes", precision="bf16-mixed")
+    return joint_model("bf16-mixed")
 
 
 def rows(built):
@@ -98,13 +98,14 @@ def rows(built):
     return {(row["prompt_index"], row["candidate"]): row for row in table.to_pylist()}
 
 
-def test_all_in_doubt_is_the_float32_set(shapes_model, mixed, tmp_path):
-    expected = rows(build_set(shapes_model, PROMPTS, tmp_path / "full", **SETTINGS))
+def test_all_in_doubt_is_the_float32_set(mixed, tmp_path):
+    """To the rounding of float32 in other batches, which this model was seen to amplify to 1e-6."""
+    expected = rows(build_set(joint_model(), PROMPTS, tmp_path / "full", **SETTINGS))
     half = rows(build_set(mixed, PROMPTS, tmp_path / "half", **SETTINGS))
     got = rows(build_set(mixed, PROMPTS, tmp_path / "settled", settle=1e3, **SETTINGS))
     for key, row in expected.items():
         assert got[key]["selected"] == row["selected"]
-        assert got[key]["score"] == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
+        assert got[key]["score"] == pytest.approx(row["score"], rel=1e-4)
     # The half precision run is another, so that there was something to settle.
     assert any(half[key]["score"] != pytest.approx(got[key]["score"], rel=1e-4) for key in got)
 
@@ -142,6 +143,7 @@ def test_what_cannot_be_settled(mixed, tmp_path, changes, message):
     assert not (tmp_path / "set").exists()
 
 
-def test_float32_has_nothing_to_settle(shapes_model, tmp_path):
-    with pytest.raises(UserError, match="precision float32: expected half precision"):
-        build_set(shapes_model, PROMPTS, tmp_path / "set", settle=0.4, **SETTINGS)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_full_precision_has_nothing_to_settle(tmp_path, precision):
+    with pytest.raises(UserError, match=f"precision {precision}: expected half precision"):
+        build_set(joint_model(precision), PROMPTS, tmp_path / "set", settle=0.4, **SETTINGS)

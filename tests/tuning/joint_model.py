@@ -1,5 +1,6 @@
 """A whole Stable Diffusion, text encoder and all, small enough to train in a test."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,30 @@ def trained_joint(folder: Path, **changes: Any) -> StableDiffusion:
     return model
 
 
-def embeddings(model: StableDiffusion) -> Tensor:
-    """Of TEXTS and the empty prompt, [3, L, D]."""
-    hidden: Tensor = model.encode_prompts([*TEXTS, ""])["encoder_hidden_states"]
+def embeddings(model: Any) -> Tensor:
+    """Of TEXTS and the empty prompt by a model or a pipeline, [3, L, D]; in float64, so that only
+    its weights' own rounding shows."""
+    found = model.tokenizer(
+        [*TEXTS, ""],
+        padding="max_length",
+        max_length=model.tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        hidden: Tensor = doubled(model.text_encoder)(found["input_ids"])[0]
     return hidden
 
 
 def predict(unet: Any, text: Tensor) -> Tensor:
-    """At one fixed point, [3, 4, 8, 8]."""
-    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(5)).to(text)
+    """At one fixed point, ``[N, 4, 8, 8]`` for N <= 3 rows of text; in float64."""
+    rows = len(text)
+    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(5)).double()[:rows]
+    t = torch.tensor([200, 800, 500])[:rows]
     with torch.no_grad():
-        prediction: Tensor = unet(z, torch.tensor([200, 500, 800]), text, return_dict=False)[0]
+        prediction: Tensor = doubled(unet)(z, t, text.double(), return_dict=False)[0]
     return prediction
+
+
+def doubled(network: Any) -> Any:
+    """A copy in float64, adapters and all."""
+    return copy.deepcopy(network).double()

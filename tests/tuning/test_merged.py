@@ -59,10 +59,10 @@ def test_it_is_pefts_own_gradient(method, targets):
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
 def test_the_micro_batch_changes_rounding_alone(micro_batch):
-    model, chosen = adapted(micro_batch=8)
+    model, chosen = adapted(double=True, micro_batch=8)
     _, expected = gradients(model, MergedGradient, chosen)
-    model, chosen = adapted(micro_batch=micro_batch)
-    assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-4
+    model, chosen = adapted(double=True, micro_batch=micro_batch)
+    assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-6
 
 
 def test_it_follows_the_adapter_and_leaves_the_model_alone():
@@ -142,10 +142,18 @@ def test_by_name():
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    """Of one step compiled and not, with a micro-batch that two workers share and one that does
-    not divide."""
-    model, chosen = adapted(batch=7, micro_batch=4)
+def two_threads():
+    """Of torch, for as many workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def compiled(two_threads):
+    """Of one step compiled and not, with a micro-batch that two workers share."""
+    model, chosen = adapted(batch=4, micro_batch=4)
     expected = gradients(model, MergedGradient, chosen)
     return expected, gradients(model, MergedGradient, replace(chosen, backend="inductor"))
 
@@ -154,6 +162,17 @@ def test_compiled_it_is_the_same(compiled):
     (loss, expected), (its_loss, got) = compiled
     assert float(its_loss) == pytest.approx(float(loss), rel=1e-5)
     assert worst(got, expected) < 1e-4
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monkeypatch):
+    """Of 4 and 3 samples, without the compiler, which would compile for both."""
+    model, chosen = adapted(double=True, batch=7, micro_batch=4)
+    loss, expected = gradients(model, MergedGradient, chosen)
+    monkeypatch.setattr(merged_module, "compile_unet", lambda run, device: run)
+    its_loss, got = gradients(model, MergedGradient, replace(chosen, backend="inductor"))
+    assert float(its_loss) == pytest.approx(float(loss), rel=1e-6)
+    assert worst(got, expected) < 1e-6  # the loss itself is float32
 
 
 def test_a_compiler_that_is_wrong_is_refused(monkeypatch):

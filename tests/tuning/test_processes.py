@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nursery import run_script
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config
 
@@ -19,17 +20,23 @@ HERE = Path(__file__).parent
 
 
 def run(out: Path, processes: int, batch: int = 8, gradient: str = "merged", stop: int = 0) -> int:
-    arguments = [str(HERE / "parallel_run.py"), str(out), str(batch), gradient, str(stop)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return run_script("parallel_run.py", [str(out), str(batch), gradient, str(stop)], processes)
+
+
+def test_torchrun_itself_starts_them(tmp_path):
+    """All others here are forked, in the environment that torchrun sets."""
+    arguments = [str(HERE / "parallel_run.py"), str(tmp_path / "2"), "1", "merged", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launcher, *arguments],
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         timeout=300,
         check=False,
-    ).returncode
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert (tmp_path / "2" / FILE).is_file()
 
 
 @pytest.mark.parametrize(("batch", "gradient"), [(7, "peft"), (1, "merged")])

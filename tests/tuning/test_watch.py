@@ -2,22 +2,19 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from nursery import run_script
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal
 
 from mitune.tuning import Watch, adapter, loop, tune
 from mitune.tuning.adapter_file import FILE
 
-HERE = Path(__file__).parent
 PEAK = {2: 1.0, 4: 3.0, 6: 2.0, 8: 3.0, 10: 2.5, 12: 9.0}
 """Highest at step 4 until step 12, two measures behind which a patience of 2 never comes."""
 
@@ -288,16 +285,7 @@ def test_a_mistake_is_named(options: dict[str, Any], words: str) -> None:
 
 def test_two_processes_stop_at_the_same_step(tmp_path: Path, stopped: Path) -> None:
     """Only the first one measures; the other one learns that it is over, and does not wait."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, *launcher, str(HERE / "watched_run.py"), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert run_script("watched_run.py", [str(tmp_path)], 2) == 0
     assert measured(tmp_path) == measured(stopped)
     assert len(lines(tmp_path)) == 10
     a, b = load_file(tmp_path / FILE), load_file(stopped / FILE)
