@@ -145,7 +145,7 @@ def _check(
         raise UserError(f"draws is {draws}: expected at least 1")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
-    Schedule.from_diffusers(model.scheduler, kind="ddpm").least_t(convention, t_min)
+    Schedule.levels(model.scheduler).least_t(convention, t_min)
 
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
