@@ -32,7 +32,8 @@ class StableDiffusion:
     Attributes:
         pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``,
             ``tokenizer``, ``scheduler``.
-        name: what it was loaded from.
+        name: what it was loaded from, for people: no decision may rest on it.
+        world: the embedded world that it draws, whose oracle judges its pictures; None: none.
         device: where the networks run.
         precision: a name of PRECISIONS; latents and scores are float32 all the same.
         dtype: of the UNet.
@@ -67,6 +68,7 @@ class StableDiffusion:
             )
         self.pipeline = pipeline
         self.name = name
+        self.world: str | None = None
         self.preset = preset
         self.prepared: dict[tuple[str, str, str], Any] = {}
         self.device = device
@@ -76,7 +78,7 @@ class StableDiffusion:
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision
         # it is run in.
         self.fingerprint = weights_digest(pipeline.unet, pipeline.text_encoder)
-        self.parts = parts_of(pipeline)
+        self.parts: Mapping[str, Any] = parts_of(pipeline)
         # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
         # VAE is looked at, so neither is worth a rounding error.
         pipeline.unet.to(device=device, dtype=self.dtype).eval().requires_grad_(False)
