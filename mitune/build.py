@@ -19,6 +19,7 @@ from mitune.generate import PromptEncoder, SamplerConfig, Work, check_run, gener
 from mitune.generate.policies import Policy, Unpruned
 from mitune.generate.prune import PruneConfig, exact
 from mitune.generate.settle import check_reach, settled
+from mitune.progress import warn_unrecorded
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.sets import FineTuningSet, SetWriter
@@ -59,7 +60,8 @@ def build_set(
         model: from ``mitune.load``, with or without an adapter on it.
         prompts: distinct texts.
         out: the set's folder; the same call after an interruption goes on, and ends in the same
-            set.
+            set, bit for bit on one machine. So the model (by its contents, not its path),
+            precision, backend, attention and slots have to be the same.
         candidates: pool size M.
         keep: how many of each pool are kept.
         select: "mi", or for controls "random" and "worst".
@@ -67,7 +69,7 @@ def build_set(
         draws: re-noising draws of the two estimators that re-noise.
         sampler: how candidates are sampled.
         seed: keys all noise.
-        slots: candidates in flight.
+        slots: candidates in flight; no more than there are.
         backend, attention: what runs the UNet, as ``mitune.generate``.
         prune: drop candidates before their score is complete; None drops nobody. ``audit()`` of the
             set then tells what that lost. With the trajectory's score and selection by mi alone.
@@ -114,22 +116,25 @@ def build_set(
         )
     if settle is not None:
         _check_settle(settle, model.precision, prune, steered)
+    total = len(prompts) * candidates
+    slots = min(slots, total)  # idle slots cost as much as busy ones
     settings = {
-        "model": model.name,
         "model_fingerprint": model.fingerprint,
+        "model_parts": model.parts,
         "adapter": adapter,
         "estimator": estimator,
         "draws": draws if estimator != "trajectory" else None,
         "seed": seed,
         "precision": model.precision,
+        "backend": backend,
+        "attention": attention,
+        "slots": slots,
         "sampler": asdict(sampler),
         # Through JSON, in which it is compared and stored: it has no tuples.
         "prune": json.loads(json.dumps(asdict(prune))) if prune else None,
     }
     if settle is not None:
         settings["settle"] = settle
-    total = len(prompts) * candidates
-    slots = min(slots, total)  # idle slots cost as much as busy ones
     prepare(model, backend, attention)  # what is not to be had is known before a folder is made
     with SetWriter(
         out,
@@ -139,8 +144,11 @@ def build_set(
         keep,
         select,
         environment=environment(model.device),
+        notes={"model": model.name},
     ) as writer:
         pending = set(writer.pending_prompts())
+        if pending:
+            warn_unrecorded(out, writer.unrecorded)
 
         def make(
             work: list[Work], policy: Callable[[int], Policy] | None, **changes: Any

@@ -11,7 +11,6 @@ from torch import Tensor
 from mitune.denoiser import concat, take
 from mitune.errors import UserError
 from mitune.schedule import Schedule
-from mitune.solvers import config_of
 
 ESTIMATORS = ("orthogonal", "standard")
 """Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024. In
@@ -81,7 +80,7 @@ def pointwise_mi(
     if not 0 <= seed < 2**64:
         raise UserError(f"seed is {seed}: expected 0 to 2^64 - 1")
     if not isinstance(schedule, Schedule):
-        schedule = _levels(schedule)
+        schedule = Schedule.levels(schedule)
     rows = len(z0)
     given, empty = _record(cond), _record(null)
     _check_rows(given, empty, rows)
@@ -123,15 +122,6 @@ def _noise_levels(schedule: Schedule, abar: Tensor) -> Tensor:
     velocity = schedule.prediction == "v_prediction"
     target = (signal, -spread) if velocity else (torch.ones_like(signal), torch.zeros_like(spread))
     return torch.stack((signal, spread, *target), dim=1).float()
-
-
-def _levels(scheduler: Any) -> Schedule:
-    """A schedule for its noise levels and prediction type alone, which every solver shares: how the
-    scheduler would step does not matter here."""
-    stepping = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
-    # What the object holds by default counts like what was given: nothing may go back to defaults.
-    config = {**config_of(scheduler), **stepping, "steps_offset": 0, "_use_default_values": []}
-    return Schedule.from_diffusers(config, steps=1, kind="ddpm")
 
 
 def _timesteps(seed: int, row: Tensor, draw: Tensor, draws: int, least: int, total: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -23,6 +24,15 @@ def quiet_libraries() -> None:
 def warn(message: str) -> None:
     """One line to stderr that does not tear a progress bar."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def warn_unrecorded(folder: Path | str, settings: Sequence[str]) -> None:
+    """Tell, where there are any, that a folder of an earlier version does not say these."""
+    if settings:
+        warn(
+            f"{folder} was begun by an earlier version, which did not record "
+            f"{', '.join(settings)}: what is added to it is right only if they are the same"
+        )
 
 
 class Bars:

@@ -14,6 +14,7 @@ from mitune.candidate import Candidate
 from mitune.errors import UserError
 from mitune.estimate import ESTIMATORS
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.progress import warn_unrecorded
 from mitune.provenance import environment
 from mitune.schedule import Schedule
 from mitune.score import score
@@ -55,7 +56,8 @@ def build_real_set(
         source: as ``mitune.sets.captioned.read_captioned``. Pictures are resized and cropped at the
             centre to the model's own size.
         out: the set's folder; the same call after an interruption goes on, and ends in the same
-            set.
+            set, bit for bit on one machine. So the model and the pictures (by their contents, not
+            their paths), precision and batch have to be the same.
         limit: take only so many pictures, the first.
         keep: how many pictures of a caption are kept.
         estimator: "orthogonal" or "standard"; None is the model's preset, or orthogonal where that
@@ -92,12 +94,12 @@ def build_real_set(
     sizes = Counter(captions)  # in the order of their first pictures
     prompts, pools = list(sizes), list(sizes.values())
     settings = {
-        "model": model.name,
         "model_fingerprint": model.fingerprint,
+        "model_parts": model.parts,
         **estimating,
         "precision": model.precision,
+        "batch": batch,
         "source": {
-            "name": str(source),
             "pictures": len(digests),
             "sha256": sha256(b"".join(digests)).hexdigest(),
             "size": list(model.picture_size),
@@ -112,10 +114,12 @@ def build_real_set(
         prompts_per_part=_BLOCK,
         pools=pools if len(set(pools)) > 1 else None,
         environment=environment(model.device),
+        notes={"model": model.name, "source": str(source)},
     ) as writer:
         pending = set(writer.pending_prompts())
         done = len(digests) - sum(pools[index] for index in pending)
         if pending:
+            warn_unrecorded(out, writer.unrecorded)
             again = _again(source, digests)
             for candidate in _score(model, again, prompts, pending, batch, estimating):
                 writer.add(candidate)
@@ -145,7 +149,7 @@ def _check(
         raise UserError(f"draws is {draws}: expected at least 1")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
-    Schedule.from_diffusers(model.scheduler, kind="ddpm").least_t(convention, t_min)
+    Schedule.levels(model.scheduler).least_t(convention, t_min)
 
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:

@@ -78,6 +78,13 @@ class Schedule:
                 f"the scheduler's prediction_type is {prediction!r}: expected 'epsilon' or "
                 "'v_prediction'"
             )
+        if prediction == "epsilon" and float(native.alphas_cumprod[-1]) <= solvers.NO_SIGNAL:
+            raise UserError(
+                "the scheduler ends without signal (rescale_betas_zero_snr) and its "
+                "prediction_type is 'epsilon': expected 'v_prediction', as the noise that is all "
+                "of the last latent tells nothing of a picture; give the prediction_type that the "
+                "model was trained with, or rescale_betas_zero_snr=False"
+            )
         timesteps, rows, scale = solvers.derive(kind, native, steps, eta)
         a, b = rows.fold(prediction)
         return cls(
@@ -106,20 +113,42 @@ class Schedule:
 
         ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
         per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
-        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in.
+        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in. As
+        ``abar_t / alpha_t = abar_(t-1)``, that weight is finite even where abar_t is 0.
 
         Raises:
             UserError: unknown convention.
         """
         _check(convention)
         abar = self.alphas_cumprod
-        alpha = abar / torch.cat([abar.new_ones(1), abar[:-1]])
+        before = torch.cat([abar.new_ones(1), abar[:-1]])
+        alpha = abar / before
         kappa = (1 - alpha) * self.num_train_timesteps / (2 * (1 - abar))
-        if convention == "paper":
-            kappa = kappa / alpha
         if self.prediction == "v_prediction":
-            kappa = kappa * abar
+            kappa = kappa * (before if convention == "paper" else abar)
+        elif convention == "paper":
+            kappa = kappa / alpha
         return kappa[t]
+
+    @classmethod
+    def levels(cls, scheduler: Any) -> "Schedule":
+        """A schedule for its noise levels and prediction type alone, which every solver shares.
+
+        How the scheduler would step (its spacing, variance, clipping, own sigmas) does not matter
+        to who re-noises or trains.
+
+        Raises:
+            UserError: as ``from_diffusers``, but for options of the step.
+        """
+        stepping = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
+        # What the object holds by default counts like what was given: nothing may go back to
+        # defaults.
+        own = {**stepping, "steps_offset": 0, "_use_default_values": []}
+        return cls.from_diffusers(
+            {**solvers.config_of(scheduler), **own, "timestep_spacing": "leading"},
+            steps=1,
+            kind="ddpm",
+        )
 
     def least_t(self, convention: str, t_min: int | None) -> int:
         """The smallest timestep that counts: ``t_min + 1``, or without t_min the convention's own.

@@ -71,7 +71,7 @@ def score(
         latents.to(model.device),
         {name: tensor[rows.to(tensor.device)] for name, tensor in encoded.items()},
         model.encode_null(),
-        Schedule.from_diffusers(model.scheduler, kind="ddpm"),
+        Schedule.levels(model.scheduler),
         estimator=estimator,
         draws=draws,
         seed=seed,

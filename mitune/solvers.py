@@ -16,12 +16,11 @@ from mitune.errors import UserError
 SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
 """Names of the solvers, and the diffusers class that each must agree with."""
 
-_COMMON = {"clip_sample": False, "thresholding": False, "rescale_betas_zero_snr": False}
+_COMMON = {"clip_sample": False, "thresholding": False}
 _REQUIRED: dict[str, dict[str, object]] = {
     "ddpm": {**_COMMON},
     "ddim": {**_COMMON},
     "euler": {
-        "rescale_betas_zero_snr": False,
         "use_karras_sigmas": False,
         "use_exponential_sigmas": False,
         "use_beta_sigmas": False,
@@ -32,8 +31,14 @@ _REQUIRED: dict[str, dict[str, object]] = {
 _REASONS = {
     "clip_sample": "latents are not pictures in [-1, 1]",
     "thresholding": "it is not affine in the latent",
-    "rescale_betas_zero_snr": "its first step has no signal, and so no finite weight",
 }
+NO_SIGNAL = 2.0**-24
+"""The largest abar that counts as none: a zero-terminal-SNR schedule ends in 0, or as Euler's,
+whose sigma has to stay finite, in this."""
+
+
+# What diffusers raises for configs with values of the wrong kind or size.
+_UNBUILDABLE = (NotImplementedError, ValueError, TypeError, IndexError, RuntimeError)
 
 
 class Rows(NamedTuple):
@@ -107,8 +112,12 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
         config["clip_sample"] = False
     try:
         native = getattr(diffusers, SOLVERS[kind]).from_config(config)
-    except (NotImplementedError, ValueError) as error:
-        raise UserError(f"diffusers cannot build {SOLVERS[kind]}: {error}") from error
+    except _UNBUILDABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"diffusers cannot build {SOLVERS[kind]} from the scheduler's config ({reason}): "
+            "expected the config that the model was trained with"
+        ) from error
     for option, expected in _REQUIRED[kind].items():
         got = native.config.get(option) or False
         if got != expected:
@@ -123,7 +132,26 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
             f"the scheduler's num_train_timesteps is {total}: expected {levels}, as many as it has "
             "betas"
         )
+    _check_levels(native)
     return kind, native
+
+
+def _check_levels(native: Any) -> None:
+    """Raise UserError unless every timestep adds noise, and only the last may leave no signal."""
+    betas = native.betas.double()
+    # Without a first noise level above 0 the score's weights divide by 0.
+    if (
+        len(betas) < 2
+        or not bool(((betas > 0) & (betas <= 1)).all())
+        or bool((betas[:-1] == 1).any())
+        or not 0 < float(native.alphas_cumprod[0]) < 1
+    ):
+        shown = f"{float(betas.min()):g} to {float(betas.max()):g}" if len(betas) else "none"
+        raise UserError(
+            f"the scheduler's {len(betas)} betas are {shown}: expected at least 2, above 0 and "
+            "below 1 (the last may be 1); restore beta_start, beta_end and num_train_timesteps in "
+            "scheduler_config.json"
+        )
 
 
 def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows, float]:

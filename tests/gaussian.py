@@ -34,13 +34,32 @@ def log_ratio(p: Tensor, z0: Tensor) -> Tensor:
     return given - marginal
 
 
-class Denoiser:
-    """The exact posterior mean of the noise. A row of NaN in the conditioning stands for the empty
-    prompt."""
+ZERO_SNR = {
+    "rescale_betas_zero_snr": True,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
+"""What makes ``scheduler`` one whose last latent is noise alone, as Stable Diffusion 2.1-v's is
+often used."""
 
-    def __init__(self, prediction: str = "epsilon") -> None:
+
+def velocity_gap(abar: Tensor) -> Tensor:
+    """E ||v_c - v_u||^2 over (z0, p) and noise at each abar, float64: the difference of the two
+    posteriors' errors, by orthogonality."""
+
+    def error(variance: float) -> Tensor:
+        return variance / (abar * variance + 1 - abar)
+
+    return D * (error(S2 + V) - error(S2))
+
+
+class Denoiser:
+    """The exact posterior mean of the noise, or of v. A row of NaN in the conditioning stands for
+    the empty prompt."""
+
+    def __init__(self, prediction: str = "epsilon", native: DDPMScheduler | None = None) -> None:
         self.prediction = prediction
-        self.abar = scheduler().alphas_cumprod.double()
+        self.abar = (native or scheduler()).alphas_cumprod.double()
 
     def __call__(self, z: Tensor, t: Tensor, cond: Tensor | Mapping[str, Tensor]) -> Tensor:
         p = cond if isinstance(cond, Tensor) else cond["p"]
@@ -50,11 +69,12 @@ class Denoiser:
         mean = torch.where(empty, 0.0, p.double())
         variance = torch.where(empty, S2 + V, S2)
         a = self.abar[t.long()].view(-1, 1)
-        eps = (1 - a).sqrt() * (z - a.sqrt() * mean) / (a * variance + 1 - a)
+        innovation = (z - a.sqrt() * mean) / (a * variance + 1 - a)
+        predicted = (1 - a).sqrt() * innovation
         if self.prediction == "v_prediction":
-            # From eps = sqrt(a) v + sqrt(1-a) z.
-            eps = (eps - (1 - a).sqrt() * z) / a.sqrt()
-        return eps.float().view(shape)
+            x0 = mean + a.sqrt() * variance * innovation
+            predicted = a.sqrt() * predicted - (1 - a).sqrt() * x0
+        return predicted.float().view(shape)
 
 
 NULL = torch.full((1, D), math.nan)

@@ -23,12 +23,11 @@ def test_orthogonal_is_the_mutual_information():
     assert mean == pytest.approx(gaussian.TRUE_MI, rel=0.02)
 
 
-def test_orthogonal_along_fifty_ancestral_steps():
+def along_ancestral_steps(denoise, schedule):
     """Algorithm 2 with the table and the kernel alone, sampling from the model itself (guidance 1);
     the engine's own test is in test_generate.py."""
     p, _ = gaussian.pairs(2000)
-    schedule = Schedule.from_diffusers(gaussian.scheduler(), 50)
-    denoise, table = gaussian.Denoiser(), schedule.table(schedule.weights())
+    table = schedule.table(schedule.weights())
     key = torch.zeros(len(p), 4, dtype=torch.int64)
     key[:, 2] = torch.arange(len(p))
     z = schedule.init_scale * normal(key, torch.zeros(len(p), dtype=torch.int64), (gaussian.D,))
@@ -38,6 +37,12 @@ def test_orthogonal_along_fifty_ancestral_steps():
         index = torch.full((len(p),), i)
         uncond = denoise(z, at, gaussian.NULL.expand_as(p))
         z, score, _, _ = step(uncond, denoise(z, at, p), z, score, index, key, table, 1.0)
+    return score
+
+
+def test_orthogonal_along_fifty_ancestral_steps():
+    schedule = Schedule.from_diffusers(gaussian.scheduler(), 50)
+    score = along_ancestral_steps(gaussian.Denoiser(), schedule)
     assert float(score.mean()) == pytest.approx(gaussian.TRUE_MI, rel=0.03)
 
 
@@ -85,6 +90,35 @@ def test_v_prediction_scores_the_same(estimator):
         schedule=gaussian.scheduler(prediction_type="v_prediction"),
     )
     torch.testing.assert_close(v, epsilon, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["orthogonal", "standard"])
+def test_a_last_timestep_without_signal_counts_like_any_other(estimator):
+    """Zero terminal SNR: at t = 999 z is noise alone, its v still tells the prompt's mean."""
+    native = gaussian.scheduler(**gaussian.ZERO_SNR)
+    schedule = Schedule.levels(native)
+    assert float(schedule.alphas_cumprod[-1]) == 0
+    kappa = schedule.kappa(torch.arange(1000))
+    truth = float((kappa * gaussian.velocity_gap(schedule.alphas_cumprod)).mean())
+    # The mean over 1000 timesteps is the integral over all noise levels but for the first one's.
+    assert truth == pytest.approx(gaussian.TRUE_MI, rel=0.02)
+    denoise = gaussian.Denoiser("v_prediction", native)
+    given = {"denoise": denoise, "schedule": native, "estimator": estimator}
+    assert float(estimate(2000, draws=64, **given).mean()) == pytest.approx(truth, rel=0.02)
+    # The last timestep alone: its weight is T abar_998 / 2, and its gap D V.
+    last = float(estimate(2000, draws=16, t_min=998, **given).mean())
+    expected = 1000 * float(schedule.alphas_cumprod[998]) / 2 * gaussian.D * gaussian.V
+    assert last == pytest.approx(expected, rel=0.05)
+
+
+def test_sampling_from_a_latent_without_signal_scores_its_path():
+    native = gaussian.scheduler(**gaussian.ZERO_SNR)
+    schedule = Schedule.from_diffusers(native, 50)
+    weights = schedule.weights()
+    at = schedule.timesteps.long()
+    gap = gaussian.velocity_gap(schedule.alphas_cumprod[at])
+    mean = float(along_ancestral_steps(gaussian.Denoiser("v_prediction", native), schedule).mean())
+    assert mean == pytest.approx(float((weights * gap).sum()), rel=0.03)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])

@@ -1,5 +1,7 @@
 """Tables against diffusers' own step(), at every step."""
 
+import math
+
 import gaussian
 import pytest
 import torch
@@ -118,6 +120,53 @@ def test_euler(prediction, spacing, offset, final, steps):
     # The pipeline starts from init_noise_sigma * noise in Euler's own variable.
     scale = float((native.sigmas[0].double().square() + 1).sqrt())
     assert table.init_scale * scale == pytest.approx(float(native.init_noise_sigma), rel=1e-6)
+
+
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "euler"])
+def test_zero_terminal_snr(kind, spacing, steps):
+    """The step from a latent without signal too, and its weight, are finite."""
+    given = {**SD, **ZERO_SNR, "timestep_spacing": spacing}
+    if kind == "euler":
+        native = EulerDiscreteScheduler(**given)
+    else:
+        native = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[kind](**given, clip_sample=False)
+    native.set_timesteps(steps)
+    step = {"ddpm": ddpm_step(native), "ddim": ddim_step(native, 0.5)}.get(kind)
+    table = Schedule.from_diffusers(native, steps, eta=0.5)
+    assert worst(table, native, step or euler_step(native)) < 1e-5
+    for convention in ("paper", "reference"):
+        weights = table.weights(convention, t_min=-1)
+        assert bool(weights.isfinite().all())
+    if spacing == "trailing":
+        assert table.timesteps[0] == 999
+        assert table.init_scale == pytest.approx(1, rel=1e-6)
+
+
+def test_the_weight_of_a_timestep_without_signal():
+    """v: beta T abar_(t-1) / (2 (1 - abar)), which is T abar_(T-2) / 2 at the last, where beta is 1
+    and abar 0; without alpha_t, in the authors' convention, nothing is left of it."""
+    native = gaussian.scheduler(**gaussian.ZERO_SNR)
+    table = Schedule.from_diffusers(native, 50)
+    kappa, last = table.kappa(torch.arange(1000)), torch.tensor(999)
+    assert float(kappa[999]) == pytest.approx(500 * float(native.alphas_cumprod[998]), rel=1e-6)
+    assert float(table.kappa(last, "reference")) == 0
+    # Before it, the weight is the one for eps times abar.
+    abar = table.alphas_cumprod
+    beta = 1 - abar[1:999] / abar[:998]
+    exact = beta * 1000 * abar[:998] / (2 * (1 - abar[1:999]))
+    torch.testing.assert_close(kappa[1:999], exact, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "euler"])
+def test_noise_predicted_of_noise_alone_is_refused(kind):
+    config = {**SD, "rescale_betas_zero_snr": True, "clip_sample": False}
+    with pytest.raises(UserError, match=r"prediction_type is 'epsilon': expected 'v_prediction'"):
+        Schedule.from_diffusers(config, kind=kind)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -252,6 +301,13 @@ def test_trained_betas_and_the_device_table():
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
+        ({"num_train_timesteps": 0}, {}, "expected at least 2"),
+        ({"num_train_timesteps": 1}, {}, "expected at least 2"),
+        ({"beta_start": -0.1, "beta_schedule": "linear"}, {}, "betas are -0.1 to 0.012"),
+        ({"beta_end": 1.5, "beta_schedule": "linear"}, {}, "betas are 0.00085 to 1.5"),
+        ({"beta_start": 0.0}, {}, "above 0"),
+        ({"beta_end": math.nan}, {}, "above 0"),
+        ({"trained_betas": [0.1, 1.0, 0.1], "num_train_timesteps": 3}, {}, "the last may be 1"),
         ({}, {"kind": "heun"}, "choose one of ddpm, ddim, euler"),
         ({}, {"steps": 1001}, "expected 1 to 1000"),
         ({}, {"steps": 0}, "expected 1 to 1000"),
@@ -299,6 +355,12 @@ def test_clip_sample_by_default_is_refused_for_dict_and_object_alike():
         (SD, None, "choose one of ddpm, ddim, euler"),
         (None, "ddpm", "expected a diffusers scheduler or its config"),
         ({**SD, "beta_schedule": "steep"}, "ddpm", "steep is not implemented"),
+        (
+            {**SD, "beta_start": "low"},
+            "ddpm",
+            r"^diffusers cannot build DDPMScheduler from [^\n]*$",
+        ),
+        ({**SD, "num_train_timesteps": 0, **ZERO_SNR}, "euler", "cannot build EulerDiscrete"),
     ],
 )
 def test_what_is_no_scheduler_of_such_a_model(scheduler, kind, message):

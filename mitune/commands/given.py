@@ -6,6 +6,7 @@ from typing import Any, Literal
 from mitune import progress
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.identity import check_same_model
 from mitune.prompts import read_prompts
 from mitune.sets import FineTuningSet
 from mitune.shapes.prompts import prompts as shapes_prompts
@@ -56,9 +57,5 @@ def whole_set(path: Path, model: StableDiffusion) -> FineTuningSet:
     found = FineTuningSet.open(path)
     if not found.complete:
         raise UserError(f"set {path} is not complete: run the command that began it again")
-    if found.settings.get("model_fingerprint") != model.fingerprint:
-        raise UserError(
-            f"set {path} was built with another model ({found.settings.get('model')}): expected "
-            f"one of {model.name}; give that model, or build a set with this one"
-        )
+    check_same_model(f"set {path}", found.settings, model)
     return found

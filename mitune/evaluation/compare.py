@@ -152,7 +152,7 @@ def measure(
     """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` is ``judged_mi``; pictures of the
     shapes world also get the oracle's ``graded`` and ``strict``."""
     metrics = {"mi_nats": judged_mi(judge, images, draws=draws, seed=seed).double()}
-    if judge.name == "shapes":
+    if judge.world == "shapes":
         metrics |= oracle_metrics(images, judge.decode(images.latents))
     return metrics
 

@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x (epsilon and v-prediction) as a denoiser, from any diffusers
 pipeline folder or hub name."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from torch import Tensor
 
 from mitune.denoiser import Conditioning
 from mitune.errors import UserError
+from mitune.families.loading import load_pipeline
+from mitune.families.verify import check_pipeline
+from mitune.identity import parts_of, weights_digest
 from mitune.preset import PAPER, Preset
 
 PRECISIONS = {
@@ -31,7 +33,8 @@ class StableDiffusion:
     Attributes:
         pipeline: the diffusers pipeline; its parts are ``unet``, ``vae``, ``text_encoder``,
             ``tokenizer``, ``scheduler``.
-        name: what it was loaded from.
+        name: what it was loaded from, for people: no decision may rest on it.
+        world: the embedded world that it draws, whose oracle judges its pictures; None: none.
         device: where the networks run.
         precision: a name of PRECISIONS; latents and scores are float32 all the same.
         dtype: of the UNet.
@@ -39,12 +42,14 @@ class StableDiffusion:
         prediction: "epsilon" or "v_prediction".
         preset: the numbers this model is used with unless told otherwise.
         fingerprint: SHA-256 over the weights of UNet and text encoder as loaded, without any
-            adapter.
+            adapter: what an adapter belongs to.
+        parts: everything else that changes a number, by part (``mitune.identity``).
         prepared: what ``mitune.families.prepared.prepare`` made of it, by backend, attention and
             precision.
 
     Raises:
-        UserError: a pipeline that is not of this family, or an unknown prediction type.
+        UserError: a pipeline that is not of this family, whose parts do not fit each other, or with
+            weights that are not finite (``mitune.families.verify``).
     """
 
     def __init__(
@@ -64,14 +69,17 @@ class StableDiffusion:
             )
         self.pipeline = pipeline
         self.name = name
+        self.world: str | None = None
         self.preset = preset
         self.prepared: dict[tuple[str, str, str], Any] = {}
         self.device = device
         self.precision = precision
         self.dtype = PRECISIONS[precision]
+        check_pipeline(name, pipeline, self.dtype)
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision
         # it is run in.
-        self.fingerprint = _fingerprint(pipeline.unet, pipeline.text_encoder)
+        self.fingerprint = weights_digest(pipeline.unet, pipeline.text_encoder)
+        self.parts: Mapping[str, Any] = parts_of(pipeline)
         # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
         # VAE is looked at, so neither is worth a rounding error.
         pipeline.unet.to(device=device, dtype=self.dtype).eval().requires_grad_(False)
@@ -83,12 +91,6 @@ class StableDiffusion:
         self.tokenizer = pipeline.tokenizer
         self.scheduler = pipeline.scheduler
         self.prediction: str = self.scheduler.config.prediction_type
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"model {name} predicts {self.prediction!r}: expected a scheduler whose "
-                "prediction_type is "
-                "'epsilon' or 'v_prediction'"
-            )
         size = self.unet.config.sample_size
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         self.latent_shape: tuple[int, int, int] = (self.unet.config.in_channels, height, width)
@@ -182,17 +184,6 @@ def check_precision(name: str) -> None:
         raise UserError(f"precision {name!r} is not known: choose one of {', '.join(PRECISIONS)}")
 
 
-def _fingerprint(*modules: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
-    return digest.hexdigest()
-
-
 def load_stable_diffusion(
     source: str | Path,
     *,
@@ -201,45 +192,15 @@ def load_stable_diffusion(
     variant: str | None = None,
     preset: Preset = PAPER,
 ) -> StableDiffusion:
-    """Load a StableDiffusionPipeline folder or hub name through diffusers itself (safetensors
-    only).
+    """Load a StableDiffusionPipeline folder or hub name.
 
     Args:
-        source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
-            ``HF_HUB_OFFLINE`` are honoured).
+        source, variant: as ``mitune.families.loading.load_pipeline``.
         device: where the networks run.
         precision: the UNet's, a name of PRECISIONS.
-        variant: weight variant of the folder, such as "fp16".
 
     Raises:
-        UserError: the folder holds no pipeline, or the name cannot be fetched.
+        UserError: as ``mitune.families.loading.load_pipeline`` and ``StableDiffusion``.
     """
-    # Imported where it is used: it brings every part of diffusers and transformers with it.
-    from diffusers import StableDiffusionPipeline
-
-    folder = Path(source)
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"model folder {source} holds no model_index.json: expected a diffusers pipeline folder"
-        )
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            str(source),
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            variant=variant,
-            # A safety checker looks at decoded pictures; nothing here shows pictures to third
-            # parties.
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model {source} cannot be loaded as a StableDiffusionPipeline ({reason}): expected "
-            "'shapes', a diffusers "
-            "folder, or a name on the hub that this machine can reach"
-        ) from error
+    pipeline = load_pipeline(source, variant)
     return StableDiffusion(pipeline, str(source), device=device, precision=precision, preset=preset)

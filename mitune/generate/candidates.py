@@ -46,8 +46,8 @@ def generate(
     seed: int = 0,
     slots: int = 64,
     scored: bool = True,
-    backend: str = "eager",
-    attention: str = "auto",
+    backend: str | None = None,
+    attention: str | None = None,
     precision: str | None = None,
     policy: Policy | Callable[[int], Policy] | None = None,
     captured: bool = False,
@@ -62,7 +62,7 @@ def generate(
 
     Args:
         model: from ``mitune.load``; or prepared already, which keeps what was compiled for the next
-            call, with the backend, attention and precision it has.
+            call, with the backend, attention and precision it has: others are refused.
         prompts: texts; too long ones are cut as diffusers cuts them.
         candidates: pool size M of each prompt.
         steps, guidance: denoising steps N and guidance scale, in place of the sampler's.
@@ -72,7 +72,8 @@ def generate(
         scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
             of the work, out: for those who want the pictures alone.
         backend, attention: what runs the UNet: names of ``mitune.families.backends.BACKENDS`` and
-            of ``mitune.attention.ATTENTIONS``.
+            of ``mitune.attention.ATTENTIONS``; None: "eager" and "auto", or those of what is
+            prepared.
         precision: in which it is run, in place of the model's.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
         captured: hold the tick in a CUDA graph; on a GPU only.
@@ -85,14 +86,16 @@ def generate(
         policy dropped when it was dropped.
 
     Raises:
-        UserError: a number out of range, an unknown backend, or an empty prompt list.
+        UserError: a number out of range, an unknown backend, or an empty prompt list; a prepared
+            model asked to run otherwise than it was prepared.
     """
     check_run(prompts, candidates, seed, slots)
     if isinstance(model, Prepared):
+        _check_prepared(model, backend=backend, attention=attention, precision=precision)
         prepared, model = model, model.model
         prepared.refresh()
     else:
-        prepared = prepare(model, backend, attention, precision)
+        prepared = prepare(model, backend or "eager", attention or "auto", precision)
     sampler = sampler or model.preset.sampler
     sampler = replace(
         sampler,
@@ -121,6 +124,16 @@ def generate(
     stream = pool(prompts, candidates) if work is None else work
     encoder = PromptEncoder(prepared.encode_prompts, prompts)
     yield from engine.run(stream, encoder, _by_prompt(policy))
+
+
+def _check_prepared(prepared: Prepared, **asked: str | None) -> None:
+    for name, wanted in asked.items():
+        own = getattr(prepared, name)
+        if wanted not in (None, own):
+            raise UserError(
+                f"{name} is {wanted!r} and the model was prepared with {own!r}: expected the same; "
+                "leave it out, or give the model itself"
+            )
 
 
 def _by_prompt(

@@ -58,6 +58,11 @@ class FineTuningSet:
         return self._record.environment
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """What run.json tells people, such as the name the model was loaded by."""
+        return self._record.notes
+
+    @property
     def prompts(self) -> list[str]:
         """All prompts of the set, finished or not, in order."""
         return list(self._record.prompts)

@@ -9,7 +9,7 @@ parts/part-00000.parquet   one row per candidate; each part is a block of whole 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,16 @@ RUN = "run.json"
 AUDIT = "audit.json"
 CARD = "README.md"
 PARTS = "parts"
+
+ROUNDING = ("backend", "attention", "slots", "batch")
+"""Settings by which the rows of a set differ in rounding alone. A resume promises the bits of an
+uninterrupted run on the same machine, so it asks for the same ones: a set of two roundings would
+rank one half of a pool against the other. The machine itself (device, versions) is in the
+environment and not compared, for a set may move."""
+_LATER = ("model_parts", *ROUNDING)
+"""Settings that sets of earlier versions lack: unknown there, and so no difference."""
+_FORMER_NOTES = ("model", "source.name")
+"""Notes that earlier versions kept among the settings."""
 
 COLUMNS = pa.schema(
     [
@@ -48,8 +58,8 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class SetRecord:
-    """What run.json says: everything that decides the rows of a set, and the environment that
-    first wrote it.
+    """What run.json says: everything that decides the rows of a set; and beside it, recorded once
+    and never compared, notes and the environment that first wrote it.
 
     Attributes:
         settings: resolved settings of the generation, plain JSON (no tuples, no NaN, keys are
@@ -60,7 +70,8 @@ class SetRecord:
         rule: selection rule, one of ``mitune.sets.RULES``.
         prompts_per_part: prompts in a part; the last part may hold fewer.
         pools: size of each prompt's pool where they differ, 1 <= size <= candidates; else None.
-        environment: versions, revision, device; recorded once and never compared.
+        environment: versions, revision, device.
+        notes: for people, such as the name or path that a model was loaded by.
 
     Raises UserError for prompts, keep or rule that the user must mend, ValueError for settings
     that are not JSON.
@@ -74,6 +85,7 @@ class SetRecord:
     prompts_per_part: int
     pools: tuple[int, ...] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_rule(self.rule)
@@ -100,7 +112,8 @@ class SetRecord:
                     "from 0); expected distinct prompts: remove one of the two"
                 )
             first[prompt] = position
-        for name, value in (("settings", self.settings), ("environment", self.environment)):
+        for name in ("settings", "environment", "notes"):
+            value = getattr(self, name)
             for key in value:
                 if not _is_json({key: value[key]}):
                     raise ValueError(
@@ -127,8 +140,8 @@ class SetRecord:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over everything but the environment; every part carries it, so a stray part is
-        told apart.
+        """SHA-256 over everything but environment and notes; every part carries it, so a stray
+        part is told apart.
         """
         text = json.dumps(self._identity(), sort_keys=True, allow_nan=False, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -139,6 +152,7 @@ class SetRecord:
             "format": FORMAT,
             "version": VERSION,
             "environment": self.environment,
+            "notes": self.notes,
             **self._identity(),
         }
         return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
@@ -182,6 +196,7 @@ class SetRecord:
                 settings=content["settings"],
                 prompts=tuple(content["prompts"]),
                 environment=content["environment"],
+                notes=content.get("notes", {}),
                 **selection,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -192,10 +207,14 @@ class SetRecord:
 
     def difference(self, other: "SetRecord") -> str:
         """What differs between this record ("there") and another ("here"), in one line; empty
-        when nothing does.
+        when nothing does. What a set of an earlier version did not record cannot differ; see
+        ``unrecorded``.
         """
+        absent = self.unrecorded(other)
         there = _flat({**self.settings, **self._selection()})
         here = _flat({**other.settings, **other._selection()})
+        here = {key: v for key, v in here.items() if key.partition(".")[0] not in absent}
+        there = {key: v for key, v in there.items() if key in here or key not in _FORMER_NOTES}
         keys = there.keys() | here.keys()
         found = [
             f"{key} is {_show(there, key)} there and {_show(here, key)} here"
@@ -211,6 +230,18 @@ class SetRecord:
                 found.append(f"prompt {index} is {_shorten(a)} there and {_shorten(b)} here")
                 break
         return ", ".join(found)
+
+    def unrecorded(self, other: "SetRecord") -> list[str]:
+        """The settings of another record that this one, of an earlier version, does not tell."""
+        return [key for key in _LATER if key in other.settings and key not in self.settings]
+
+    def rounds_otherwise(self, other: "SetRecord") -> bool:
+        """Whether settings of ``ROUNDING`` differ and nothing else does."""
+        bare = [
+            replace(r, settings={k: v for k, v in r.settings.items() if k not in ROUNDING})
+            for r in (self, other)
+        ]
+        return self.difference(other) != "" and bare[0].difference(bare[1]) == ""
 
     def _selection(self) -> dict[str, Any]:
         names = ["candidates", "keep", "rule", "prompts_per_part"]

@@ -25,6 +25,11 @@ class SetWriter:
 
     Use as a context manager, or call ``close``; either way what is unfinished is dropped, to be
     generated again.
+
+    Attributes:
+        path: the set's folder.
+        unrecorded: settings that the set, begun by an earlier version, does not tell, so that
+            nobody can say whether they are the same.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class SetWriter:
         prompts_per_part: int = 8,
         pools: Sequence[int] | None = None,
         environment: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the folder ``out``, creating it and its parents.
 
@@ -54,6 +60,7 @@ class SetWriter:
             pools: size of each prompt's pool, in their order, where they differ.
             environment: versions, revision, device as plain JSON: recorded by the first run,
                 never compared.
+            notes: for people, as plain JSON: likewise.
 
         Raises UserError, before anything is written, for a bad keep, rule or prompt list, for a
         folder that holds something else, and for a set built with other settings (naming each
@@ -70,6 +77,7 @@ class SetWriter:
             prompts_per_part=prompts_per_part,
             pools=None if pools is None else tuple(pools),
             environment=dict(environment or {}),
+            notes=dict(notes or {}),
         )
         _agree(self.path, asked)
         make_folder(self.path)
@@ -88,7 +96,8 @@ class SetWriter:
         record = _agree(self.path, asked)
         for name in (RUN, CARD):
             remove_leftovers(self.path, name)
-        if not (self.path / RUN).exists():
+        self.unrecorded = record.unrecorded(asked)
+        if record is asked:
             publish(self.path / RUN, record.dumps())
         if not (self.path / CARD).exists():
             publish(self.path / CARD, card(record))
@@ -177,6 +186,10 @@ def _agree(path: Path, asked: SetRecord) -> SetRecord:
     if (path / RUN).exists():
         record = SetRecord.load(path)
         if difference := record.difference(asked):
+            # Nothing rests yet on how a set without parts was going to be rounded: whoever found
+            # that so many slots do not fit may try fewer.
+            if record.rounds_otherwise(asked) and not find_parts(path, record):
+                return asked
             raise UserError(
                 f"{path} holds a set built otherwise: {difference}; expected the same: "
                 f"choose another folder, or give what its {RUN} says"

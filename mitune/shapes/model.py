@@ -46,5 +46,5 @@ def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) 
             "'python -m mitune.shapes.pretrain'"
         )
     model = load_stable_diffusion(folder, device=device, precision=precision, preset=PRESET)
-    model.name = "shapes"
+    model.name = model.world = "shapes"
     return model

@@ -38,6 +38,7 @@ class Tunable(Protocol):
     latent_shape: tuple[int, int, int]
     prediction: str
     fingerprint: str
+    parts: Mapping[str, Any]
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """As ``mitune.denoiser.Denoiser``."""

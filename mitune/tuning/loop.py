@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mitune.capturing import need_gpu
 from mitune.errors import UserError
+from mitune.identity import check_same_model
 from mitune.provenance import environment, versions
 from mitune.sets.files import exclusive, make_folder, publish
 from mitune.tuning import adapter as adapters
@@ -95,6 +96,9 @@ def tune(
     preset: Any = getattr(model, "preset", None)
     chosen, folder = config or (preset.tuning if preset else TuneConfig()), Path(out)
     start = None if adapter is None else Path(adapter)
+    for what, found in (("the set", fine_tuning_set), ("the real set", real), ("the prior", prior)):
+        if found is not None:
+            check_same_model(what, found.settings, model)
     pairs = fine_tuning_set.selected()
     added = real_pairs(real, chosen.real_share, len(pairs))
     mixed = None if real is None else (added, real.settings)
@@ -177,7 +181,7 @@ def _train(
     processes: Processes,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
-    run, places = record.identity(wanted), out / CHECKPOINTS
+    run, places = record.identity(record.settings_in(out)), out / CHECKPOINTS
     metadata = {
         "model": model.name,
         "fingerprint": model.fingerprint,

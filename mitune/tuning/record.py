@@ -38,7 +38,7 @@ def settings(
     """Everything that decides the adapter, as plain JSON.
 
     Args:
-        model: its fingerprint and precision count.
+        model: its fingerprint, parts and precision count.
         pairs: the (prompt, latent) pairs; their SHA-256 counts.
         built_with: the set's settings, so that a difference can be named.
         config: without what changes only speed and memory, or nothing.
@@ -55,7 +55,11 @@ def settings(
     chosen = {name: value for name, value in asdict(config).items() if name not in unused}
     found = {
         "config": chosen,
-        "model": {"fingerprint": model.fingerprint, "precision": model.precision},
+        "model": {
+            "fingerprint": model.fingerprint,
+            "parts": dict(model.parts),
+            "precision": model.precision,
+        },
         "set": _described(pairs, built_with),
         "adapter": start and digest(start),
     }
@@ -121,6 +125,10 @@ def check(out: Path, wanted: Mapping[str, Any]) -> bool:
             "`mitune tune` made; choose another"
         )
     there, here = _flat(content["settings"]), _flat(wanted)
+    if "parts" not in content["settings"].get("model", {}):
+        # A run of an earlier version, which recorded the weights only: what it does not tell cannot
+        # differ. What it trains on tells its own model.
+        here = {key: value for key, value in here.items() if not key.startswith("model.parts.")}
     differing = [
         f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
         for key in sorted(there.keys() | here.keys())
@@ -132,6 +140,13 @@ def check(out: Path, wanted: Mapping[str, Any]) -> bool:
             "give those, or choose another folder"
         )
     return True
+
+
+def settings_in(out: Path) -> dict[str, Any]:
+    """The settings of the run in ``out``, as they were written when it began: its checkpoints go by
+    the ``identity`` of these."""
+    content: dict[str, Any] = json.loads((out / RUN).read_bytes())
+    return dict(content["settings"])
 
 
 def base_name(name: str) -> str:

@@ -21,6 +21,7 @@ class TinyModel:
 
     name = "tiny"
     text_encoder: Any = None
+    parts: Mapping[str, Any] = {"scheduler": {"prediction_type": "epsilon"}}
     device = torch.device("cpu")
     latent_shape = (4, 8, 8)
 
