@@ -53,9 +53,8 @@ at the start, so that the adapter belongs to weights which are in no file."""
 _LARGEST = 3.4e38  # of float32, in which the scaled update is taken
 
 _DEFAULTS = {
-    field.name: field.default_factory() if field.default is MISSING else field.default
+    field.name: field.default if field.default_factory is MISSING else field.default_factory()
     for field in fields(LoraConfig)
-    if not (field.default is MISSING and field.default_factory is MISSING)
 }
 
 
