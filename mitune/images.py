@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mitune.errors import UserError
@@ -174,7 +174,7 @@ def _fault(content: bytes, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         brand = _BRANDS.get(content[8:12]) if content[4:8] == b"ftyp" else None
         other = next((name for start, name in _OTHERS if content.startswith(start)), brand)
         return f"it is a {other} file" if other else "it is of no such format"

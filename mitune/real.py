@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mitune.candidate import Candidate
-from mitune.errors import UserError
+from mitune.errors import UserError, printable
 from mitune.estimate import ESTIMATORS
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.provenance import environment
@@ -97,7 +97,7 @@ def build_real_set(
         **estimating,
         "precision": model.precision,
         "source": {
-            "name": str(source),
+            "name": printable(str(source)),
             "pictures": len(digests),
             "sha256": sha256(b"".join(digests)).hexdigest(),
             "size": list(model.picture_size),
@@ -150,7 +150,8 @@ def _check(
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
     """The same pictures once more."""
-    for item, digest in zip_longest(read_captioned(source, len(digests)), digests):
+    again = read_captioned(source, len(digests), tell=False)
+    for item, digest in zip_longest(again, digests):
         if item is None or item.sha256 != digest:
             raise UserError(
                 f"{source} changed while it was read: expected the same pictures twice; run the "
