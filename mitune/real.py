@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mitune.candidate import Candidate
-from mitune.errors import UserError
+from mitune.errors import UserError, printable
 from mitune.estimate import ESTIMATORS
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.progress import warn_unrecorded
@@ -114,7 +114,7 @@ def build_real_set(
         prompts_per_part=_BLOCK,
         pools=pools if len(set(pools)) > 1 else None,
         environment=environment(model.device),
-        notes={"model": model.name, "source": str(source)},
+        notes={"model": model.name, "source": printable(str(source))},
     ) as writer:
         pending = set(writer.pending_prompts())
         done = len(digests) - sum(pools[index] for index in pending)
@@ -154,7 +154,8 @@ def _check(
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
     """The same pictures once more."""
-    for item, digest in zip_longest(read_captioned(source, len(digests)), digests):
+    again = read_captioned(source, len(digests), tell=False)
+    for item, digest in zip_longest(again, digests):
         if item is None or item.sha256 != digest:
             raise UserError(
                 f"{source} changed while it was read: expected the same pictures twice; run the "

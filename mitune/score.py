@@ -8,6 +8,7 @@ from torch import Tensor
 from mitune.errors import UserError
 from mitune.estimate import pointwise_mi
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.prompts import check_prompts
 from mitune.schedule import Schedule
 
 
@@ -44,13 +45,14 @@ def score(
         ``[N]`` float32, nats.
 
     Raises:
-        UserError: numbers that do not match, or an unknown estimator.
+        UserError: numbers that do not match, a prompt that is no text, or an unknown estimator.
     """
     if len(prompts) != len(images_or_latents):
         raise UserError(
             f"{len(images_or_latents)} pictures for {len(prompts)} prompts: expected one prompt "
             "each"
         )
+    check_prompts(prompts)
     if not len(prompts):
         return torch.zeros(0)
     latents = images_or_latents

@@ -3,6 +3,7 @@ the pictures: what they show is known."""
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,13 @@ def test_a_source_that_changes_meanwhile(shapes_model, tmp_path, monkeypatch, re
     folder = source(tmp_path / "p", ["a red circle", "a blue square"])
     reads = []
 
-    def changing(*given: Any) -> Any:
+    def changing(*given: Any, **options: Any) -> Any:
         reads.append(given)
         if len(reads) == 2:
             (folder / "001.txt").write_text("a green square")
             if removed:
                 (folder / "001.png").unlink()
-        return read_captioned(*given)
+        return read_captioned(*given, **options)
 
     monkeypatch.setattr(real, "read_captioned", changing)
     with pytest.raises(UserError, match="changed while it was read"):
@@ -291,3 +292,57 @@ def test_the_command_line(tmp_path, capsys):
     assert "real is not complete" in fails(*tune, "--real-share", 0.5)
     message = fails("real", "--source", tmp_path / "nowhere", "--out", tmp_path / "r")
     assert "nowhere is no folder" in message
+
+
+def test_score_and_real_see_a_picture_alike(tmp_path, capsys):
+    """Of each kind that could be read in two ways: a side that is up, other shapes, transparent
+    and 16-bit pixels."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    scene = Image.fromarray((scenes(1)[0][0] * 255).byte().permute(1, 2, 0).numpy())
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    scene.rotate(90, expand=True).save(folder / "a.jpg", quality=98, exif=turned)
+    scene.resize((64, 32)).save(folder / "b.png")
+    layer = scene.convert("RGBA")
+    layer.paste((0, 255, 0, 0), (0, 20, 32, 32))
+    layer.save(folder / "c.webp", lossless=True, exact=True)
+    Image.fromarray((scenes(1)[0][0, 0] * 65535).numpy().astype("uint16")).save(folder / "d.png")
+    names = sorted(path.name for path in folder.iterdir())
+    captions = [f"a red circle {name}" for name in names]
+    for name, caption in zip(names, captions, strict=True):
+        (folder / name).with_suffix(".txt").write_text(caption)
+    main(["real", "--source", str(folder), "--out", str(tmp_path / "r"), "--draws", "2", "--quiet"])
+    capsys.readouterr()
+    words = ["score", *(str(folder / name) for name in names), "--draws", "2", "--json"]
+    for caption in captions:
+        words += ["--prompt", caption]
+    main([*words, "--estimator", "standard", "--t-min", "400"])
+    scored = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["scores"]
+    made = FineTuningSet.open(tmp_path / "r").table(["score"])["score"].to_pylist()
+    assert [row["mi_nats"] for row in scored] == pytest.approx(made, rel=1e-5)
+
+
+def test_a_score_that_is_no_number_is_told(shapes_model, tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.setattr(
+        "mitune.commands.judge.score", lambda *_, **__: torch.tensor([float("nan")])
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["score", str(tmp_path / "a.png"), "--prompt", "a red circle"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"the score of {tmp_path / 'a.png'} is nan" in line
+
+
+def test_names_that_are_no_utf_8_are_printed_and_kept(tmp_path, capsys):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    save(folder, scenes(1)[0], ["a red circle"])
+    out = tmp_path / "r"
+    main(["real", "--source", str(folder), "--out", str(out), "--draws", "1", "--quiet"])
+    name = FineTuningSet.open(out).settings["source"]["name"]
+    assert name == rf"{tmp_path}/\udcff"
+    main(["score", str(folder / "000.png"), "--prompt", "a red circle", "--draws", "1", "--json"])
+    printed, last = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert r"\udcff/000.png" in printed
+    assert json.loads(last)["scores"][0]["image"] == str(folder / "000.png")

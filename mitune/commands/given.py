@@ -13,7 +13,8 @@ from mitune.shapes.prompts import prompts as shapes_prompts
 
 
 def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
-    """The prompts a command works on, before its ``limit``: a file's, or the shapes world's list.
+    """The prompts a command works on: a file's up to its ``limit``, or the whole list of the shapes
+    world.
 
     Raises:
         UserError: a limit below 1; no file for a model other than shapes; as ``read_prompts``.
@@ -21,7 +22,7 @@ def given_prompts(command: Any, path: Path | None, split: Literal["train", "test
     if command.limit is not None and command.limit < 1:
         raise UserError(f"limit is {command.limit}: expected at least 1 prompt")
     if path is not None:
-        return read_prompts(path)
+        return read_prompts(path, command.limit)
     if command.model != "shapes":
         raise UserError(
             "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "

@@ -1,6 +1,7 @@
 """The verbs that look at something: score, eval, doctor."""
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ from tyro.conf import Positional, UseAppendAction
 
 from mitune import doctor
 from mitune.commands.given import given_prompts, warn_long
-from mitune.errors import UserError
+from mitune.errors import UserError, printable
 from mitune.evaluation.report import compare_adapter
 from mitune.images import read_images
 from mitune.options import Common
+from mitune.prompts import check_prompts
 from mitune.score import score
 
 
@@ -20,7 +22,8 @@ class Score(Common):
     """Point-wise mutual information of given pictures with prompts, in nats, by re-noising."""
 
     images: Positional[list[Path]]
-    """PNG or JPEG files; each is resized to the model's picture size."""
+    """JPEG, PNG or WebP files; each is cropped at its centre and resized to the model's picture
+    size, as `mitune real` does."""
     prompt: UseAppendAction[list[str]]
     """The prompt of all pictures; or repeated, one for each."""
     adapter: Path | None = None
@@ -39,12 +42,15 @@ class Score(Common):
 
     def run(self) -> dict[str, Any]:
         if not self.images:
-            raise UserError("no pictures: expected PNG or JPEG files, such as 'mitune score a.png'")
+            raise UserError(
+                "no pictures: expected JPEG, PNG or WebP files, such as 'mitune score a.png'"
+            )
         if len(self.prompt) not in (1, len(self.images)):
             raise UserError(
                 f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for "
                 "all, or one for each"
             )
+        check_prompts(self.prompt)
         prompts = self.prompt * len(self.images) if len(self.prompt) == 1 else self.prompt
         model = self.load(self.adapter)
         warn_long(model, prompts)
@@ -60,12 +66,20 @@ class Score(Common):
             t_min=self.t_min,
             shared_noise=True,  # pictures are compared, and equal ones score equally
         ).tolist()
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
             for image, prompt, value in zip(self.images, prompts, values, strict=True)
         ]
         for row in rows:
-            print(f"{row['mi_nats']:10.3f} nats  {row['image']}  {row['prompt']}")
+            if not isfinite(row["mi_nats"]):
+                raise UserError(
+                    f"the score of {row['image']} is {row['mi_nats']}: expected a number; the "
+                    "model's predictions are not finite, try --precision float32, or another "
+                    "adapter"
+                )
+        for row in rows:
+            name, prompt = printable(row["image"]), printable(row["prompt"])
+            print(f"{row['mi_nats']:10.3f} nats  {name}  {prompt}")
         return {"estimator": self.estimator, "draws": self.draws, "scores": rows}
 
 

@@ -45,6 +45,9 @@ def compare_models(
 
     ``model`` must carry no adapter and is left so.
     """
+    for path in tuned.values():  # one that does not fit is told now, not after the base is drawn
+        adapters.load(model, path, fingerprint=model.fingerprint)
+        adapters.detach(model)
     drawn = {"base": draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)}
     for name, path in tuned.items():
         adapters.load(model, path, fingerprint=model.fingerprint)

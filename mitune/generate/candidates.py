@@ -9,6 +9,7 @@ from mitune.families.prepared import Prepared, prepare
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
 from mitune.generate.policies import Policy
+from mitune.prompts import check_prompts
 from mitune.sampler import SamplerConfig
 from mitune.schedule import Schedule
 
@@ -23,11 +24,12 @@ def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
 
 
 def check_run(prompts: Sequence[str], candidates: int, seed: int, slots: int) -> None:
-    """Raise UserError unless these make a run: at least one prompt, candidate and slot, and a seed
-    that fits a set's int64.
+    """Raise UserError unless these make a run: at least one prompt, all of them as
+    ``check_prompts`` has them, one candidate and slot, and a seed that fits a set's int64.
     """
     if not prompts:
         raise UserError("the prompt list is empty: expected at least one prompt")
+    check_prompts(prompts)
     for name, value in (("candidates", candidates), ("slots", slots)):
         if value < 1:
             raise UserError(f"{name} is {value}: expected at least 1")

@@ -10,6 +10,12 @@ from mitune.errors import UserError
 
 _LOCK = ".lock"
 
+SYSTEM = (
+    *("__MACOSX", ".DS_Store", ".AppleDouble", ".Spotlight-V100", ".Trashes", ".fseventsd"),
+    *("Thumbs.db", "desktop.ini", "@eaDir", "lost+found"),
+)
+"""What desktops, file servers and file systems put into folders."""
+
 
 def publish(path: Path, content: bytes) -> None:
     """Write a whole file so that a reader, or a run after a crash, finds all of it or nothing.
@@ -64,10 +70,16 @@ def remove_leftovers(folder: Path, names: str) -> None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name can stand in a folder whose first writer was killed before its
-    first file.
+    """Whether a file of this name can stand in a folder that nobody has put anything into: what a
+    writer leaves that was killed before its first file, and what systems put there unasked.
     """
-    return name == _LOCK or (name.startswith(".") and name.endswith(".tmp"))
+    return name == _LOCK or (name.startswith(".") and name.endswith(".tmp")) or is_system(name)
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is no user's own, but one of a desktop, a file server
+    or a file system."""
+    return name in SYSTEM or name.startswith("._")
 
 
 @contextmanager

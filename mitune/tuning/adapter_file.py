@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
+from mitune.tuning.adapter_config import describe, misfit, parse_config
 from mitune.tuning.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -27,17 +28,6 @@ FULL = "unet/diffusion_pytorch_model.safetensors"
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
 
-# What of peft's LoraConfig decides the weights. Only this is written: the LoraConfig of another
-# peft version refuses fields it does not know, and these every version knows.
-_FIELDS = (
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_dora",
-    "use_rslora",
-)
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
@@ -131,10 +121,16 @@ def read_file(path: Path | str) -> AdapterFile:
     described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
     parts = {}
     for network in (UNET, TEXT_ENCODER):
-        start = f"{network}."
-        own = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
+        own, about = _below(network, stored), _below(network, described)
         if own:
-            parts[network] = _part(file, network, own, described)
+            parts[network] = _part(file, network, own, about)
+        elif about:
+            raise misfit(file, f"its header describes a {network}, of which it holds no tensors")
+    unclear = set(described) - {
+        f"{name}.{key}" for name in parts for key in _below(name, described)
+    }
+    if unclear:
+        raise misfit(file, f"its header says {min(unclear)}, of no network here")
     return AdapterFile(path=file, parts=parts, notes=_entry(file, header, NOTES))
 
 
@@ -142,16 +138,30 @@ def _part(
     file: Path, network: str, stored: Mapping[str, Tensor], described: Mapping[str, Any]
 ) -> Part:
     tensors = as_peft(network, stored)
-    unknown = next((key for key in tensors if not key.endswith(_SUFFIXES)), None)
-    if unknown is not None:
-        raise misfit(file, f"{unknown} is no part of a LoRA or DoRA adapter")
-    names = {name: f"{network}.{name}" for name in _FIELDS}
-    fields = {name: described[key] for name, key in names.items() if key in described}
-    try:
-        config = LoraConfig(**(fields or _inferred(tensors)))
-    except (TypeError, ValueError) as error:
-        raise misfit(file, f"peft refuses its settings: {error}") from error
-    return Part(tensors=tensors, config=config)
+    if len(tensors) < len(stored):
+        raise misfit(file, f"of {len(stored)} tensors of the {network} some are there twice")
+    _check_tensors(file, tensors)
+    return Part(tensors=tensors, config=parse_config(file, described, _inferred(tensors)))
+
+
+def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        if not key.endswith(_SUFFIXES):
+            raise misfit(file, f"{key} is no part of a LoRA or DoRA adapter")
+        if not value.is_floating_point():
+            raise misfit(file, f"{key} is of {value.dtype}, not of floating-point numbers")
+    check_finite(f"adapter {file}", tensors)
+
+
+def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError, with ``name`` of what holds them, for a value that float32 does not have,
+    in which the tensors will be held."""
+    for key, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise UserError(
+                f"{name} holds a value in {key} that is not finite: expected numbers; it is "
+                "damaged or its training diverged, train it anew"
+            )
 
 
 def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]) -> Path:
@@ -170,9 +180,9 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
         UserError: the folder cannot be written or the disk is full.
     """
     described = {
-        f"{network}.{name}": _plain(part.config.to_dict()[name])
+        f"{network}.{name}": value
         for network, part in parts.items()
-        for name in _FIELDS
+        for name, value in describe(part.config).items()
     }
     header = {
         "format": "pt",
@@ -195,14 +205,6 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
     return folder / FILE
 
 
-def misfit(file: Path, what: str) -> UserError:
-    """The error of a file whose adapter is not one for the model at hand; of ``what``, line one."""
-    return UserError(
-        f"adapter {file} does not fit ({what.splitlines()[0]}): expected an adapter of this "
-        "model; load the model it was trained on, or train it anew"
-    )
-
-
 def to_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     """A safetensors file; equal arguments give equal bytes."""
     on_host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -219,10 +221,9 @@ def to_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
 
 def _inferred(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     # No configuration in the header: diffusers then takes alpha = rank, layer by layer.
-    ranks = {_layer(k): v.shape[0] for k, v in tensors.items() if k.endswith(".lora_A.weight")}
-    if not ranks:
-        raise ValueError("there are no low-rank matrices")
-    first = next(iter(ranks.values()))
+    downs = {_layer(k): v for k, v in tensors.items() if k.endswith(".lora_A.weight")}
+    ranks = {name: down.shape[0] if down.dim() else 0 for name, down in downs.items()}
+    first = next(iter(ranks.values()), 0)
     others = {name: rank for name, rank in ranks.items() if rank != first}
     return {
         "r": first,
@@ -237,15 +238,16 @@ def _inferred(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _entry(file: Path, header: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
         found = json.loads(header.get(key, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise misfit(file, f"its header entry {key} is not JSON") from error
     if not isinstance(found, dict):
         raise misfit(file, f"its header entry {key} is no record")
     return found
 
 
-def _plain(value: object) -> object:
-    return sorted(value) if isinstance(value, set) else value
+def _below(network: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{network}."
+    return {k.removeprefix(start): v for k, v in entries.items() if k.startswith(start)}
 
 
 def _layer(key: str) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
-from mitune.tuning.adapter_file import FULL, NOTES, misfit, to_bytes
+from mitune.tuning.adapter_config import misfit
+from mitune.tuning.adapter_file import FULL, NOTES, check_finite, to_bytes
 
 # The plain weights of each UNet that carries tuned ones. Not on the UNet: copies of it need none.
 _PLAIN: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
@@ -130,7 +131,9 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _read(file: Path) -> dict[str, Tensor]:
     with _opened(file) as content:
-        return {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+    check_finite(f"{file}", tensors)
+    return tensors
 
 
 def _need_float32(unet: nn.Module) -> None:

@@ -6,6 +6,7 @@ with one norm and one magnitude m per output; the gradient takes the norm as a c
 V.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mitune.errors import UserError
-from mitune.tuning.adapter_file import Part, misfit
+from mitune.tuning.adapter_config import misfit
+from mitune.tuning.adapter_file import Part
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.names import TEXT_ENCODER, TEXT_MODEL, UNET
 
@@ -70,7 +72,7 @@ def put(network: Any, part: Part, path: Path) -> None:
         raise misfit(path, f"the {type(network).__name__} has no layer {absent}")
     try:
         inject(network, part.config, 0)
-    except ValueError as error:
+    except (ValueError, TypeError, re.error) as error:  # its patterns are regular expressions
         raise misfit(path, f"peft refuses its settings: {error}") from error
     assign(network, part, path)
 

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_model import config, scramble
 
+from mitune.build import build_set
 from mitune.cli import main
 from mitune.export import FORMATS
+from mitune.sampler import SamplerConfig
 from mitune.tuning import adapter
+from mitune.tuning.adapter_file import FILE
 
 
 @pytest.fixture
@@ -91,3 +97,41 @@ def test_no_adapter(tmp_path: Path, capsys: Any) -> None:
     for verb in (["merge"], ["export", "--format", "kohya"]):
         message = fails(capsys, *verb, "--adapter", tmp_path / "a", "--out", tmp_path / "b")
         assert "is not there" in message
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["score", "build", "tune", "eval", "merge", "diffusers", "kohya"],
+)
+def test_an_adapter_with_a_nan_is_one_line_in_every_verb(
+    shapes_model: Any, trained: Path, tmp_path: Path, capsys: Any, verb: str
+) -> None:
+    file = trained / FILE
+    tensors = load_file(file)
+    value = next(iter(tensors.values()))
+    value.view(-1)[-1] = float("nan")
+    with safe_open(file, framework="pt") as content:
+        header = content.metadata()
+    save_file(tensors, file, header)
+    out = tmp_path / "out"
+    given: list[object] = ["--adapter", trained]
+    if verb == "score":
+        Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+        words = ["score", tmp_path / "a.png", "--prompt", "a red circle", "--draws", 2]
+    elif verb == "tune":
+        sampler = SamplerConfig(steps=1, t_min=0)
+        shapes = {"candidates": 1, "keep": 1, "estimator": "trajectory", "sampler": sampler}
+        build_set(shapes_model, ["a red circle"], tmp_path / "set", **shapes)
+        words = ["tune", "--set", tmp_path / "set", "--iterations", 1, "--batch", 1, "--out", out]
+        given = ["--start", trained]
+    elif verb == "build":
+        words = ["build", "--candidates", 1, "--keep", 1, "--limit", 1, "--out", out]
+    elif verb == "eval":
+        words = ["eval", "--limit", 1, "--images", 1, "--steps", 1]
+    else:
+        words = ["merge"] if verb == "merge" else ["export", "--format", verb]
+        words += ["--out", out]
+    message = fails(capsys, *words, *given)
+    assert f"adapter {file} holds a value in " in message
+    assert "not finite" in message
+    assert not out.exists()

@@ -4,7 +4,6 @@ import io
 import json
 import pickle
 import sys
-import tarfile
 import types
 from pathlib import Path
 from typing import Any
@@ -12,59 +11,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from source_files import FOUND, kinds, picture, refusal, shard, write
 
-from mitune.errors import UserError
 from mitune.images import decode_image
 from mitune.sets.captioned import read_captioned
-
-FOUND = [("a red cube", "png"), ("two blue balls", "jpg"), ("a cone", "webp")]
-
-
-def picture(kind: str = "png", size: tuple[int, int] = (12, 8), **options: Any) -> bytes:
-    file = io.BytesIO()
-    format = {"jpg": "JPEG"}.get(kind, kind)
-    Image.new("RGB", size, options.pop("colour", "red")).save(file, format, **options)
-    return file.getvalue()
-
-
-def write(folder: Path, files: dict[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
-
-
-def shard(path: Path, files: dict[str, bytes | str], mode: Any = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as target:
-        for name, content in files.items():
-            data = content if isinstance(content, bytes) else content.encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            target.addfile(member, io.BytesIO(data))
-    return path
-
-
-def kinds(source: Path | str) -> list[tuple[str, str]]:
-    """Caption and kind of each picture, which must be that of ``picture``."""
-    found = []
-    for item in read_captioned(source):
-        (kind,) = (kind for _, kind in FOUND if picture(kind) == item.content)
-        found.append((item.caption, kind))
-    return found
-
-
-def refusal(source: Path | str, **options: Any) -> str:
-    def read() -> None:
-        for item in read_captioned(source, **options):
-            item.picture((4, 4))
-
-    with pytest.raises(UserError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_a_folder_with_a_text_beside_each_picture(tmp_path: Path) -> None:
@@ -72,7 +22,7 @@ def test_a_folder_with_a_text_beside_each_picture(tmp_path: Path) -> None:
         "a/1.png": picture(),
         "a/1.txt": "\ufeffa red  cube\n",
         "a/2.v1.JPG": picture("jpg"),
-        "a/2.v1.txt": "two\nblue balls",
+        "a/2.v1.txt": " \r\ntwo blue  balls\nmore words",
         "b.webp": picture("webp"),
         "b.txt": "a cone",
         "._b.webp": b"a copy's leftover",

@@ -308,3 +308,18 @@ def test_non_finite_candidates_are_recorded_counted_and_lose(tmp_path: Path) -> 
     assert summary["score_mean_all"] == pytest.approx((2 + 1 + 1 + 1 + 3) / 5)
     assert summary["score_mean_kept"] == pytest.approx((2 + 1 + 1 + 3) / 4)
     assert all(torch.isfinite(latent).all() for _, latent in back.selected())
+
+
+def test_what_systems_put_into_a_folder_is_not_in_the_way(tmp_path: Path) -> None:
+    for name in (".DS_Store", "._x", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    for name in ("lost+found", "@eaDir"):
+        (tmp_path / name).mkdir()
+    with SetWriter(tmp_path, {}, ["a"], 1, 1):
+        pass
+    assert (tmp_path / "run.json").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "photo.png").touch()
+    with pytest.raises(UserError, match=r"holds 'photo.png' but no fine-tuning set"):
+        SetWriter(other, {}, ["a"], 1, 1)

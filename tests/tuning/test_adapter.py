@@ -198,7 +198,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
     lies = {
         "expected": {"unet.r": 8, "unet.lora_alpha": 8, "unet.target_modules": ["to_q"]},
         "peft refuses": {"unet.r": 4, "unet.target_modules": ["attn1"]},
-        "refuses its settings": {"unet.r": -1, "unet.target_modules": ["to_q"]},
+        "rank is -1": {"unet.r": -1, "unet.target_modules": ["to_q"]},
     }
     for expected, lie in lies.items():
         save_file(tensors, tmp_path / "lie.safetensors", {"lora_adapter_metadata": json.dumps(lie)})

@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from joint_model import TEXTS, embeddings, joint_model, pipeline, predict
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_model import TinyModel, TinySet, config, refusal, tree
 from torch import Tensor
 
@@ -203,6 +204,11 @@ def test_what_does_not_go_is_refused(tmp_path: Path, straight: Path) -> None:
     cut.write_bytes((straight / FULL).read_bytes()[:-10])
     with pytest.raises(UserError, match="cannot be read"):
         adapter.load(other, straight.parent / "cut")
+    tensors = load_file(straight / FULL)
+    tensors["conv_in.bias"][0] = float("inf")
+    save_file(tensors, cut, safe_open(straight / FULL, framework="pt").metadata())
+    with pytest.raises(UserError, match=r"conv_in\.bias that is not finite"):
+        adapter.load(TinyModel(), straight.parent / "cut")
 
 
 def test_a_whole_model_uses_it(tmp_path: Path) -> None:

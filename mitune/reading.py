@@ -1,0 +1,39 @@
+"""Read files that users name: whole, and nothing that is no file."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def read_file(path: Path | str, *, pipes: bool = False) -> bytes:
+    """The bytes of a file.
+
+    A named pipe without a writer, a socket or a device would be waited for, maybe for ever; they
+    are refused at once.
+
+    Args:
+        path: of the file.
+        pipes: whether a pipe will do as well, such as a shell's ``<(command)``; one that nobody
+            writes to is then empty.
+
+    Raises:
+        OSError: no such file, no right to read it, or none of these.
+        ValueError: a path with a zero byte.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError("it is a folder")
+        if not (stat.S_ISREG(kind) or (pipes and stat.S_ISFIFO(kind))):
+            raise OSError("it is a pipe, socket or device")
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words, without its name."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

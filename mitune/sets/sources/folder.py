@@ -1,0 +1,191 @@
+"""Folders of pictures with captions beside them, or in metadata.jsonl or metadata.csv."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mitune.errors import UserError
+from mitune.sets.files import is_system
+from mitune.sets.sources.found import (
+    KEYS,
+    OTHER_PICTURES,
+    PICTURES,
+    Found,
+    Notes,
+    decode,
+    first_line,
+    first_of,
+    parse,
+    read,
+)
+from mitune.sets.sources.shards import COMPRESSED
+
+LISTINGS = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """What lies in a folder, at any depth.
+
+    Attributes:
+        path: of the folder.
+        pictures: files that are read as pictures.
+        listings: files of LISTINGS.
+        shards: .tar files in the folder itself.
+        tables: .parquet files.
+        texts: names of .txt files by their folder and their own name in lower case.
+    """
+
+    path: Path
+    pictures: list[Path] = field(default_factory=list)
+    listings: list[Path] = field(default_factory=list)
+    shards: list[Path] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
+    texts: dict[tuple[Path, str], list[str]] = field(default_factory=dict)
+
+
+def scan(path: Path, notes: Notes) -> Folder:
+    """Look through a folder. Hidden and linked folders are not entered, and what looks like a
+    picture and cannot be taken is noted.
+
+    Raises:
+        UserError: a folder that cannot be read.
+    """
+    found = Folder(path=path)
+    for place, folders, names in os.walk(path, onerror=_unreadable):
+        inside = Path(place)
+        folders[:] = [name for name in folders if _enters(inside / name, notes)]
+        for name in names:
+            if not is_system(name):
+                _sort(found, inside / name, notes)
+    return found
+
+
+def beside(folder: Folder, notes: Notes) -> Iterator[Found]:
+    """The pictures of a folder, by path, with the texts beside them."""
+    stems = {(picture.parent, picture.stem) for picture in folder.pictures}
+    for shard in folder.shards:
+        notes.add(".tar files beside pictures passed over", shard)
+    for picture in sorted(folder.pictures):
+        text = _caption_file(folder, picture, stems)
+        caption = None if text is None else first_line(decode(read(text), text), text, notes)
+        yield str(picture), caption, read(picture)
+
+
+def listed(folder: Folder, notes: Notes) -> Iterator[Found]:
+    """The pictures that the listings of a folder name, listing by listing, line by line."""
+    left = set(folder.pictures)
+    places = [listing.parent for listing in folder.listings]
+    for listing in sorted(folder.listings):
+        if places.count(listing.parent) > 1:
+            raise UserError(
+                f"{listing.parent} holds {' and '.join(LISTINGS)}: expected one; remove the other"
+            )
+        for where, entry in _lines(listing) if listing.suffix == ".jsonl" else _rows(listing):
+            name = entry.get("file_name")
+            # A listing comes with the pictures: it has no say over other folders.
+            if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise UserError(
+                    f"{where} has the file_name {name!r}: expected a path within {listing.parent}"
+                )
+            picture = listing.parent / name
+            left.discard(picture)
+            yield str(picture), first_of(entry), read(picture)
+    for picture in sorted(left):
+        notes.add("pictures that no listing names passed over", picture)
+
+
+def _enters(path: Path, notes: Notes) -> bool:
+    if is_system(path.name):
+        return False
+    if path.name.startswith("."):
+        notes.add("hidden folders passed over", path)
+        return False
+    if path.is_symlink():
+        notes.add("linked folders not followed (give one as the source itself)", path)
+        return False
+    return True
+
+
+def _sort(found: Folder, path: Path, notes: Notes) -> None:
+    """Put a file where it belongs, or note why it is passed over."""
+    name, kind = path.name, path.suffix[1:].lower()
+    if name in LISTINGS:
+        found.listings.append(path)
+    elif kind == "txt":
+        found.texts.setdefault((path.parent, name.lower()), []).append(name)
+    elif kind == "tar" and path.parent == found.path:
+        found.shards.append(path)
+    elif name.lower().endswith(COMPRESSED):
+        notes.add("compressed shards passed over (unpack them)", path)
+    elif kind == "parquet":
+        found.tables.append(path)
+    elif kind in OTHER_PICTURES:
+        notes.add(f".{kind} files passed over", path)
+    elif kind in PICTURES:
+        if name.startswith("."):
+            notes.add("hidden pictures passed over", path)
+        elif not path.exists():
+            notes.add("broken links passed over", path)
+        elif not path.is_file():
+            notes.add("pipes, sockets and devices passed over", path)
+        else:
+            found.pictures.append(path)
+
+
+def _caption_file(folder: Folder, picture: Path, stems: set[tuple[Path, str]]) -> Path | None:
+    """The text beside a picture: of the same name, or where there is none, of one that differs in
+    capitals alone and is not the name of another picture."""
+    name = f"{picture.stem}.txt"
+    near = folder.texts.get((picture.parent, name.lower()), [])
+    if name in near:
+        return picture.parent / name
+    same = [text for text in near if text[:-4] == picture.stem]
+    other = [text for text in near if (picture.parent, text[:-4]) not in stems]
+    possible = sorted(same or other)
+    if len(possible) > 1:
+        raise UserError(
+            f"picture {picture} has the captions {' and '.join(possible)}: expected one, {name}"
+        )
+    return picture.parent / possible[0] if possible else None
+
+
+def _lines(listing: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(decode(read(listing), listing).split("\n"), 1):
+        if line.strip():
+            where = f"{listing}, line {number}"
+            yield where, parse(line, where)
+
+
+def _rows(listing: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    table = csv.DictReader(io.StringIO(decode(read(listing), listing), newline=""), strict=True)
+    try:
+        columns = table.fieldnames or []
+        if "file_name" not in columns or not set(KEYS) & set(columns):
+            raise UserError(
+                f"{listing} has the columns {', '.join(columns)}: expected file_name, and "
+                f"{' or '.join(KEYS)}, with commas between them"
+            )
+        for row in table:
+            where = f"{listing}, line {table.line_num}"
+            if None in row:  # where csv puts what has no column
+                raise UserError(
+                    f"{where} has more columns than the first line: expected {len(columns)}; put "
+                    'a caption with commas into "quotation marks"'
+                )
+            yield where, row
+    except csv.Error as error:
+        raise UserError(
+            f"{listing}, line {table.reader.line_num} cannot be read ({error}): expected a table "
+            "with commas between its columns"
+        ) from error
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(
+        f"folder {error.filename} cannot be read ({error.strerror}): expected a readable folder"
+    ) from error
