@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction
-
-from mitune import doctor
+from mitune.arguments.fields import Positional, Repeated, stands_for
+from mitune.choices import Convention, ReNoising
 from mitune.commands.given import given_prompts, warn_long
+from mitune.commands.repeat import leave_command
+from mitune.defaults import of_preset
 from mitune.errors import UserError
-from mitune.evaluation.report import compare_adapter
-from mitune.images import read_images
-from mitune.options import Common
-from mitune.score import score
+from mitune.options import Common, Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +19,26 @@ class Score(Common):
 
     images: Positional[list[Path]]
     """PNG or JPEG files; each is resized to the model's picture size."""
-    prompt: UseAppendAction[list[str]]
+    prompt: Repeated[list[str]]
     """The prompt of all pictures; or repeated, one for each."""
-    adapter: Path | None = None
+    adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that scores."""
-    estimator: str = "orthogonal"
-    """orthogonal (Eq. 2) or standard (Kong et al. 2024: the exact point-wise log-ratio on average;
-    can be negative)."""
+    estimator: ReNoising = "orthogonal"
+    """orthogonal: Eq. 2; standard: Kong et al. 2024, the exact point-wise log-ratio on average,
+    which can be negative."""
     draws: int = 64
     """Draws of (t, noise) for each picture; more is steadier."""
     seed: int = 0
     """Keys the draws."""
-    convention: str = "paper"
-    """Weights: paper or reference."""
-    t_min: int | None = None
+    convention: Convention = "paper"
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
+    t_min: Annotated[int | None, stands_for("the convention's own")] = None
     """Only t > t_min counts."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.images import read_images
+        from mitune.score import score
+
         if not self.images:
             raise UserError("no pictures: expected PNG or JPEG files, such as 'mitune score a.png'")
         if len(self.prompt) not in (1, len(self.images)):
@@ -75,9 +76,9 @@ class Eval(Common):
 
     adapter: Path
     """The LoRA or DoRA to compare with its base."""
-    prompts: Path | None = None
-    """Text file of held-out prompts. None: the shapes world's test list."""
-    limit: int | None = None
+    prompts: Annotated[Path | None, stands_for("the shapes world's test list")] = None
+    """Text file of held-out prompts."""
+    limit: Annotated[int | None, stands_for("all")] = None
     """Only the first so many prompts."""
     images: int = 4
     """Pictures of each prompt and seed."""
@@ -85,20 +86,22 @@ class Eval(Common):
     """Seeds of the noise."""
     seed: int = 1_000_000
     """The first of them; far from a set's seeds, so that no noise is shared with it."""
-    steps: int | None = None
+    steps: Annotated[int | None, of_preset("sampler.steps")] = None
     """Denoising steps."""
-    guidance: float | None = None
+    guidance: Annotated[float | None, of_preset("use_guidance")] = None
     """Guidance at which both are used."""
     slots: int = 64
     """Pictures in flight."""
-    out: Path | None = None
+    out: Annotated[Path | None, stands_for("stdout alone")] = None
     """Folder for eval.json and eval.png."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.evaluation.report import compare_adapter
+
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         model = self.load()
         warn_long(model, prompts)
-        return compare_adapter(
+        result = compare_adapter(
             model,
             self.adapter,
             prompts,
@@ -109,16 +112,18 @@ class Eval(Common):
             steps=self.steps,
             guidance=self.guidance,
         )
+        if self.out is not None:
+            leave_command(self, self.out)
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
+class Doctor(Output):
     """Devices, versions, which implementations are active, and why the others are not."""
 
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
-
     def run(self) -> dict[str, Any]:
+        from mitune import doctor
+
         report = doctor.examine()
         print(doctor.tell(report))
         return report
