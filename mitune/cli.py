@@ -7,19 +7,14 @@ Ctrl-C is exit code 130 and a line that says how to go on. Nothing here imports 
 when it runs.
 """
 
-import logging
-import shlex
+# A verb's import is the verb's: here, each function's its own. An interrupt in the first tenth of a
+# second then finds the process's handler in place (mitune.process).
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mitune
-from mitune import allocator, process
-from mitune.arguments.parser import Asked, parse_verb
-from mitune.commands import COMMANDS, Command
-from mitune.commands.measure import Bench
-from mitune.errors import UserError
-from mitune.provenance import as_json
+if TYPE_CHECKING:
+    from mitune.commands import Command
 
 DESCRIPTION = """MI-Tune: align a text-to-image model with itself, by the point-wise mutual
 information of prompt and image.
@@ -32,13 +27,17 @@ CPU cores. Its steps, one by one:
   mitune eval --adapter runs/adapter             base and adapter compared"""
 
 
-def parse(arguments: Sequence[str]) -> Command:
+def parse(arguments: Sequence[str]) -> "Command":
     """The command that the words after ``mitune`` name.
 
     Raises:
         UserError: they name none, or an option is wrong.
-        Asked: they ask for help or the version.
+        mitune.arguments.parser.Asked: they ask for help or the version.
     """
+    import mitune
+    from mitune.arguments.parser import parse_verb
+    from mitune.commands import COMMANDS
+
     return parse_verb(
         arguments,
         COMMANDS,
@@ -48,9 +47,13 @@ def parse(arguments: Sequence[str]) -> Command:
     )
 
 
-def run(command: Command) -> dict[str, Any]:
+def run(command: "Command") -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
+    from mitune import allocator
+    from mitune.commands import Bench
+    from mitune.provenance import as_json
+
     if not isinstance(command, Bench):  # which does so itself, after the baselines
         allocator.keep_freed_memory()
     result = command.run()
@@ -67,11 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             and signals too (``mitune.process``).
 
     Raises:
-        SystemExit: with 2 (a mistake of the user's) or 130 (interrupted).
+        SystemExit: with 2 (a mistake of the user's), 130 (interrupted) or 143 (terminated).
     """
+    from mitune import process
+
     if arguments is None:
         process.own(lambda: main(sys.argv[1:]))
-        return
+
+    import logging
+
+    from mitune.arguments.parser import Asked
+    from mitune.errors import UserError
+
     logging.basicConfig(
         level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
     )
@@ -82,21 +92,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         raise _stop(str(error), 2, arguments) from None
     except process.Terminated:
-        raise _stop(_go_on("terminated", arguments), 143, arguments) from None
+        raise _stop(_go_on("terminated", arguments), process.TERMINATED, arguments) from None
     except KeyboardInterrupt:
-        raise _stop(_go_on("interrupted", arguments), 130, arguments) from None
+        raise _stop(_go_on("interrupted", arguments), process.INTERRUPTED, arguments) from None
 
 
 def _go_on(what: str, arguments: Sequence[str]) -> str:
+    import shlex
+
     again = shlex.join(["mitune", *arguments])
     return f"{what}; finished work is kept. To go on: {again}"
 
 
 def _stop(message: str, code: int, arguments: Sequence[str]) -> SystemExit:
     """Tell people, and programs that listen, why the command ends."""
-    line = " ".join(message.split())
-    if code > 2:
-        print(file=sys.stderr)  # below a progress bar and the terminal's ^C
+    from mitune.provenance import as_json
+
+    line = " ".join(message.splitlines())
+    if code > 2 and sys.stderr.isatty():
+        print(file=sys.stderr)  # behind ^C
     print(f"mitune: {line}", file=sys.stderr)
     if "--json" in arguments:
         print(as_json({"error": line}), flush=True)

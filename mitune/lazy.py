@@ -2,7 +2,6 @@
 stays cheap."""
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -30,8 +29,10 @@ def lazy(
             value = getattr(importlib.import_module(public[name]), name)
             setattr(module, name, value)
             return value
+        from importlib.util import find_spec  # here, as a start of the command line needs none
+
         # A submodule that nobody imported so far, such as mitune.estimate.
-        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
+        if not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

@@ -7,12 +7,12 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 BROKEN_PIPE, INTERRUPTED = 128 + signal.SIGPIPE, 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
@@ -59,8 +59,8 @@ def own(run: Callable[[], None]) -> NoReturn:
     """``run`` as all that this process does; its exit code is that of ``run``'s SystemExit, or:
     0; 1 for a fault, whose traceback is shown, for a file system that fails, and for a stdout that
     cannot be written; 141 where its reader went away."""
-    _open_streams()
     _take_signals()
+    _open_streams()
     code = 1
     try:
         code = _code_of(run)
@@ -69,7 +69,7 @@ def own(run: Callable[[], None]) -> NoReturn:
         code = _tell_lost(lost.args[0])
     # Threads that still compile, and processes that do so for us, would be waited for.
     sys.stderr.flush()
-    if code in (INTERRUPTED, 128 + signal.SIGTERM):
+    if code in (INTERRUPTED, TERMINATED):
         os._exit(code)
     sys.exit(code)
 
@@ -102,6 +102,8 @@ def _tell(line: str) -> None:
 
 
 def _tell_fault() -> int:
+    import traceback
+
     traceback.print_exc()
     _tell("this is a fault of mitune; please report the lines above and what 'mitune doctor' says")
     return 1

@@ -1,7 +1,7 @@
 """Options in a YAML file: those that a run was given, and those that repeat it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from mitune.errors import UserError
 NAME = "command.yaml"
 """In a run's folder."""
 _LARGEST = 1 << 20
+_LIST, _NULL = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
+_TAGS = {_NULL, *(f"tag:yaml.org,2002:{kind}" for kind in "str int float bool timestamp".split())}
 
 
 def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]:
@@ -24,17 +26,17 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
             there twice; a value of the wrong type.
     """
     found: dict[str, Any] = {}
-    for key, value in _load(path).items():
-        name = key.replace("-", "_") if isinstance(key, str) else key
+    for key, value in _load(path):
+        name = key.replace("-", "_")
         if name == "verb":
             if value != verb:
                 raise UserError(f"{path} is of the verb {told(value)}: expected one of {verb}")
             continue
         if name not in options:
-            near = nearest(str(key), [option.name for option in options.values()])
+            near = nearest(name, [option.name for option in options.values()])
             raise UserError(f"{path}: {told(key)} is no option of {verb}{near}")
         if name in found:
-            raise UserError(f"{path}: {name} is there twice: give it once")
+            raise UserError(f"{path}: {told(key)} is there twice: give it once")
         try:
             found[name] = options[name].from_file(value)
         except UserError as error:
@@ -42,7 +44,12 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
     return found
 
 
-def _load(path: Path) -> dict[Any, Any]:
+def _load(path: Path) -> Iterator[tuple[str, Any]]:
+    """Key and value of each line: text as it stands, None, or a list of those.
+
+    YAML would make 1e-4 text, 25:20 a number and "on" a truth: the option knows better what it is.
+    And nothing is constructed that a tag may ask for.
+    """
     import yaml
 
     try:
@@ -50,30 +57,27 @@ def _load(path: Path) -> dict[Any, Any]:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise UserError(f"{path} is larger than {_LARGEST} bytes: expected a file of options")
-        text = content.decode("utf-8-sig")
-        value = yaml.safe_load(text)
-        # Of equal keys it takes the last.
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(content.decode("utf-8-sig"), yaml.SafeLoader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8: expected a YAML file of options") from None
-    except UserError:
-        raise
-    # What yaml raises on text that is no YAML: its own errors, and those of Python's int, date and
-    # hash, and of its stack.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not YAML: {why}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if node is None:
+        return
+    if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path} is not a mapping: expected lines such as 'candidates: 50'")
-    if len(node.value) > len(value):
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), "a key")
-        raise UserError(f"{path}: {told(twice)} is there twice: give it once")
-    return value
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, yaml.ScalarNode) and part.tag in _TAGS:
+            return None if part.tag == _NULL else part.value
+        raise UserError(f"{path}, line {part.start_mark.line + 1}: expected a value or a list")
+
+    for key, value in node.value:
+        listed = isinstance(value, yaml.SequenceNode) and value.tag == _LIST
+        yield str(plain(key)), list(map(plain, value.value)) if listed else plain(value)
 
 
 def write(command: object, folder: Path) -> None:

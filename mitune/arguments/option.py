@@ -12,6 +12,7 @@ from mitune.errors import UserError
 _LARGEST = 2**63
 """Whole numbers reach torch, numpy and Parquet, which hold no larger ones."""
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_TRUTHS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -85,8 +86,8 @@ class Option:
             return None
         return self._whole([self._from_text(text) for text in texts])
 
-    def from_file(self, value: Any) -> Any:
-        """The field's value from a value of a YAML file.
+    def from_file(self, value: str | list[str | None] | None) -> Any:
+        """The field's value from that of a file: text, a list of them, or None.
 
         Raises:
             UserError: as ``parse``.
@@ -94,12 +95,16 @@ class Option:
         if value is None and self.optional:
             return None
         if self.switch:
-            if not isinstance(value, bool):
+            if str(value).lower() not in _TRUTHS:
                 raise UserError(f"{self.flag} is {told(value)}: expected true or false")
-            return value
+            return _TRUTHS[str(value).lower()]
         if self.many and not isinstance(value, list):
             raise UserError(f"{self.flag} is {told(value)}: expected a list of {self._expected()}")
-        return self._whole([self._from_yaml(v) for v in (value if self.many else [value])])
+        texts = value if self.many and isinstance(value, list) else [value]
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()}")
+        return self._whole([self._from_text(str(text)) for text in texts])
 
     def _whole(self, values: list[Any]) -> Any:
         if self.count is not None and len(values) != self.count:
@@ -107,14 +112,6 @@ class Option:
         if not self.many:
             return values[0]
         return values if self.repeated or self.positional else tuple(values)
-
-    def _from_yaml(self, value: Any) -> Any:
-        """One value, which YAML may hold as a number; 1e-4 it holds as text."""
-        whole = isinstance(value, int) and int in self.kinds
-        number = isinstance(value, (int, float)) and float in self.kinds
-        if isinstance(value, bool) or not (whole or number or isinstance(value, str)):
-            raise UserError(f"{self.flag} is {told(value)}: expected {self._expected()}")
-        return self._from_text(str(value))
 
     def _from_text(self, text: str) -> Any:
         if text in self.kinds:
@@ -159,10 +156,9 @@ def _undecoded(text: str) -> bool:
 
 
 def told(value: object) -> str:
-    """A value for a message of one line: text in quotes where it would be misread; what holds other
-    values not spelled out, for YAML can make it huge."""
-    if isinstance(value, (list, dict)):
-        return f"a {type(value).__name__}"
-    text = str(value)
+    """A value for a message of one line: short, and in quotes where it would be misread."""
+    if isinstance(value, list):
+        return "a list"
+    text = "null" if value is None else str(value)
     short = text if len(text) <= 60 else text[:57] + "..."
     return short if short.isprintable() and short and " " not in short else ascii(short)

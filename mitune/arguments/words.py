@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mitune.arguments.option import Option
+from mitune.arguments.option import Option, told
 from mitune.errors import UserError
 
 
@@ -47,10 +47,10 @@ def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
             unsaid = option is not None and option.switch
             option = option if unsaid else None
         if option is None:
-            raise UserError(f"option {ascii(name)[1:-1]} is not known{nearest(name, flags)}")
+            raise UserError(f"option {told(name)} is not known{nearest(name, flags)}")
         if option.switch:
             if equals:
-                raise UserError(f"{word} has a value: expected {name} alone")
+                raise UserError(f"{told(word)} has a value: expected {name} alone")
             if given.get(option.name, not unsaid) is unsaid:
                 raise UserError(f"{option.flag} is given on and off: give one of them")
             given[option.name] = not unsaid
@@ -94,6 +94,6 @@ def _positional(rest: Sequence[str], options: Mapping[str, Option]) -> dict[str,
         given = {}
     if rest:
         raise UserError(
-            f"{rest[0]!a} is a word too many: values follow their option, as in --name VALUE"
+            f"{told(rest[0])} is a word too many: values follow their option, as in --name VALUE"
         )
     return given
