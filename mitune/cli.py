@@ -22,7 +22,7 @@ information of prompt and image.
 Start with 'mitune align --out runs/first': it aligns the embedded shapes model in minutes on two
 CPU cores. Its steps, one by one:
 
-  mitune build --out runs/set                    pictures of prompts, the best kept
+  mitune build --out runs/set                    pictures, of which the best stay
   mitune tune --set runs/set --out runs/adapter  an adapter, trained on them
   mitune eval --adapter runs/adapter             base and adapter compared"""
 

@@ -92,9 +92,21 @@ def _code_of(run: Callable[[], None]) -> int:
     except KeyboardInterrupt:  # amid the handling of another
         _tell("interrupted")
         return INTERRUPTED
-    except BaseException:
-        return _tell_fault()
+    except BaseException as error:
+        if not _out_of_memory(error):
+            return _tell_fault()
+        why = " ".join(str(error).split("\n")[0].split()) or "MemoryError"
+        _tell(f"too little memory ({why}); fewer --slots, or a smaller batch, need less")
+        return 1
     return 0
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch's errors among them: by name, as torch may not be there."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    )
 
 
 def _tell(line: str) -> None:

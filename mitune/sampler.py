@@ -1,10 +1,12 @@
 """How candidates are sampled and scored on the way: plain values, validated once."""
 
-import math
 from dataclasses import dataclass
 
 from mitune.choices import Convention, Scheduler, check_choice
 from mitune.errors import UserError
+
+_LARGEST = (2 - 2**-23) * 2.0**127
+"""Of float32, in which the guidance is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: expected at least 1")
-        if not math.isfinite(self.guidance):
+        if not abs(self.guidance) <= _LARGEST:
             raise UserError(f"guidance is {self.guidance}: expected a finite number, such as 7.5")
         check_choice("scheduler", self.scheduler, Scheduler)
         check_choice("convention", self.convention, Convention)

@@ -31,6 +31,7 @@ TUNE = ["tune", "--set", "s", *OUT]
         (["build", "--out="], "--out is empty: expected a path"),
         (["build", "--out", ""], "--out is empty: expected a path"),
         (["build", "--out", "--seed", "1"], "--out has no value"),
+        (["build", "--out", "\udcff"], r"--out is '\udcff': expected a path in UTF-8"),
         (["build", "--out", "a\0b"], "--out holds a NUL character"),
         ([*BUILD, "--candidate", "3"], "did you mean --candidates?"),
         ([*BUILD, "--sed", "3"], "did you mean --seed?"),
@@ -185,7 +186,7 @@ def test_a_file_repeats_a_command_of_odd_values(tmp_path):
     from mitune.arguments import file
 
     words = [*OUT, "--rungs", "25:20", "35:10", "--lr", "1e-05", "--targets", "yes", "1", "--quiet"]
-    words += ["--model", "on", "--prompts", "a: b#\n'\"é\udcff.txt", "--guidance", "3"]
+    words += ["--model", "on", "--prompts", "a: b#\n'\"é\x07.txt", "--guidance", "3"]
     made = parse(words, Align, program="mitune align")
     file.write(made, tmp_path)
     again = parse(["--config", str(tmp_path / NAME)], Align, program="mitune align")

@@ -280,6 +280,8 @@ def test_ctrl_c_says_how_to_go_on(prompts, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        # Where the tests run in a shell's background, interrupts are ignored, and would stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (out / "run.json").exists():
         assert process.poll() is None

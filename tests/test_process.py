@@ -164,6 +164,14 @@ def test_a_fault_of_ours_is_shown_whole_and_asks_for_a_report():
     assert "ValueError: surprise\nmitune: this is a fault of mitune; please" in done.stderr
 
 
+@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError('CPU: can\\'t allocate memory')"])
+def test_too_little_memory_is_one_line(error):
+    done = run(doctor(f"raise {error}"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("mitune: too little memory (")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_disk_that_fails_is_one_line():
     done = run(doctor("os.remove('/nowhere/at/all')"))
     assert done.returncode == 1
@@ -208,7 +216,7 @@ def test_an_interrupt_amid_the_imports():
         "from mitune.cli import main\n"
         "main()\n"
     )
-    done = run([sys.executable, "-c", code])
+    done = run([sys.executable, "-c", code], preexec_fn=_heed_interrupts)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "mitune: interrupted\n")
 
 
@@ -219,9 +227,18 @@ def test_an_ignored_interrupt_stays_ignored():
     assert (done.stdout, done.returncode) == ("here\n", 0)
 
 
+def _heed_interrupts() -> None:
+    """Where the tests run in a shell's background, interrupts are ignored, and would stay so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _start(work: str, *arguments: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        doctor(work, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        doctor(work, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
     )
     started = time.monotonic()
     assert process.stdout.readline() == "ready\n"

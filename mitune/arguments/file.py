@@ -14,7 +14,9 @@ NAME = "command.yaml"
 """In a run's folder."""
 _LARGEST = 1 << 20
 _LIST, _NULL = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
-_TAGS = {_NULL, *(f"tag:yaml.org,2002:{kind}" for kind in "str int float bool timestamp".split())}
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "int", "float", "bool", "timestamp")
+}
 
 
 def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]:

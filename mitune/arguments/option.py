@@ -141,8 +141,9 @@ class Option:
             raise UserError(f"{self.flag} is empty: expected a path, such as . for this folder")
         if isinstance(value, str) and not text and not self.many:  # a prompt may be empty
             raise UserError(f"{self.flag} is empty: expected {self._expected()}")
-        if isinstance(value, str) and not text.isprintable() and _undecoded(text):
-            raise UserError(f"{self.flag} is {told(text)}: expected text in UTF-8")
+        # A picture is only opened; Parquet, safetensors and tokenizers take nothing but UTF-8.
+        if isinstance(value, (str, Path)) and not self.positional and _undecoded(text):
+            raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()} in UTF-8")
 
     def _expected(self) -> str:
         return " or ".join(
@@ -151,7 +152,7 @@ class Option:
 
 
 def _undecoded(text: str) -> bool:
-    """Whether bytes of the command line were not text; a path may hold any."""
+    """Whether bytes of the command line were not text."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from mitune.arguments.fields import Positional, Repeated, stands_for
 from mitune.choices import Convention, ReNoising
 from mitune.commands.given import given_prompts, warn_long
-from mitune.commands.repeat import leave_command
+from mitune.commands.repeat import check_out, leave_command
 from mitune.defaults import of_preset
 from mitune.errors import UserError
 from mitune.options import Common, Output
@@ -97,9 +97,13 @@ class Eval(Common):
 
     def run(self) -> dict[str, Any]:
         from mitune.evaluation.report import compare_adapter
+        from mitune.tuning import adapter
 
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
-        model = self.load()
+        if self.out is not None:
+            check_out(self.out)
+        model = self.load(self.adapter)  # one that does not fit is told before the base is drawn
+        adapter.detach(model)
         warn_long(model, prompts)
         result = compare_adapter(
             model,
@@ -107,7 +111,7 @@ class Eval(Common):
             prompts,
             out=self.out,
             images=self.images,
-            seeds=list(range(self.seed, self.seed + self.seeds)),
+            seeds=range(self.seed, self.seed + self.seeds),
             slots=self.slots,
             steps=self.steps,
             guidance=self.guidance,

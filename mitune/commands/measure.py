@@ -3,17 +3,19 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mitune.arguments.fields import Positional
+from mitune.arguments.fields import Positional, stands_for
+from mitune.choices import Backend, Precision
 from mitune.errors import UserError
+from mitune.options import Output
 
 if TYPE_CHECKING:
     from mitune.bench.rungs import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(Output):
     """Measure on this machine: ratios to a baseline of the same run."""
 
     what: Positional[Literal["step", "generate", "scale", "train"]]
@@ -38,10 +40,12 @@ class Bench:
     """generate, scale: denoising steps."""
     slots: int = 64
     """generate, scale: candidates in flight; the baselines take a prompt's pool."""
-    backend: str = "eager"
+    backend: Backend = "eager"
     """scale: what runs the UNet."""
-    precision: str | None = None
-    """generate, train: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    precision: Annotated[Precision | None, stands_for("bf16-mixed on a CPU, bfloat16 on a GPU")] = (
+        None
+    )
+    """generate, train: of our rungs below float32."""
     batch: int = 400
     """train: samples of an optimizer step; the authors take them 8 at a time, the fair baseline
     32."""
@@ -49,14 +53,12 @@ class Bench:
     """train: samples of one pass of ours."""
     iterations: int = 3
     """train: optimizer steps that are timed."""
-    only: tuple[str, ...] | None = None
+    only: Annotated[tuple[str, ...] | None, stands_for("all rungs")] = None
     """generate, train: only rungs of these names, such as authors "exact float32"."""
-    plot: Path | None = None
+    plot: Annotated[Path | None, stands_for("no picture")] = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
-    device: str | None = None
-    """cpu, cuda or cuda:N. None: a GPU if there is one."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
+    device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
+    """cpu, cuda or cuda:N."""
 
     def run(self) -> dict[str, Any]:
         measures = {

@@ -1,5 +1,6 @@
 """What a run leaves in its folder so that it can be repeated: the options it was given."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +9,20 @@ from typing import Any
 
 from mitune import progress
 from mitune.arguments import file
+from mitune.errors import UserError
+
+
+def check_out(out: Path) -> None:
+    """Before the work rather than after it, and without making the folder.
+
+    Raises:
+        UserError: ``out`` cannot become a folder with files in it.
+    """
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file: expected a folder for the results; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there} cannot be written: expected a folder for the results")
 
 
 def leave_command(command: Any, out: Path) -> None:
