@@ -1,5 +1,6 @@
 """torch.compile as this package uses it, and where what it makes is kept."""
 
+import functools
 import inspect
 import os
 import threading
@@ -9,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor.compile_fx import compile_fx
 
-from mitune.products import ProductsByOneDNN
+from mitune import products
+from mitune.caches import cache_folder, writable
+from mitune.errors import UserError
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
@@ -21,11 +23,42 @@ the predictions (``mitune.families.pairs``)."""
 def compile_unet(run: Run, device: torch.device) -> Run:
     """``run`` by torch.compile: one graph, static shapes, code kept between runs. On a CPU threads
     may call it at the same time."""
-    # Where the user has not said where: torch's own default is a temporary folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    if device.type == "cpu":
-        return _ForThreads(run)
-    return torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+    # Where the user has not said where: torch's own default is a temporary folder, which it names
+    # after the user, who may have no name.
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if not given:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
+    elif not writable(Path(given)):
+        raise UserError(
+            f"TORCHINDUCTOR_CACHE_DIR is {given}, which cannot be written: expected a folder for "
+            "what is compiled, or unset it"
+        )
+    if device.type != "cpu":
+        return torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+    return _ForThreads(run) if compiler() is not None else _OneByOne(run)
+
+
+@functools.cache
+def compiler() -> Callable[..., Any] | None:
+    """inductor's ``compile_fx``, which is private to torch; None where this version has none."""
+    try:
+        from torch._inductor.compile_fx import compile_fx
+    except ImportError:
+        return None
+    return compile_fx if "config_patches" in inspect.signature(compile_fx).parameters else None
+
+
+class _OneByOne:
+    """torch.compile as it is, for a torch that lacks what ``_ForThreads`` needs: its checks are
+    not made for threads, which take turns."""
+
+    def __init__(self, run: Run) -> None:
+        self._compiled = torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+        self._lock = threading.Lock()
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        with self._lock:
+            return self._compiled(z, t, text)
 
 
 class _ForThreads:
@@ -57,8 +90,10 @@ class _ForThreads:
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
             # The calls between kernels in C++ too: in Python they hold the lock that threads share.
             patches: dict[str, Any] = {"cpp_wrapper": True}
-            if torch.backends.mkldnn.is_available():  # oneDNN, by its former name
-                patches["post_grad_custom_post_pass"] = ProductsByOneDNN()
+            if products.why_not() is None:
+                patches["post_grad_custom_post_pass"] = products.by_onednn()
+            compile_fx = compiler()
+            assert compile_fx is not None
             code: Any = compile_fx(graph, inputs, config_patches=patches)
             # Weights are inputs as well, the same at every call; the three are put in their places.
             places = [(i, j) for i, x in enumerate(inputs) for j in range(3) if x is given[j]]
@@ -82,8 +117,3 @@ def _alone() -> dict[str, Any]:
     ninth is an error."""
     known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
     return {"isolate_recompiles": True} if known else {}
-
-
-def cache_folder() -> Path:
-    """``mitune`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mitune"

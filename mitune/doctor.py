@@ -6,6 +6,7 @@ from typing import Any
 import mitune_kernels
 import torch
 
+from mitune import compiling, products
 from mitune.provenance import device_name, versions
 
 _OPTIONAL = {
@@ -25,13 +26,24 @@ def _optional(module: str, mend: str) -> str | None:
     return None if importlib.util.find_spec(module) else f"not installed: {mend}"
 
 
+def _compiled() -> dict[str, str | None]:
+    """What the backend inductor gets from parts of torch that are private to it, and that another
+    version may lack; without them it is slower."""
+    lacks = f"torch {torch.__version__} has another inductor than expected: workers take turns"
+    return {
+        "workers": lacks if compiling.compiler() is None else None,
+        "products": products.why_not(),
+    }
+
+
 def examine() -> dict[str, Any]:
     """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else
-    the reason), ``optional``."""
+    the reason), ``compiled`` and ``optional`` (the same)."""
     return {
         "versions": versions(),
         "devices": [device_name(torch.device("cpu")), *_gpus()],
         "step": mitune_kernels.implementations(),
+        "compiled": _compiled(),
         "optional": {name: _optional(name, mend) for name, mend in _OPTIONAL.items()},
     }
 
@@ -42,7 +54,7 @@ def tell(report: dict[str, Any]) -> str:
         f"{name:<14} {version or 'not installed'}" for name, version in report["versions"].items()
     ]
     lines += [f"device         {device}" for device in report["devices"]]
-    for group in ("step", "optional"):
+    for group in ("step", "compiled", "optional"):
         for name, reason in report[group].items():
             lines.append(f"{group}: {name:<10} {'available' if reason is None else reason}")
     if not torch.cuda.is_available():

@@ -4,14 +4,11 @@ torch gives a float32 product to MKL where it is built with it. On an AMD Zen 5 
 half the rate of oneDNN (``docs/measured.md``), which torch has for convolutions anyway.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-from torch._inductor.ir import TensorBox
-from torch._inductor.lowering import register_lowering
-from torch._inductor.mkldnn_ir import LinearUnary
 
 _aten = torch.ops.aten
 
@@ -28,34 +25,67 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(len(x), len(weight))
 
 
-# inductor's own lowering of _linear_pointwise takes nothing but constants for a weight.
-@register_lowering(torch.ops.mitune.product, type_promotion_kind=None)
-def _(x: Any, weight: Any) -> Any:
-    return TensorBox.create(LinearUnary.create(x, weight, None, "none", [], ""))
-
-
-class ProductsByOneDNN(CustomGraphPass):
+def replace_products(graph: fx.Graph) -> None:
     """Of a graph's float32 products on a CPU, all whose first operand is contiguous: a layer's
-    output, and the gradient of its input. For
-    its weight's the first operand would be copied first."""
+    output, and the gradient of its input. For its weight's the first operand would be copied
+    first."""
+    for target in (_aten.mm.default, _aten.addmm.default):
+        for node in graph.find_nodes(op="call_function", target=target):
+            *added, x, right = node.args
+            if node.kwargs or not _apt(x.meta["val"]):  # alpha, beta or a dtype
+                continue
+            with graph.inserting_before(node):
+                made = _call(graph, _aten.permute.default, right, [1, 0])
+                made = _call(graph, torch.ops.mitune.product.default, x, made)
+                for each in added:
+                    made = _call(graph, _aten.add.Tensor, made, each)
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
 
-    def __call__(self, graph: fx.Graph) -> None:
-        for target in (_aten.mm.default, _aten.addmm.default):
-            for node in graph.find_nodes(op="call_function", target=target):
-                *added, x, right = node.args
-                if node.kwargs or not _apt(x.meta["val"]):  # alpha, beta or a dtype
-                    continue
-                with graph.inserting_before(node):
-                    made = _call(graph, _aten.permute.default, right, [1, 0])
-                    made = _call(graph, torch.ops.mitune.product.default, x, made)
-                    for each in added:
-                        made = _call(graph, _aten.add.Tensor, made, each)
-                node.replace_all_uses_with(made)
-                graph.erase_node(node)
 
-    def uuid(self) -> Any:
-        """For the cache of what was compiled."""
-        return get_hash_for_files((__file__,))
+@functools.cache
+def why_not() -> str | None:
+    """Why compiled products stay torch's own on this machine; None where oneDNN takes them.
+
+    inductor's lowerings and passes are private to torch and move between its versions: they are
+    imported here, when something is compiled, and what is missing costs speed alone.
+    """
+    if not torch.backends.mkldnn.is_available():  # oneDNN, by its former name
+        return "this torch is built without oneDNN"
+    try:
+        _register()
+    except (ImportError, AttributeError, TypeError) as error:
+        return f"torch {torch.__version__} has another inductor than expected: {error}"
+    return None
+
+
+def _register() -> None:
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # noqa: F401
+    from torch._inductor.ir import TensorBox
+    from torch._inductor.lowering import register_lowering
+    from torch._inductor.mkldnn_ir import LinearUnary
+
+    create = LinearUnary.create  # missing in another version: not found out amid a compilation
+
+    # inductor's own lowering of _linear_pointwise takes nothing but constants for a weight.
+    @register_lowering(torch.ops.mitune.product, type_promotion_kind=None)
+    def _(x: Any, weight: Any) -> Any:
+        return TensorBox.create(create(x, weight, None, "none", [], ""))
+
+
+def by_onednn() -> Any:
+    """A pass for inductor's ``post_grad_custom_post_pass``; only where ``why_not`` is None."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class ProductsByOneDNN(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            replace_products(graph)
+
+        def uuid(self) -> Any:
+            """For the cache of what was compiled."""
+            return get_hash_for_files((__file__,))
+
+    return ProductsByOneDNN()
 
 
 def _apt(x: Tensor) -> bool:

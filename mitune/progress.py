@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,8 +39,9 @@ class Bars:
     """One bar at a time: candidates of a round, then steps of its training, each with rate and time
     left."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, started: Callable[[], None] | None = None) -> None:
         self._quiet = quiet
+        self._started = started
         self._bar: tqdm[None] | None = None
         self._title = ""
 
@@ -54,6 +55,9 @@ class Bars:
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def _show(self, title: str, unit: str, done: int, total: int) -> "tqdm[None]":
+        if self._started is not None:
+            self._started()
+            self._started = None
         if self._bar is None or title != self._title:
             self.close()
             self._title = title
@@ -78,9 +82,14 @@ class Bars:
 
 
 @contextmanager
-def bars(quiet: bool) -> Iterator[Bars]:
-    """Bars that are closed at the end, also after an error."""
-    made = Bars(quiet)
+def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bars]:
+    """Bars that are closed at the end, also after an error.
+
+    Args:
+        quiet: nothing is shown.
+        started: called once, when the first candidate or step is done.
+    """
+    made = Bars(quiet, started)
     try:
         yield made
     finally:

@@ -1,11 +1,12 @@
 """How candidates are sampled and scored on the way: plain values, validated once."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
 
+from mitune.choices import Convention, Scheduler, check_choice
 from mitune.errors import UserError
-from mitune.schedule import CONVENTIONS, SOLVERS
+
+_LARGEST = (2 - 2**-23) * 2.0**127
+"""Of float32, in which the guidance is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,11 @@ class SamplerConfig:
     guidance: float = 7.5
     """Classifier-free guidance scale; 1 samples the model's own conditional distribution. The score
     never sees it."""
-    scheduler: Literal["ddpm", "ddim", "euler"] = "ddpm"
+    scheduler: Scheduler = "ddpm"
     """Solver; ddpm is the ancestral sampler of the paper."""
     eta: float = 0.0
     """Noise of ddim, 0 (none) to 1."""
-    convention: Literal["paper", "reference"] = "paper"
+    convention: Convention = "paper"
     """Weights of the score: "paper" is Eq. 2 over all steps; "reference" is the authors' code (no
     alpha_t, t > 50)."""
     t_min: int | None = None
@@ -30,17 +31,10 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: expected at least 1")
-        if not math.isfinite(self.guidance):
+        if not abs(self.guidance) <= _LARGEST:
             raise UserError(f"guidance is {self.guidance}: expected a finite number, such as 7.5")
-        if self.scheduler not in SOLVERS:
-            raise UserError(
-                f"scheduler {self.scheduler!r} is not known: choose one of {', '.join(SOLVERS)}"
-            )
-        if self.convention not in CONVENTIONS:
-            raise UserError(
-                f"convention {self.convention!r} is not known: choose one of "
-                f"{', '.join(CONVENTIONS)}"
-            )
+        check_choice("scheduler", self.scheduler, Scheduler)
+        check_choice("convention", self.convention, Convention)
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}: expected 0 to 1")
         if self.eta and self.scheduler != "ddim":

@@ -1,6 +1,5 @@
 """The command line as a user meets it: results, JSON, and one line for every mistake."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,8 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import mitune
+from mitune.arguments.spec import options
 from mitune.cli import main
 from mitune.commands import COMMANDS
+from mitune.shapes.preset import PRESET
 
 SHARE = {"slots": 100, "tick_seconds": 1.0, "step_seconds": 0.1, "share": 0.1}
 QUICK = ["--candidates", "3", "--steps", "3", "--slots", "6", "--quiet"]
@@ -112,7 +114,7 @@ def test_bench_step(capsys, monkeypatch):
         return 0.5
 
     monkeypatch.setattr("mitune.bench.step.median_seconds", once)
-    monkeypatch.setattr("mitune.commands.measure.measure_share", SHARE.copy)
+    monkeypatch.setattr("mitune.bench.step.measure_share", SHARE.copy)
     run("bench", "step", "--rows", "3", "--elements", "64", "--no-compiled", "--json")
     report = last_json(capsys)
     assert (report["rows"], report["elements"], report["tick"]) == (3, 64, SHARE)
@@ -130,23 +132,45 @@ def test_doctor(capsys):
     assert set(report["optional"]) == {"xformers", "onnxscript", "tensorrt"}
 
 
+@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_help_explains_every_option(verb, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run(verb, "--help")
-    assert stop.value.code == 0
-    # After the usage, each option: name and type, its words, in brackets its default.
-    text = " ".join(re.sub("[│|]", " ", capsys.readouterr().out.partition(" options")[2]).split())
-    options = re.split(r"(?<= )(?=--(?!no-)[a-z])", text)[1:]
-    explained = {}
-    for option in options:
-        name, _, text = option.partition(" ")
-        words = re.sub(r"\(default: .*?\)|\(required\)|\(repeatable\)", "", text)
-        explained[name.strip(",")] = words.split()
-    for field in dataclasses.fields(COMMANDS[verb]):
-        if (verb, field.name) not in (("score", "images"), ("bench", "what")):  # positional
-            words = explained["--" + field.name.replace("_", "-")]
-            assert len(words) >= 4, field.name
+def test_help_explains_every_option(verb, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run(verb, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < columns
+    text = " ".join(" ".join(lines).split())
+    for option in options(COMMANDS[verb]).values():
+        flag = option.metavar if option.positional else option.flag
+        assert f" {flag} " in text or f" --no-{option.flag[2:]} " in text
+        assert len(option.words.split()) >= 2, option.name
+        assert " ".join(option.words.split()) in text
+        assert option.default is not None or option.shown is not None, "its help shows no default"
+
+
+def test_help_of_the_program_names_every_verb(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run("--help")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    assert all(re.search(rf"^  {verb} +\w", text, re.MULTILINE) for verb in COMMANDS)
+    run()
+    assert capsys.readouterr().out == text
+
+
+def test_help_shows_the_presets_numbers(capsys):
+    run("build", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the model's preset (shapes: 25, Stable Diffusion: 50)" in text
+    assert f"shapes: {PRESET.sampler.t_min}, Stable Diffusion: none" in text
+    run("real", "--help")  # which cannot rank by trajectory
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(shapes: standard, Stable Diffusion: orthogonal)" in text
+
+
+def test_version(capsys):
+    run("--version")
+    assert capsys.readouterr().out == f"mitune {mitune.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +280,8 @@ def test_ctrl_c_says_how_to_go_on(prompts, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        # Where the tests run in a shell's background, interrupts are ignored, and would stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (out / "run.json").exists():
         assert process.poll() is None

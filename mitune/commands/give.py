@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mitune.export import check_request, export_adapter, merge
+from mitune.arguments.fields import stands_for
+from mitune.choices import Form
 from mitune.options import Source
 
 
@@ -21,12 +22,14 @@ class Export(Source):
     """Folder or file of the LoRA or DoRA."""
     out: Path
     """New folder; its name becomes that of the file in it."""
-    format: str
-    """diffusers, comfyui, kohya or merged."""
-    rank: int | None = None
-    """For kohya: rank of the plain LoRA. None: twice the rank of a DoRA, a LoRA's own."""
+    format: Form
+    """What the other program reads."""
+    rank: Annotated[int | None, stands_for("twice the rank of a DoRA, a LoRA's own")] = None
+    """For kohya: rank of the plain LoRA."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.export import check_request, export_adapter
+
         check_request(self.adapter, self.out, self.format, self.rank)
         done = export_adapter(self.load(), self.adapter, self.out, self.format, rank=self.rank)
         print(f"{self.format}: {done.file or done.path}")
@@ -53,6 +56,8 @@ class Merge(Source):
     """New folder of the model."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.export import check_request, merge
+
         check_request(self.adapter, self.out, "merged")
         path = merge(self.load(), self.adapter, self.out)
         print(f"model: {path}")

@@ -1,15 +1,15 @@
 """The prompts that a verb was given, or the embedded world's own; and the sets."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mitune import progress
 from mitune.errors import UserError
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.identity import check_same_model
 from mitune.prompts import read_prompts
-from mitune.sets import FineTuningSet
-from mitune.shapes.prompts import prompts as shapes_prompts
+
+if TYPE_CHECKING:
+    from mitune.families.stable_diffusion import StableDiffusion
+    from mitune.sets import FineTuningSet
 
 
 def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
@@ -28,7 +28,7 @@ def given_prompts(command: Any, path: Path | None, split: Literal["train", "test
             "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "
             "list)"
         )
-    return shapes_prompts(split)
+    return _shapes_prompts(split)
 
 
 def held_out_prompts(model: str, path: Path | None) -> list[str]:
@@ -40,21 +40,30 @@ def held_out_prompts(model: str, path: Path | None) -> list[str]:
     """
     if path is not None:
         return read_prompts(path)
-    return shapes_prompts("test") if model == "shapes" else []
+    return _shapes_prompts("test") if model == "shapes" else []
 
 
-def warn_long(model: StableDiffusion, prompts: list[str]) -> None:
+def _shapes_prompts(split: Literal["train", "test"]) -> list[str]:
+    from mitune.shapes.prompts import prompts
+
+    return prompts(split)
+
+
+def warn_long(model: "StableDiffusion", prompts: list[str]) -> None:
     """Tell, on stderr, which prompts the text encoder will not read to their end."""
     for prompt in model.too_long(prompts):
         progress.warn(f"prompt is cut to {model.tokenizer.model_max_length} tokens: {prompt}")
 
 
-def whole_set(path: Path, model: StableDiffusion) -> FineTuningSet:
+def whole_set(path: Path, model: "StableDiffusion") -> "FineTuningSet":
     """The set in folder ``path``, which is complete and of this model.
 
     Raises:
         UserError: it is not; as ``FineTuningSet.open``.
     """
+    from mitune.identity import check_same_model
+    from mitune.sets import FineTuningSet
+
     found = FineTuningSet.open(path)
     if not found.complete:
         raise UserError(f"set {path} is not complete: run the command that began it again")

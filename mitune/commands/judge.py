@@ -3,18 +3,16 @@
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction
-
-from mitune import doctor
+from mitune.arguments.fields import Positional, Repeated, stands_for
+from mitune.choices import Convention, ReNoising
 from mitune.commands.given import given_prompts, warn_long
+from mitune.commands.repeat import check_out, leave_command
+from mitune.defaults import of_preset
 from mitune.errors import UserError, printable
-from mitune.evaluation.report import compare_adapter
-from mitune.images import read_images
-from mitune.options import Common
+from mitune.options import Common, Output
 from mitune.prompts import check_prompts
-from mitune.score import score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,23 +22,26 @@ class Score(Common):
     images: Positional[list[Path]]
     """JPEG, PNG or WebP files; each is cropped at its centre and resized to the model's picture
     size, as `mitune real` does."""
-    prompt: UseAppendAction[list[str]]
+    prompt: Repeated[list[str]]
     """The prompt of all pictures; or repeated, one for each."""
-    adapter: Path | None = None
+    adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that scores."""
-    estimator: str = "orthogonal"
-    """orthogonal (Eq. 2) or standard (Kong et al. 2024: the exact point-wise log-ratio on average;
-    can be negative)."""
+    estimator: ReNoising = "orthogonal"
+    """orthogonal: Eq. 2; standard: Kong et al. 2024, the exact point-wise log-ratio on average,
+    which can be negative."""
     draws: int = 64
     """Draws of (t, noise) for each picture; more is steadier."""
     seed: int = 0
     """Keys the draws."""
-    convention: str = "paper"
-    """Weights: paper or reference."""
-    t_min: int | None = None
+    convention: Convention = "paper"
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
+    t_min: Annotated[int | None, stands_for("the convention's own")] = None
     """Only t > t_min counts."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.images import read_images
+        from mitune.score import score
+
         if not self.images:
             raise UserError(
                 "no pictures: expected JPEG, PNG or WebP files, such as 'mitune score a.png'"
@@ -89,9 +90,9 @@ class Eval(Common):
 
     adapter: Path
     """The LoRA or DoRA to compare with its base."""
-    prompts: Path | None = None
-    """Text file of held-out prompts. None: the shapes world's test list."""
-    limit: int | None = None
+    prompts: Annotated[Path | None, stands_for("the shapes world's test list")] = None
+    """Text file of held-out prompts."""
+    limit: Annotated[int | None, stands_for("all")] = None
     """Only the first so many prompts."""
     images: int = 4
     """Pictures of each prompt and seed."""
@@ -99,40 +100,48 @@ class Eval(Common):
     """Seeds of the noise."""
     seed: int = 1_000_000
     """The first of them; far from a set's seeds, so that no noise is shared with it."""
-    steps: int | None = None
+    steps: Annotated[int | None, of_preset("sampler.steps")] = None
     """Denoising steps."""
-    guidance: float | None = None
+    guidance: Annotated[float | None, of_preset("use_guidance")] = None
     """Guidance at which both are used."""
     slots: int = 64
     """Pictures in flight."""
-    out: Path | None = None
+    out: Annotated[Path | None, stands_for("stdout alone")] = None
     """Folder for eval.json and eval.png."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.evaluation.report import compare_adapter
+        from mitune.tuning import adapter
+
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
-        model = self.load()
+        if self.out is not None:
+            check_out(self.out)
+        model = self.load(self.adapter)  # one that does not fit is told before the base is drawn
+        adapter.detach(model)
         warn_long(model, prompts)
-        return compare_adapter(
+        result = compare_adapter(
             model,
             self.adapter,
             prompts,
             out=self.out,
             images=self.images,
-            seeds=list(range(self.seed, self.seed + self.seeds)),
+            seeds=range(self.seed, self.seed + self.seeds),
             slots=self.slots,
             steps=self.steps,
             guidance=self.guidance,
         )
+        if self.out is not None:
+            leave_command(self, self.out)
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
+class Doctor(Output):
     """Devices, versions, which implementations are active, and why the others are not."""
 
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
-
     def run(self) -> dict[str, Any]:
+        from mitune import doctor
+
         report = doctor.examine()
         print(doctor.tell(report))
         return report

@@ -2,21 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mitune import progress
-from mitune.align import align
-from mitune.build import build_set
+from mitune.arguments.fields import stands_for
+from mitune.choices import Convention, ReNoising, TrainingBackend
 from mitune.commands.given import given_prompts, held_out_prompts, warn_long, whole_set
+from mitune.commands.repeat import running
 from mitune.commands.watching import Watching
-from mitune.evaluation.report import compare_adapter
+from mitune.defaults import of_preset
 from mitune.options import Common, Pool, Tuning
-from mitune.real import build_real_set
-from mitune.report.picture import best_and_worst
-from mitune.steering import tell_audit
-from mitune.tuning import adapter, tune
-from mitune.tuning.adapter_file import digest
-from mitune.tuning.processes import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +26,26 @@ class Align(Common, Pool, Tuning):
     """Folder of the run."""
     rounds: int = 1
     """Rounds R; each starts from the last one's adapter."""
-    eval_prompts: Path | None = None
-    """Held-out prompts for the comparison. None: the shapes world's test list, or for other models
-    no comparison."""
+    eval_prompts: Annotated[
+        Path | None,
+        stands_for("the shapes world's test list; no comparison for other models"),
+    ] = None
+    """Text file of held-out prompts for the comparison."""
     images: int = 4
     """Pictures of each prompt in the comparison."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.align import align
+        from mitune.evaluation.report import compare_adapter
+        from mitune.report.picture import best_and_worst
+        from mitune.steering import tell_audit
+        from mitune.tuning import adapter
+
         prompts = given_prompts(self, self.prompts, "train")[: self.limit]
         held_out = held_out_prompts(self.model, self.eval_prompts)
         model = self.load()
         warn_long(model, prompts)
-        with progress.bars(self.quiet) as bars:
+        with running(self, self.out, self.quiet) as bars:
             done = align(
                 model,
                 prompts,
@@ -88,14 +91,18 @@ class Build(Common, Pool):
 
     out: Path
     """Folder of the set (Parquet); the same command after an interruption goes on."""
-    adapter: Path | None = None
+    adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that generates."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.build import build_set
+        from mitune.steering import tell_audit
+        from mitune.tuning.adapter_file import digest
+
         prompts = given_prompts(self, self.prompts, "train")[: self.limit]
         model = self.load(self.adapter)
         warn_long(model, prompts)
-        with progress.bars(self.quiet) as bars:
+        with running(self, self.out, self.quiet) as bars:
             built = build_set(
                 model,
                 prompts,
@@ -122,26 +129,28 @@ class Real(Common):
     shards, such as 'shards/*.tar'; or, with the package datasets, a data set's name."""
     out: Path
     """Folder of the set (Parquet); the same command after an interruption goes on."""
-    limit: int | None = None
+    limit: Annotated[int | None, stands_for("all")] = None
     """Only the first so many pictures."""
     keep: int = 1
     """How many pictures of one caption are kept, the best first."""
-    estimator: str | None = None
+    estimator: Annotated[ReNoising | None, of_preset("estimator", trajectory="orthogonal")] = None
     """What scores a picture, by re-noising: orthogonal (Eq. 2) or standard (Kong et al. 2024)."""
-    draws: int | None = None
+    draws: Annotated[int | None, of_preset("draws")] = None
     """Draws of (t, noise) for each picture; more is steadier."""
-    convention: str | None = None
-    """Weights of the score: paper or reference."""
-    t_min: int | None = None
-    """Only t > t_min counts for the score."""
+    convention: Annotated[Convention | None, of_preset("sampler.convention")] = None
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
+    t_min: Annotated[int | None, of_preset("sampler.t_min")] = None
+    """Only t > t_min counts for the score; none: the convention's own."""
     seed: int = 0
     """Keys the draws of the score."""
     batch: int = 64
     """Re-noised copies in one call of the model: changes speed and memory, not results."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.real import build_real_set
+
         model = self.load()
-        with progress.bars(self.quiet) as bars:
+        with running(self, self.out, self.quiet) as bars:
             built = build_real_set(
                 model,
                 self.source,
@@ -178,31 +187,34 @@ class Tune(Common, Tuning, Watching):
     """Folder that `mitune build` made."""
     out: Path
     """Folder of the adapter."""
-    start: Path | None = None
+    start: Annotated[Path | None, stands_for("a new adapter")] = None
     """Adapter to go on from."""
-    real: Path | None = None
+    real: Annotated[Path | None, stands_for("none")] = None
     """Folder that `mitune real` made: its best join the pairs of --set."""
     real_share: float = 0.0
     """Share of all pairs that is real; the paper tries 0.25, 0.5 and 0.9."""
-    backend: str | None = None
-    """What runs the UNet of the merged gradient: eager, or inductor, which compiles for some
-    minutes first and keeps that for later runs."""
-    prior: Path | None = None
+    backend: Annotated[TrainingBackend | None, of_preset("tuning.backend")] = None
+    """What runs the UNet of the merged gradient; inductor compiles for some minutes first and keeps
+    that for later runs."""
+    prior: Annotated[Path | None, stands_for("none")] = None
     """Folder that `mitune build --select random` made: pairs on which the model is to stay as it is
     (DreamBooth's prior preservation). Every step takes a batch of them too."""
-    prior_weight: float | None = None
-    """Weight of their loss. None: 1 with --prior."""
+    prior_weight: Annotated[float | None, stands_for("1 with --prior")] = None
+    """Weight of the loss on the pairs of --prior."""
     seed: int = 0
     """Keys the adapter's start, the batches, the noise and the timesteps."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.tuning import tune
+        from mitune.tuning.processes import rank
+
         model = self.load()
         config = self.config(model.preset.tuning, self.seed, self.backend)
         watch = self.watch(model, self.seed)
         default = 0.0 if self.prior is None else 1.0
         weight = default if self.prior_weight is None else self.prior_weight
         first = rank() == 0
-        with progress.bars(self.quiet or not first) as bars:
+        with running(self, self.out, self.quiet, first) as bars:
             path = tune(
                 model,
                 whole_set(self.set, model),

@@ -3,30 +3,19 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from tyro.conf import Positional
-
-from mitune.allocator import keep_freed_memory
-from mitune.bench.ladder import ladder
-from mitune.bench.plot import check_plot, plot_ladder
-from mitune.bench.rungs import Setting, load_model
-from mitune.bench.scale import TIMES, measure_scale
-from mitune.bench.step import measure, measure_share
-from mitune.bench.table import HEADER, explain
-from mitune.bench.train import HEADER as TRAIN_HEADER
-from mitune.bench.train import TrainSetting, measure_training
-from mitune.bench.train import explain as explain_training
+from mitune.arguments.fields import Positional, stands_for
+from mitune.choices import Backend, Precision
 from mitune.errors import UserError
-from mitune.load import pick_device
-from mitune.provenance import environment
-from mitune.sampler import SamplerConfig
-from mitune.shapes.prompts import prompts as shapes_prompts
+from mitune.options import Output
+
+if TYPE_CHECKING:
+    from mitune.bench.rungs import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(Output):
     """Measure on this machine: ratios to a baseline of the same run."""
 
     what: Positional[Literal["step", "generate", "scale", "train"]]
@@ -51,10 +40,12 @@ class Bench:
     """generate, scale: denoising steps."""
     slots: int = 64
     """generate, scale: candidates in flight; the baselines take a prompt's pool."""
-    backend: str = "eager"
+    backend: Backend = "eager"
     """scale: what runs the UNet."""
-    precision: str | None = None
-    """generate, train: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    precision: Annotated[Precision | None, stands_for("bf16-mixed on a CPU, bfloat16 on a GPU")] = (
+        None
+    )
+    """generate, train: of our rungs below float32."""
     batch: int = 400
     """train: samples of an optimizer step; the authors take them 8 at a time, the fair baseline
     32."""
@@ -62,14 +53,12 @@ class Bench:
     """train: samples of one pass of ours."""
     iterations: int = 3
     """train: optimizer steps that are timed."""
-    only: tuple[str, ...] | None = None
+    only: Annotated[tuple[str, ...] | None, stands_for("all rungs")] = None
     """generate, train: only rungs of these names, such as authors "exact float32"."""
-    plot: Path | None = None
+    plot: Annotated[Path | None, stands_for("no picture")] = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
-    device: str | None = None
-    """cpu, cuda or cuda:N. None: a GPU if there is one."""
-    json: bool = False
-    """Print one JSON object as the last line of stdout."""
+    device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
+    """cpu, cuda or cuda:N."""
 
     def run(self) -> dict[str, Any]:
         measures = {
@@ -78,11 +67,20 @@ class Bench:
             "scale": self._scale,
             "train": self._train,
         }
+        from mitune.allocator import keep_freed_memory
+        from mitune.progress import quiet_libraries
+
+        quiet_libraries()
         if self.what in ("step", "scale"):  # the others have baselines, which come before it
             keep_freed_memory()
         return measures[self.what]()
 
-    def _setting(self) -> Setting:
+    def _setting(self) -> "Setting":
+        from mitune.bench.rungs import Setting
+        from mitune.load import pick_device
+        from mitune.sampler import SamplerConfig
+        from mitune.shapes.prompts import prompts as shapes_prompts
+
         for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
@@ -102,6 +100,10 @@ class Bench:
         )
 
     def _generate(self) -> dict[str, Any]:
+        from mitune.bench.ladder import ladder
+        from mitune.bench.plot import check_plot, plot_ladder
+        from mitune.bench.table import HEADER, explain
+
         setting = self._setting()
         if self.plot:
             check_plot(self.plot)
@@ -113,6 +115,12 @@ class Bench:
         return result
 
     def _scale(self) -> dict[str, Any]:
+        import torch
+
+        from mitune.bench.rungs import load_model
+        from mitune.bench.scale import TIMES, measure_scale
+        from mitune.provenance import environment
+
         setting = self._setting()
         result = measure_scale(
             load_model(setting, "float32"),
@@ -132,6 +140,11 @@ class Bench:
         return environment(torch.device(setting.device)) | result
 
     def _train(self) -> dict[str, Any]:
+        import torch
+
+        from mitune.bench.rungs import load_model
+        from mitune.bench.train import HEADER, TrainSetting, explain, measure_training
+
         setting = self._setting()
         model = load_model(setting, "float32")
         generator = torch.Generator().manual_seed(0)
@@ -142,7 +155,7 @@ class Bench:
             micro_batch=self.micro_batch,
             iterations=self.iterations + 1,
         )
-        print(TRAIN_HEADER, flush=True)
+        print(HEADER, flush=True)
         result = measure_training(
             TrainSetting(
                 load=partial(load_model, setting),
@@ -154,10 +167,13 @@ class Bench:
             partial(print, flush=True),
             self.only,
         )
-        print(explain_training(result))
+        print(explain(result))
         return result
 
     def _step(self) -> dict[str, Any]:
+        from mitune.bench.step import measure, measure_share
+        from mitune.load import pick_device
+
         for name, value in (("rows", self.rows), ("elements", self.elements)):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from mitune.evaluation.watch import HeldOutMI, SamplePictures
-from mitune.families.stable_diffusion import StableDiffusion
+from mitune.arguments.fields import stands_for
+from mitune.choices import Tracker
 from mitune.prompts import read_prompts
-from mitune.tuning.watch import Watch
+
+if TYPE_CHECKING:
+    from mitune.families.stable_diffusion import StableDiffusion
+    from mitune.tuning.watch import Watch
 
 # Neither the noise of a set's candidates, which is trained on, nor that of a comparison later on.
 _HELD_OUT_SEED, _SAMPLES_SEED = 2_000_000, 3_000_000
@@ -16,30 +20,35 @@ _HELD_OUT_SEED, _SAMPLES_SEED = 2_000_000, 3_000_000
 class Watching:
     """What to look at between training steps. docs/training.md says what it costs and means."""
 
-    validation_prompts: tuple[str, ...] | None = None
+    GROUP: ClassVar[str] = "watching"
+
+    validation_prompts: Annotated[tuple[str, ...] | None, stands_for("no pictures")] = None
     """Prompts, a few, of which pictures on the same noise are drawn while training, into
     OUT/samples."""
     validation_steps: int = 50
     """Optimizer steps between pictures of the validation prompts."""
-    held_out: Path | None = None
+    held_out: Annotated[Path | None, stands_for("no scores")] = None
     """Text file of prompts that are not trained on, one a line: what the model in training draws
     for them is scored by MI under the base model, and the best checkpoint is kept."""
     held_out_every: int = 50
     """Optimizer steps between scores of the held-out prompts."""
-    patience: int | None = None
+    patience: Annotated[int | None, stands_for("never stop early")] = None
     """Stop after so many scores of the held-out prompts in a row that were no higher than the
     best."""
     best: bool = False
     """The result is the adapter with the highest score on the held-out prompts, not the last."""
-    log_to: str | None = None
-    """tensorboard or wandb, where it is installed: every step's numbers, and the pictures."""
+    log_to: Annotated[Tracker | None, stands_for("nowhere")] = None
+    """Where every step's numbers go, and the pictures; the package has to be installed."""
 
-    def watch(self, model: StableDiffusion, seed: int) -> Watch:
+    def watch(self, model: "StableDiffusion", seed: int) -> "Watch":
         """What these options ask for, of a model still without its adapter.
 
         Raises:
             UserError: as ``read_prompts``, ``HeldOutMI``, ``SamplePictures`` and ``Watch``.
         """
+        from mitune.evaluation.watch import HeldOutMI, SamplePictures
+        from mitune.tuning.watch import Watch
+
         held_out, samples = None, None
         if self.held_out is not None:
             texts = read_prompts(self.held_out)

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.compiling import Run, cache_folder, compile_unet
+from mitune.caches import cache_folder
+from mitune.compiling import Run, compile_unet
 from mitune.cores import Cores
 from mitune.errors import UserError
 from mitune.families.tensorrt_engine import TensorRT

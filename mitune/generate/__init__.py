@@ -1,8 +1,27 @@
 """Generating candidates and scoring them on the way."""
 
-from mitune.generate.candidates import check_run, generate, pool
-from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
-from mitune.sampler import SamplerConfig
+from typing import TYPE_CHECKING
+
+from mitune.lazy import lazy
+
+if TYPE_CHECKING:
+    from mitune.generate.candidates import check_run, generate, pool
+    from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
+    from mitune.sampler import SamplerConfig
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "Counts": "mitune.generate.engine",
+            "Engine": "mitune.generate.engine",
+            "PromptEncoder": "mitune.generate.engine",
+            "SamplerConfig": "mitune.sampler",
+            "Work": "mitune.generate.engine",
+            "check_run": "mitune.generate.candidates",
+            "generate": "mitune.generate.candidates",
+            "pool": "mitune.generate.candidates",
+        },
+    )
 
 __all__ = [
     "Counts",

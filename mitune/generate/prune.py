@@ -2,25 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, get_args
 
-from torch import Tensor
-
+from mitune.choices import Precision, Pruning, check_choice
 from mitune.errors import UserError
-from mitune.families.stable_diffusion import check_precision
-from mitune.generate.audit import is_audited, partial_scores
-from mitune.generate.engine import counted_steps
-from mitune.generate.policies import (
-    Chain,
-    Finish,
-    Halving,
-    Policy,
-    Unpruned,
-    check_rungs,
-    fit_threshold,
-)
 
-PRUNING = ("halving", "threshold", "draft")
+# The command line shows these defaults before torch is imported.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mitune.generate.policies import Policy
+
+PRUNING = get_args(Pruning)
 SHARES = ((0.5, 0.4), (0.7, 0.2), (0.8, 0.1))
 """Halving by default: (share of the steps that count, share of the pool that goes on)."""
 
@@ -30,7 +23,7 @@ class PruneConfig:
     """Which candidates are dropped before their score is complete. Not exact: a share of the
     prompts is left unpruned, and tells what was lost."""
 
-    policy: Literal["halving", "threshold", "draft"]
+    policy: Pruning
     """halving: at each rung so many go on. threshold: a candidate is dropped where its partial
     score is out of reach of the k-th best, by a fit to the first prompts. draft: the whole pool in
     a cheaper pass, and the best of it once more, exactly, from the same noise."""
@@ -44,7 +37,7 @@ class PruneConfig:
     """Of threshold: the first so many prompts are left unpruned, and the fit is made on them."""
     verify: int = 5
     """Of draft: so many are made once more."""
-    draft_precision: str = "bf16-mixed"
+    draft_precision: Precision = "bf16-mixed"
     """Of draft: the UNet's precision meanwhile."""
     draft_steps: int | None = None
     """Of draft: denoising steps meanwhile; None: as many as without it."""
@@ -54,16 +47,15 @@ class PruneConfig:
     """The audit warns where the best candidate was kept less often than this."""
 
     def __post_init__(self) -> None:
-        if self.policy not in PRUNING:
-            raise UserError(
-                f"prune {self.policy!r} is not known: choose one of {', '.join(PRUNING)}"
-            )
-        check_precision(self.draft_precision)
+        check_choice("prune", self.policy, Pruning)
+        check_choice("draft_precision", self.draft_precision, Precision)
         if self.verify < 1:
             raise UserError(f"verify is {self.verify}: expected at least 1 candidate")
         if self.draft_steps is not None and self.draft_steps < 1:
             raise UserError(f"draft_steps is {self.draft_steps}: expected at least 1")
         if self.rungs is not None:
+            from mitune.generate.policies import check_rungs
+
             # A threshold asks for steps alone: any numbers that shrink stand for the candidates.
             steps = [step for step, _ in self.rungs]
             shrink = range(len(steps), 0, -1)
@@ -81,7 +73,7 @@ class PruneConfig:
         return self.policy == "threshold" and prompt_index < self.calibration
 
     def for_run(
-        self, *, weights: Tensor, precision: str, candidates: int, prompts: int, keep: int
+        self, *, weights: "Tensor", precision: str, candidates: int, prompts: int, keep: int
     ) -> "PruneConfig":
         """This with its rungs filled in, for a run that it fits.
 
@@ -94,6 +86,8 @@ class PruneConfig:
         Raises:
             UserError: it does not fit, or could not save anything.
         """
+        from mitune.generate.engine import counted_steps
+
         steps, counted = len(weights), counted_steps(weights)
         if self.policy == "draft":
             self._check_draft(steps, precision, candidates, keep)
@@ -136,7 +130,7 @@ class PruneConfig:
                 "draft_steps"
             )
 
-    def fitted(self, pools: Sequence[Tensor], weights: Tensor, keep: int) -> Policy:
+    def fitted(self, pools: "Sequence[Tensor]", weights: "Tensor", keep: int) -> "Policy":
         """The policy of halving and threshold.
 
         Args:
@@ -148,6 +142,9 @@ class PruneConfig:
             UserError: no calibration, or one that is not finite.
             ValueError: before ``for_run``.
         """
+        from mitune.generate.audit import partial_scores
+        from mitune.generate.policies import Halving, fit_threshold
+
         if self.rungs is None:
             raise ValueError("got no rungs, expected those that for_run fills in")
         if self.policy == "halving":
@@ -175,28 +172,34 @@ def shares(
     return tuple(rungs.items())
 
 
-def exact(weights: Tensor, keep: int) -> Policy:
+def exact(weights: "Tensor", keep: int) -> "Policy":
     """Drops nobody that matters: the steps without weight are left to the ``keep`` best."""
+    from mitune.generate.engine import counted_steps
+    from mitune.generate.policies import Finish, Unpruned
+
     counted = counted_steps(weights)
     return Finish(step=counted, keep=keep) if counted < len(weights) else Unpruned()
 
 
 def policies(
-    policy: Policy | None,
+    policy: "Policy | None",
     config: PruneConfig | None,
     prompts: Sequence[str],
-    weights: Tensor,
+    weights: "Tensor",
     keep: int,
     seed: int,
-) -> Callable[[int], Policy]:
+) -> "Callable[[int], Policy]":
     """The policy of each prompt: ``policy`` and the exact one, or, for prompts of the calibration
     and of the audit, the exact one alone."""
+    from mitune.generate.audit import is_audited
+    from mitune.generate.policies import Chain
+
     whole = exact(weights, keep)
     if policy is None or config is None:
         return lambda prompt_index: whole
     pruned = Chain(policies=(policy, whole))
 
-    def choose(prompt_index: int) -> Policy:
+    def choose(prompt_index: int) -> "Policy":
         audited = is_audited(seed, prompts[prompt_index], config.audit)
         return whole if audited or config.calibrates(prompt_index) else pruned
 

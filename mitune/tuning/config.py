@@ -4,12 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mitune.choices import Gradient, LearningRate, Method, TrainingBackend, check_choice
 from mitune.errors import UserError
-
-METHODS = ("dora", "lora", "full")
-LR_SCHEDULERS = ("constant", "linear")
-GRADIENTS = ("peft", "merged")
-BACKENDS = ("eager", "inductor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +15,7 @@ class TuneConfig:
     Raises UserError naming the first setting that is out of range.
     """
 
-    method: Literal["dora", "lora", "full"] = "dora"
+    method: Method = "dora"
     """dora trains a low-rank direction and a magnitude per output, lora the direction alone; full
     all weights of the UNet, without an adapter: rank, alpha and targets are not used."""
     rank: int = 32
@@ -33,7 +29,7 @@ class TuneConfig:
     text_encoder_lr: float | None = None
     """The text encoder's; None leaves the text encoder as it is. It gets an adapter of the same
     method, rank and alpha on its attention's projections."""
-    lr_scheduler: Literal["constant", "linear"] = "constant"
+    lr_scheduler: LearningRate = "constant"
     """constant is the paper's; linear falls to 0, so that the adapter does not end wherever the
     last batches' noise threw it."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -55,10 +51,10 @@ class TuneConfig:
     that fit, found by trying."""
     iterations: int = 300
     """Optimizer steps."""
-    gradient: Literal["peft", "merged"] = "merged"
+    gradient: Gradient = "merged"
     """peft goes through peft's modules, merged through the weights with the adapter merged
     (``mitune.tuning.merged``); the same gradient but for rounding."""
-    backend: Literal["eager", "inductor"] = "eager"
+    backend: TrainingBackend = "eager"
     """What runs the UNet of the merged gradient: torch operation by operation, or torch.compile.
     The same but for rounding; the first micro-batch is compared with eager's."""
     captured: bool = False
@@ -80,15 +76,12 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("method", METHODS),
-            ("lr_scheduler", LR_SCHEDULERS),
-            ("gradient", GRADIENTS),
-            ("backend", BACKENDS),
+            ("method", Method),
+            ("lr_scheduler", LearningRate),
+            ("gradient", Gradient),
+            ("backend", TrainingBackend),
         ):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
-                )
+            check_choice(name, getattr(self, name), known)
         if self.method == "full" and (self.backend, self.text_encoder_lr) != ("eager", None):
             raise UserError(
                 "method full trains the UNet's own weights: expected backend eager and no "

@@ -194,7 +194,7 @@ def test_the_verb_weighs_it_one_unless_told(
 
     monkeypatch.setattr(make.Tune, "load", lambda self, adapter=None: shapes_model)
     monkeypatch.setattr(make, "whole_set", lambda path, model: str(path))
-    monkeypatch.setattr(make, "tune", tuned)
+    monkeypatch.setattr("mitune.tuning.tune", tuned)
     make.Tune(set=Path("s"), out=Path("o"), quiet=True, **options).run()
     assert seen["chosen"].prior_weight == weight
     assert seen["prior"] == ("p" if options else None)

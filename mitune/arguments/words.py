@@ -1,0 +1,99 @@
+"""The words behind a verb, taken apart."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mitune.arguments.option import Option, told
+from mitune.errors import UserError
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ ", did you mean ...?" for a message about an unknown word; empty where none is near."""
+    known = list(known)
+    longer = [each for each in known if len(word) > 2 and each.startswith(word)]
+    near = longer or difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
+    """The values given, by field name.
+
+    A value is the next word whatever it begins with, if not with "--"; after "--" all words are
+    positional; --a_b is --a-b.
+
+    Raises:
+        UserError: an unknown, repeated or incomplete option, a value of the wrong type, or a word
+            too many.
+    """
+    flags = {option.flag: option for option in options.values() if not option.positional}
+    given: dict[str, Any] = {}
+    rest: list[str] = []
+    place = 0
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if word == "--":
+            rest += words[place:]
+            break
+        if not word.startswith("-") or word == "-":
+            rest.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name[:2] + name[2:].replace("_", "-")
+        option, unsaid = flags.get(name), False
+        if option is None and name.startswith("--no-"):
+            option = flags.get("--" + name[len("--no-") :])
+            unsaid = option is not None and option.switch
+            option = option if unsaid else None
+        if option is None:
+            raise UserError(f"option {told(name)} is not known{nearest(name, flags)}")
+        if option.switch:
+            if equals:
+                raise UserError(f"{told(word)} has a value: expected {name} alone")
+            if given.get(option.name, not unsaid) is unsaid:
+                raise UserError(f"{option.flag} is given on and off: give one of them")
+            given[option.name] = not unsaid
+            continue
+        texts = [value] if equals else _values(words[place:], option)
+        place += 0 if equals else len(texts)
+        if not texts or (option.count is not None and len(texts) < option.count):
+            raise UserError(
+                f"{option.flag} has {len(texts) or 'no'} value{'s' * (len(texts) > 1)}: expected "
+                f"{option.flag} {option.metavar}; a value that begins with -- is given as "
+                f"{option.flag}=VALUE"
+            )
+        parsed = option.parse(texts)
+        if option.repeated:
+            given.setdefault(option.name, []).extend(parsed)
+        elif option.name in given:
+            raise UserError(f"{option.flag} is given twice: give it once")
+        else:
+            given[option.name] = parsed
+    return given | _positional(rest, options)
+
+
+def _values(words: Sequence[str], option: Option) -> list[str]:
+    """As many of the next words as the option takes."""
+    most = 1 if option.repeated else option.count
+    taken: list[str] = []
+    for word in words:
+        if word.startswith("--") or len(taken) == most:
+            break
+        taken.append(word)
+    return taken
+
+
+def _positional(rest: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
+    for option in options.values():
+        if option.positional and rest:
+            taken, rest = (rest, []) if option.many else (rest[:1], rest[1:])
+            given = {option.name: option.parse(taken)}
+            break
+    else:
+        given = {}
+    if rest:
+        raise UserError(
+            f"{told(rest[0])} is a word too many: values follow their option, as in --name VALUE"
+        )
+    return given
