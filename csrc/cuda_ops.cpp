@@ -79,7 +79,7 @@ void check(const Tensor& t, const char* name, ScalarType dtype, std::vector<int6
   STD_TORCH_CHECK(t.scalar_type() == dtype, name, ": expected ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(t.scalar_type()));
-  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
+  STD_TORCH_CHECK(t.is_contiguous() && t.sizes().equals(sizes),
                   name, ": expected another shape, contiguous");
 }
 
