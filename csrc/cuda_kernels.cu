@@ -1,9 +1,13 @@
 // The operations for NVIDIA GPUs, without Triton.
 //
-// A thread works on eight neighbouring elements at a time: 16 bytes of half precision, two blocks
-// of Philox. One thread block has a row, so that nothing a row sums depends on the batch: each of
-// 2048 lanes (256 threads of 8) adds its element of every stretch of 2048, then the lanes are added
-// in a tree. No atomics. Compiled without contraction, which would change the noise.
+// A step's thread has a tile of sixteen elements: four channels of four neighbouring positions, four
+// blocks of Philox. However a tensor lies, those are vectors of four: along the row in one whose
+// channels come first, across the channels in one whose channels come last. Several thread blocks
+// share a row, so that few rows fill a GPU; what each has summed goes to memory, and a second kernel
+// adds it up. Which thread has which element, and so the order of every sum, depends on a row's shape
+// alone, neither on the batch nor on layouts. The other kernels have one thread block for a row, whose
+// threads take eight neighbouring elements at a time. No atomics. Compiled without contraction, which
+// would change the noise.
 
 #include "cuda_kernels.h"
 #include "noise.h"
@@ -17,6 +21,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kEach = 8;
 constexpr int64_t kStretch = kThreads * kEach;
+// Of a step: fewer threads in a block, for more blocks of a row.
+constexpr int kStepThreads = 128;
+constexpr uint32_t kTile = 16;
+constexpr int64_t kMostParts = 64;
 
 __device__ float from_bfloat16(uint16_t x) { return bits<float>(static_cast<uint32_t>(x) << 16); }
 
@@ -35,17 +43,9 @@ __device__ uint16_t to(Type type, float x) {
   return type == Type::kBFloat16 ? to_bfloat16(x) : __half_as_ushort(__float2half_rn(x));
 }
 
-// Where a row's elements lie: rows of `count` elements, their channels last or in logical order.
+// A row of a tensor in logical order.
 struct Place {
-  int64_t row, count, channels;
-
-  __device__ int64_t of(const View& view, int64_t at) const {
-    if (!view.last) {
-      return row * count + at;
-    }
-    const int64_t plane = count / channels;
-    return row * count + (at % plane) * channels + at / plane;
-  }
+  int64_t row, count;
 };
 
 // Eight elements from `at`, 0 beyond the row's end. `wide`: all rows begin and end at 16 bytes.
@@ -70,7 +70,7 @@ __device__ void load(const View& view, const Place& place, int64_t at, float (&x
     for (int k = 0; k < kEach; ++k) {
       x[k] = 0.0f;
       if (at + k < place.count) {
-        const int64_t i = place.of(view, at + k);
+        const int64_t i = place.row * place.count + at + k;
         if constexpr (type == Type::kFloat) {
           x[k] = static_cast<const float*>(view.data)[i];
         } else {
@@ -103,7 +103,7 @@ __device__ void store(const View& view, const Place& place, int64_t at, const fl
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
       if (at + k < place.count) {
-        const int64_t i = place.of(view, at + k);
+        const int64_t i = place.row * place.count + at + k;
         if (view.type == Type::kFloat) {
           static_cast<float*>(view.data)[i] = x[k];
         } else {
@@ -126,13 +126,13 @@ __device__ void draw(const Stream& stream, int64_t at, float (&x)[kEach]) {
   normals_of(philox(stream, block + 1), x[4], x[5], x[6], x[7]);
 }
 
-// Sum of all lanes of the thread block, for thread 0. Every thread calls it.
-__device__ float sum_lanes(float (&x)[kEach]) {
-  __shared__ float partial[kThreads];
-  float sum = ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+// Sum of every thread's x over the thread block, for thread 0. Every thread calls it.
+template <int threads>
+__device__ float sum_threads(float sum) {
+  __shared__ float partial[threads];
   __syncthreads();  // before what an earlier sum left there is overwritten
   partial[threadIdx.x] = sum;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  for (int half = threads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) {
       sum += partial[threadIdx.x + half];
@@ -142,82 +142,270 @@ __device__ float sum_lanes(float (&x)[kEach]) {
   return sum;
 }
 
-template <bool wide>
-__device__ void store_next(const Step& s, const Place& place, int64_t at, const float (&x)[kEach]) {
-  store<wide>(s.z_next, place, at, x);
-  for (int copy = 0; copy < s.copies; ++copy) {
-    store<wide>(s.input, {copy * s.rows + place.row, place.count, place.channels}, at, x);
+__device__ float sum_lanes(const float (&x)[kEach]) {
+  return sum_threads<kThreads>(((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])));
+}
+
+// How a step's tiles cover a row of `channels` x `plane` elements. Sixteen elements that begin at
+// 16 tile, where that is all there is to be had; else, with `plane` a multiple of 4, the channels
+// 4 (tile / (plane / 4)) and on, at the positions 4 (tile % (plane / 4)) and on.
+struct Tiles {
+  uint32_t count, channels, plane, quads, tiles;
+
+  // The first of the tile's four quads of elements, each a block of Philox; and from one to the next.
+  __device__ void at(uint32_t tile, uint32_t& first, uint32_t& stride) const {
+    if (quads == 0) {
+      first = tile * kTile;
+      stride = 4;
+    } else {
+      const uint32_t group = tile / quads;
+      first = group * 4 * plane + (tile - group * quads) * 4;
+      stride = plane;
+    }
+  }
+};
+
+// Four values of a type as they lie in memory.
+template <Type type>
+struct Quad {
+  uint2 bits;
+  __device__ float get(int k) const {
+    return from<type>(static_cast<uint16_t>((k < 2 ? bits.x : bits.y) >> (16 * (k % 2))));
+  }
+};
+template <>
+struct Quad<Type::kFloat> {
+  float4 values;
+  __device__ float get(int k) const {
+    return k == 0 ? values.x : k == 1 ? values.y : k == 2 ? values.z : values.w;
+  }
+};
+
+template <Type type>
+__device__ Quad<type> load_quad(const void* data, int64_t at) {
+  if constexpr (type == Type::kFloat) {
+    return {*reinterpret_cast<const float4*>(static_cast<const float*>(data) + at)};
+  } else {
+    return {*reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(data) + at)};
   }
 }
 
+template <Type type>
+__device__ float load_one(const void* data, int64_t at) {
+  if constexpr (type == Type::kFloat) {
+    return static_cast<const float*>(data)[at];
+  } else {
+    return from<type>(static_cast<const uint16_t*>(data)[at]);
+  }
+}
+
+// Where element e of a row lies in a tensor with its channels last.
+__device__ uint32_t place_last(const Tiles& tiles, uint32_t e) {
+  const uint32_t channel = e / tiles.plane;
+  return (e - channel * tiles.plane) * tiles.channels + channel;
+}
+
+// A tile of a tensor's row, as it lies: quads across the channels if they come last, else along the
+// row. `wide`: the row can be read four elements at a time.
 template <Type type, bool wide>
-__global__ void __launch_bounds__(kThreads) step_kernel(Step s) {
-  const int64_t row = blockIdx.x;
-  const Place place{row, s.count, s.channels};
-  const int64_t i = s.index[row];
-  const int64_t begin = static_cast<int64_t>(threadIdx.x) * kEach;
-  if (i == -1) {
-    if (!s.in_place) {
-      for (int64_t at = begin; at < s.count; at += kStretch) {
-        float now[kEach];
-        load<Type::kFloat, wide>(s.z, place, at, now);
-        store_next<wide>(s, place, at, now);
+struct Loaded {
+  Quad<type> quads[wide ? 4 : 1];
+
+  __device__ void load(const View& view, const Tiles& tiles, int64_t row, uint32_t first,
+                       uint32_t stride) {
+    if constexpr (wide) {
+      const int64_t begin = row * tiles.count;
+      if (view.last) {
+        const int64_t at = begin + place_last(tiles, first);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          quads[j] = load_quad<type>(view.data, at + static_cast<int64_t>(j) * tiles.channels);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          quads[j] = load_quad<type>(view.data, begin + first + j * stride);
+        }
       }
     }
-    if (threadIdx.x == 0) {
-      s.score_next[row] = s.score[row];
-      if (!s.history) {
-        s.terms[2 * row] = 0.0f;
-        s.terms[2 * row + 1] = 0.0f;
+  }
+
+  // Element k of the tile's quad j; 0 beyond the row's end.
+  __device__ float get(const View& view, const Tiles& tiles, int64_t row, uint32_t first,
+                       uint32_t stride, int j, int k) const {
+    if constexpr (wide) {
+      return view.last ? quads[k].get(j) : quads[j].get(k);
+    } else {
+      const uint32_t e = first + j * stride + k;
+      if (e >= tiles.count) {
+        return 0.0f;
       }
-      if (s.index_next != nullptr) {
-        s.index_next[row] = -1;
-      }
+      return load_one<type>(view.data,
+                            row * tiles.count + (view.last ? place_last(tiles, e) : e));
+    }
+  }
+};
+
+__device__ void store_one(const View& view, int64_t at, float x) {
+  if (view.type == Type::kFloat) {
+    static_cast<float*>(view.data)[at] = x;
+  } else {
+    static_cast<uint16_t*>(view.data)[at] = to(view.type, x);
+  }
+}
+
+// Quad j of a tile into a tensor's row.
+template <bool wide>
+__device__ void store_quad(const View& view, const Tiles& tiles, int64_t row, uint32_t first,
+                           const float (&x)[4]) {
+  const int64_t begin = row * tiles.count;
+  if (wide && !view.last) {
+    if (view.type == Type::kFloat) {
+      *reinterpret_cast<float4*>(static_cast<float*>(view.data) + begin + first) =
+          float4{x[0], x[1], x[2], x[3]};
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(view.data) + begin + first) =
+          uint2{to(view.type, x[0]) | static_cast<uint32_t>(to(view.type, x[1])) << 16,
+                to(view.type, x[2]) | static_cast<uint32_t>(to(view.type, x[3])) << 16};
     }
     return;
   }
-  // The host does not wait to see an index outside the table: its row becomes NaN.
-  const bool known = i >= 0 && i < s.table_rows;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const uint32_t e = first + k;
+    if (e < tiles.count) {
+      store_one(view, begin + (view.last ? place_last(tiles, e) : e), x[k]);
+    }
+  }
+}
+
+template <bool wide>
+__device__ void store_next(const Step& s, const Tiles& tiles, int64_t row, uint32_t first,
+                           const float (&x)[4]) {
+  store_quad<wide>(s.z_next, tiles, row, first, x);
+  for (int copy = 0; copy < s.copies; ++copy) {
+    store_quad<wide>(s.input, tiles, copy * s.rows + row, first, x);
+  }
+}
+
+struct Tiled {
+  Step step;
+  Tiles tiles;
+};
+
+// Whether the table has that row. The host does not wait to see one that it has not: its row of the
+// batch becomes NaN.
+__device__ bool is_known(const Step& s, int64_t i) { return i >= 0 && i < s.table_rows; }
+
+// Some of a row's tiles: what a step makes of each element, and what it sums of them.
+template <Type type, bool wide>
+__global__ void __launch_bounds__(kStepThreads) step_kernel(Tiled given) {
+  const Step& s = given.step;
+  const Tiles& tiles = given.tiles;
+  const int64_t row = blockIdx.x;
+  const int64_t i = s.index[row];
+  const bool idle = i == -1;
+  if (idle && s.in_place) {
+    return;
+  }
+  const bool known = is_known(s, i);
   const float nan = bits<float>(0x7FC00000u);
   const float* const c = s.table + kColumns * (known ? i : 0);
-  const float a = known ? c[0] : nan, b = c[1], sigma = c[2], weight = known ? c[3] : nan;
+  const float a = known ? c[0] : nan, b = c[1], sigma = c[2];
   const Stream stream = stream_of(s.key, row, i + 1);
-  float squared[kEach] = {}, cross[kEach] = {};
-  for (int64_t at = begin; at < s.count; at += kStretch) {
-    float u[kEach], cond[kEach], now[kEach], noise[kEach], next[kEach];
-    load<type, wide>(s.uncond, place, at, u);
-    load<type, wide>(s.cond, place, at, cond);
-    load<Type::kFloat, wide>(s.z, place, at, now);
-    if (sigma != 0.0f) {
-      draw(stream, at, noise);
+  float squared = 0.0f, cross = 0.0f;
+  for (uint32_t tile = blockIdx.y * kStepThreads + threadIdx.x; tile < tiles.tiles;
+       tile += gridDim.y * kStepThreads) {
+    uint32_t first, stride;
+    tiles.at(tile, first, stride);
+    Loaded<Type::kFloat, wide> z;
+    z.load(s.z, tiles, row, first, stride);
+    Loaded<type, wide> uncond, cond;
+    if (!idle) {
+      uncond.load(s.uncond, tiles, row, first, stride);
+      cond.load(s.cond, tiles, row, first, stride);
     }
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      const float delta = cond[k] - u[k];
-      squared[k] += delta * delta;
-      cross[k] += u[k] * delta;
-      next[k] = a * now[k] + b * (u[k] + s.guidance * delta);
-      if (sigma != 0.0f) {
-        next[k] = next[k] + sigma * noise[k];
+    for (int j = 0; j < 4; ++j) {
+      float next[4], noise[4];
+      if (sigma != 0.0f && !idle) {
+        normals_of(philox(stream, (first + j * stride) / 4), noise[0], noise[1], noise[2],
+                   noise[3]);
+      }
+      float squares[4], products[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float now = z.get(s.z, tiles, row, first, stride, j, k);
+        next[k] = now;
+        if (!idle) {
+          const float u = uncond.get(s.uncond, tiles, row, first, stride, j, k);
+          const float delta = cond.get(s.cond, tiles, row, first, stride, j, k) - u;
+          squares[k] = delta * delta;
+          products[k] = u * delta;
+          next[k] = a * now + b * (u + s.guidance * delta);
+          if (sigma != 0.0f) {
+            next[k] = next[k] + sigma * noise[k];
+          }
+        }
+      }
+      store_next<wide>(s, tiles, row, first + j * stride, next);
+      if (!idle) {
+        squared += (squares[0] + squares[1]) + (squares[2] + squares[3]);
+        cross += (products[0] + products[1]) + (products[2] + products[3]);
       }
     }
-    store_next<wide>(s, place, at, next);
   }
-  const float total = sum_lanes(squared), product = sum_lanes(cross);
+  if (idle) {
+    return;
+  }
+  const float total = sum_threads<kStepThreads>(squared);
+  const float product = sum_threads<kStepThreads>(cross);
   if (threadIdx.x == 0) {
-    if (known || !s.history) {
-      float* const terms = s.terms + 2 * (s.history ? row * s.table_rows + i : row);
-      terms[0] = known ? total : nan;
-      terms[1] = known ? product : nan;
+    float* const sums = s.sums + 2 * (row * gridDim.y + blockIdx.y);
+    sums[0] = total;
+    sums[1] = product;
+  }
+}
+
+// What is left of a row when all its elements are done: a thread adds up what its blocks have summed.
+__global__ void __launch_bounds__(kStepThreads) finish_kernel(Step s) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  if (row >= s.rows) {
+    return;
+  }
+  const int64_t i = s.index[row];
+  if (i == -1) {
+    s.score_next[row] = s.score[row];
+    if (!s.history) {
+      s.terms[2 * row] = 0.0f;
+      s.terms[2 * row + 1] = 0.0f;
     }
-    s.score_next[row] = s.score[row] + weight * total;
-    const int64_t next = known && i + 1 < s.table_rows ? i + 1 : -1;
     if (s.index_next != nullptr) {
-      s.index_next[row] = next;
+      s.index_next[row] = -1;
     }
-    for (int copy = 0; copy < s.t_copies && next >= 0; ++copy) {
-      s.t_next[copy * s.rows + row] = s.table[kColumns * next + 4];
-    }
+    return;
+  }
+  const bool known = is_known(s, i);
+  const float nan = bits<float>(0x7FC00000u);
+  const float weight = known ? s.table[kColumns * i + 3] : nan;
+  float total = 0.0f, product = 0.0f;
+  const float* const sums = s.sums + 2 * row * s.parts;
+  for (int part = 0; part < s.parts; ++part) {
+    total += sums[2 * part];
+    product += sums[2 * part + 1];
+  }
+  if (known || !s.history) {
+    float* const terms = s.terms + 2 * (s.history ? row * s.table_rows + i : row);
+    terms[0] = known ? total : nan;
+    terms[1] = known ? product : nan;
+  }
+  s.score_next[row] = s.score[row] + weight * total;
+  const int64_t next = known && i + 1 < s.table_rows ? i + 1 : -1;
+  if (s.index_next != nullptr) {
+    s.index_next[row] = next;
+  }
+  for (int copy = 0; copy < s.t_copies && next >= 0; ++copy) {
+    s.t_next[copy * s.rows + row] = s.table[kColumns * next + 4];
   }
 }
 
@@ -229,7 +417,7 @@ __device__ float level(const Renoise& r, int64_t row, int column, bool known) {
 __device__ Place given(const Renoise& r, int64_t row, bool& known) {
   const int64_t source = r.row[row];
   known = source >= 0 && source < r.given;
-  return {known ? source : 0, r.count, 1};
+  return {known ? source : 0, r.count};
 }
 
 template <bool wide>
@@ -249,7 +437,7 @@ __global__ void __launch_bounds__(kThreads) renoise_kernel(Renoise r) {
       noise[k] = signal * clean[k] + spread * noise[k];
     }
     for (int copy = 0; copy < r.copies; ++copy) {
-      store<wide>(r.out, {copy * r.rows + row, r.count, 1}, at, noise);
+      store<wide>(r.out, {copy * r.rows + row, r.count}, at, noise);
     }
   }
 }
@@ -258,7 +446,7 @@ template <Type type, bool wide>
 __global__ void __launch_bounds__(kThreads) renoise_score_kernel(Renoise r) {
   const int64_t row = blockIdx.x;
   bool known;
-  const Place source = given(r, row, known), place{row, r.count, 1};
+  const Place source = given(r, row, known), place{row, r.count};
   const float of_noise = level(r, row, 2, known), of_clean = level(r, row, 3, known);
   const Stream stream = stream_of(r.key, row, r.draw[row]);
   float squared[kEach] = {}, gap[kEach] = {};
@@ -312,7 +500,7 @@ bool is_wide(const View& view) {
 
 template <class Arguments>
 const char* launch(void (*kernel)(Arguments), const Arguments& arguments, int64_t rows,
-                   int64_t stretches, void* stream) {
+                   int64_t stretches, void* stream, int threads = kThreads) {
   if (rows == 0 || stretches == 0) {
     return nullptr;
   }
@@ -324,7 +512,7 @@ const char* launch(void (*kernel)(Arguments), const Arguments& arguments, int64_
   Arguments copy = arguments;
   void* pointers[] = {&copy};
   const cudaError_t error =
-      cudaLaunchKernel(kernel, grid, dim3(kThreads), pointers, 0, static_cast<cudaStream_t>(stream));
+      cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), pointers, 0, static_cast<cudaStream_t>(stream));
   // Also what an earlier kernel left, which would otherwise show somewhere else.
   const cudaError_t last = cudaGetLastError();
   const cudaError_t first = error != cudaSuccess ? error : last;
@@ -340,10 +528,38 @@ const char* launch(void (*kernel)(Arguments), const Arguments& arguments, int64_
 
 }  // namespace
 
+int step_parts(int64_t count) {
+  const int64_t of_block = static_cast<int64_t>(kTile) * kStepThreads;
+  const int64_t parts = (count + of_block - 1) / of_block;
+  return static_cast<int>(parts < kMostParts ? parts : kMostParts);
+}
+
 const char* launch_step(const Step& s, void* stream) {
-  const bool wide = s.count % kEach == 0 && is_wide(s.uncond) && is_wide(s.cond) && is_wide(s.z) &&
-                    is_wide(s.z_next) && is_wide(s.input);
-  return launch(MITUNE_PICK(step_kernel, s.uncond.type, wide), s, s.rows, 1, stream);
+  if (s.count > 0x7FFFFFFF - static_cast<int64_t>(kTile)) {
+    return "more elements in a row than 32 bits count";
+  }
+  const uint32_t count = static_cast<uint32_t>(s.count);
+  const uint32_t channels = static_cast<uint32_t>(s.channels), plane = count / channels;
+  Tiled tiled{s, {count, channels, plane, 0, (count + kTile - 1) / kTile}};
+  const bool of_channels = channels % 4 == 0 && plane % 4 == 0;
+  if (of_channels) {
+    tiled.tiles.quads = plane / 4;
+  }
+  // Four elements at a time: along the row where its length allows that, across the channels where
+  // tiles are made of channels.
+  const auto is_quads = [&](const View& view) {
+    return view.data == nullptr || (reinterpret_cast<uintptr_t>(view.data) % 16 == 0 &&
+                                    (of_channels || !view.last));
+  };
+  const bool wide = count % kTile == 0 && is_quads(s.uncond) && is_quads(s.cond) &&
+                    is_quads(s.z) && is_quads(s.z_next) && is_quads(s.input);
+  const char* const error = launch(MITUNE_PICK(step_kernel, s.uncond.type, wide), tiled, s.rows,
+                                   s.parts, stream, kStepThreads);
+  if (error != nullptr) {
+    return error;
+  }
+  return launch(finish_kernel, s, (s.rows + kStepThreads - 1) / kStepThreads, 1, stream,
+                kStepThreads);
 }
 
 const char* launch_renoise(const Renoise& r, void* stream) {

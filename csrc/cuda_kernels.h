@@ -15,16 +15,17 @@ struct View {
   bool last;
 };
 
-// See mitune_kernels.step_out; what is left out is null.
+// See mitune_kernels.step_out; what is left out is null. `parts` is step_parts(count).
 struct Step {
   View uncond, cond, z, z_next, input;
   const int64_t *index, *key;
   const float *table, *score;
   float *score_next, *terms, *t_next;
   int64_t* index_next;
+  float* sums;  // [rows, parts, 2], to work in
   float guidance;
   int64_t rows, table_rows, count, channels;
-  int copies, t_copies;
+  int parts, copies, t_copies;
   bool history, in_place;
 };
 
@@ -46,6 +47,9 @@ struct Noise {
   float* values;
   int64_t rows, count;
 };
+
+// In how many parts the rows of a step are summed.
+int step_parts(int64_t count);
 
 // Each returns null, or what CUDA says went wrong. They do not wait for the device.
 const char* launch_step(const Step& step, void* stream);

@@ -79,7 +79,7 @@ void check(const Tensor& t, const char* name, ScalarType dtype, std::vector<int6
   STD_TORCH_CHECK(t.scalar_type() == dtype, name, ": expected ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(t.scalar_type()));
-  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
+  STD_TORCH_CHECK(t.is_contiguous() && t.sizes().equals(sizes),
                   name, ": expected another shape, contiguous");
 }
 
@@ -201,6 +201,9 @@ void step_out(const Tensor& eps_uncond, const Tensor& eps_cond, const Tensor& z,
   s.score = score.const_data_ptr<float>();
   s.score_next = score_next.mutable_data_ptr<float>();
   s.terms = terms.mutable_data_ptr<float>();
+  s.parts = mitune::cuda::step_parts(s.count);
+  Tensor sums = torch::stable::new_empty(z, {s.rows, s.parts, 2}, ScalarType::Float);
+  s.sums = sums.mutable_data_ptr<float>();
   on_device_of(z, [&](void* stream) { return mitune::cuda::launch_step(s, stream); });
 }
 

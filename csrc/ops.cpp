@@ -178,8 +178,8 @@ void step_out(const Tensor& eps_uncond, const Tensor& eps_cond, const Tensor& z,
   }
   STD_TORCH_CHECK(z.scalar_type() == ScalarType::Float && z_next.scalar_type() == ScalarType::Float,
                   "z and z_next: expected float32");
-  STD_TORCH_CHECK(eps_uncond.sizes() == z.sizes() && eps_cond.sizes() == z.sizes() &&
-                      z_next.sizes() == z.sizes(),
+  STD_TORCH_CHECK(eps_uncond.sizes().equals(z.sizes()) && eps_cond.sizes().equals(z.sizes()) &&
+                      z_next.sizes().equals(z.sizes()),
                   "eps_uncond, eps_cond, z, z_next: expected one shape");
   const int64_t* const indices = index.const_data_ptr<int64_t>();
   for (int64_t row = 0; row < rows; ++row) {

@@ -97,7 +97,7 @@ Tensor renoise_score(const Tensor& eps_uncond, const Tensor& eps_cond, const Ten
                      const Tensor& levels) {
   const Renoised task(z0, row, key, draw, levels);
   const Source uncond(eps_uncond), cond(eps_cond);
-  STD_TORCH_CHECK(eps_uncond.sizes() == eps_cond.sizes() && eps_uncond.size(0) == task.rows &&
+  STD_TORCH_CHECK(eps_uncond.sizes().equals(eps_cond.sizes()) && eps_uncond.size(0) == task.rows &&
                       uncond.layout.count == task.clean.layout.count,
                   "eps_uncond, eps_cond: expected one shape, that of the re-noised latents");
   Tensor terms = torch::stable::new_empty(z0, {task.rows, 2});

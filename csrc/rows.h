@@ -27,7 +27,7 @@ inline void check(const Tensor& t, const char* name, ScalarType dtype, std::vect
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype, name, ": expected a CPU tensor of ",
                   torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(t.scalar_type()));
-  STD_TORCH_CHECK(t.is_contiguous() && t.sizes() == torch::headeronly::IntHeaderOnlyArrayRef(sizes),
+  STD_TORCH_CHECK(t.is_contiguous() && t.sizes().equals(sizes),
                   name, ": expected another shape, contiguous");
 }
 

@@ -32,12 +32,19 @@ def _cuda_missing() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
 
 
-def _triton_missing() -> str | None:
+def _is_installed(module: str) -> bool:
     try:
-        found = importlib.util.find_spec("triton")
+        return importlib.util.find_spec(module) is not None
     except ValueError:  # it is blocked: sys.modules holds None for it
-        found = None
-    if found is None:
+        return False
+
+
+_TRITON_INSTALLED = _is_installed("triton")
+"""Looked up once, on import: compiled code may ask, and torch 2.11 does not trace find_spec."""
+
+
+def _triton_missing() -> str | None:
+    if not _TRITON_INSTALLED:
         return (
             "triton is not installed; pip install triton (Linux; the CUDA builds of torch bring it)"
         )
