@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import mitune  # noqa: F401, I001  before torch: its settings are to hold here too
 import pytest
 import torch
 
