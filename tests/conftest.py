@@ -6,7 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import mitune  # noqa: F401, I001  before torch: its settings are to hold here too
+# isort: off
+import mitune  # noqa: F401  before torch: its settings are to hold here too
+
+# isort: on
 import pytest
 import torch
 
