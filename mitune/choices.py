@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from mitune.errors import UserError
 
-Precision = Literal["float32", "bfloat16", "float16", "bf16-mixed"]
+Precision = Literal["float32", "bfloat16", "float16", "bf16-mixed", "float64"]
 Scheduler = Literal["ddpm", "ddim", "euler"]
 Convention = Literal["paper", "reference"]
 Backend = Literal["eager", "inductor", "tensorrt"]

@@ -70,7 +70,8 @@ class Common(_Talk, Source):
     GROUP: ClassVar[str] = "model"
 
     precision: Precision = "float32"
-    """Of the UNet; bf16-mixed generates with bfloat16 products in an otherwise float32 model.
+    """Of the UNet; float64 is a reference for checks; bf16-mixed generates with bfloat16 products
+    in an otherwise float32 model.
     Latents and scores stay float32."""
 
     def load(self, adapter: Path | None = None) -> "StableDiffusion":
