@@ -1,8 +1,5 @@
 """Loading: the family, folders, pipelines, adapters, and what is refused."""
 
-import json
-import shutil
-
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
@@ -56,7 +53,10 @@ def test_a_pipeline_object_and_v_prediction(shapes_model):
     )
     model = load(pipeline, device="cpu")
     assert model.prediction == "v_prediction"
+    # The same weights, for an adapter; another model, for a set.
     assert model.fingerprint == shapes_model.fingerprint
+    differing = [part for part in model.parts if model.parts[part] != shapes_model.parts[part]]
+    assert differing == ["scheduler"]
 
 
 def test_precision_is_of_the_unet_alone():
@@ -89,14 +89,6 @@ def test_no_pipeline_in_the_folder(tmp_path):
         load(tmp_path)
 
 
-def test_a_damaged_folder(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "m")
-    weights = next((tmp_path / "m" / "unet").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be loaded"):
-        load(tmp_path / "m")
-
-
 def test_another_family(tmp_path):
     unet = UNet2DModel(
         sample_size=8,
@@ -108,14 +100,6 @@ def test_another_family(tmp_path):
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
     with pytest.raises(UserError, match="StableDiffusionPipeline"):
         load(tmp_path / "ddpm")
-
-
-def test_a_model_that_predicts_something_else(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "m")
-    config = tmp_path / "m" / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
-    with pytest.raises(UserError, match="'epsilon' or 'v_prediction'"):
-        load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:x", ""])

@@ -187,16 +187,18 @@ def test_what_decided_the_set_is_recorded_and_another_is_refused(shapes_model, t
     made = build_real_set(shapes_model, folder, out, **QUICK)
     settings = made.settings
     assert settings.pop("model_fingerprint") == shapes_model.fingerprint
+    assert settings.pop("model_parts") == shapes_model.parts
+    assert made.notes == {"model": "shapes", "source": str(folder)}
     digest = settings["source"].pop("sha256")
     assert settings == {
-        "model": "shapes",
         "estimator": "standard",
         "draws": 2,
         "convention": "paper",
         "t_min": 400,
         "seed": 3,
         "precision": "float32",
-        "source": {"name": str(folder), "pictures": 3, "size": [32, 32]},
+        "batch": 64,
+        "source": {"pictures": 3, "size": [32, 32]},
     }
     assert json.loads((out / "run.json").read_text())["selection"]["pools"] == [2, 1]
 
@@ -284,7 +286,7 @@ def test_the_command_line(tmp_path, capsys):
     recorded = json.loads((tmp_path / "a" / "run.json").read_text())["settings"]
     assert (recorded["set"]["pairs"], recorded["real"]["pairs"]) == (3, 3)
     assert recorded["config"]["real_share"] == 0.5
-    assert recorded["real"]["settings"]["source"]["name"] == str(folder)
+    assert recorded["real"]["settings"]["source"]["pictures"] == 4
     assert "config.real_share is 0.5 there and 0.25 here" in fails(*tune, "--real-share", 0.25)
     assert "expected both or neither" in fails(*tune)
     assert "at most 0.571" in fails(*tune, "--real-share", 0.9)

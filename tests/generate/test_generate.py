@@ -324,6 +324,23 @@ def test_a_stream_of_part_of_the_pool(exact_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"backend": "inductor"}, "backend is 'inductor' and the model was prepared with 'eager'"),
+        ({"attention": "math"}, "attention is 'math' and the model was prepared with 'sdpa'"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16' and .* with 'float32'"),
+    ],
+)
+def test_a_prepared_model_runs_as_it_was_prepared(shapes_model, changes, message):
+    prepared = Prepared(shapes_model, attention="sdpa")
+    with pytest.raises(UserError, match=message):
+        list(generate(prepared, PROMPTS[:1], candidates=1, sampler=SHORT, **changes))
+    same = {"backend": "eager", "attention": "sdpa", "precision": "float32"}
+    for given in ({}, same):
+        assert list(generate(prepared, PROMPTS[:1], candidates=1, sampler=SHORT, **given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"prompts": []}, "prompt list is empty"),
         ({"candidates": 0}, "candidates is 0"),
         ({"slots": 0}, "slots is 0"),
