@@ -5,6 +5,8 @@ from typing import Any
 
 import mitune_kernels
 import torch
+from mitune_kernels import checked
+from mitune_kernels.dispatch import choose
 
 from mitune.provenance import device_name, versions
 
@@ -25,13 +27,28 @@ def _optional(module: str, mend: str) -> str | None:
     return None if importlib.util.find_spec(module) else f"not installed: {mend}"
 
 
+def _auto(device: torch.device) -> str:
+    """What the implementation ``auto`` is on a GPU."""
+    chosen, found = choose("auto", device), checked.found(device)
+    if found is None:
+        return (
+            f"{device}: auto is {chosen}: no kernel was checked on this GPU with this driver and "
+            f"torch; 'mitune bench step --device {device}' checks them, and auto then takes the "
+            "fastest that is right"
+        )
+    passed = ", ".join(found["seconds"])
+    refused = "".join(f"; {name} refused: {why}" for name, why in found["refused"].items())
+    return f"{device}: auto is {chosen}, the fastest here of {passed}{refused}"
+
+
 def examine() -> dict[str, Any]:
     """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else
-    the reason), ``optional``."""
+    the reason), ``auto`` (what it takes on each GPU, and why), ``optional``."""
     return {
         "versions": versions(),
         "devices": [device_name(torch.device("cpu")), *_gpus()],
         "step": mitune_kernels.implementations(),
+        "auto": [_auto(torch.device("cuda", i)) for i in range(torch.cuda.device_count())],
         "optional": {name: _optional(name, mend) for name, mend in _OPTIONAL.items()},
     }
 
@@ -45,6 +62,7 @@ def tell(report: dict[str, Any]) -> str:
     for group in ("step", "optional"):
         for name, reason in report[group].items():
             lines.append(f"{group}: {name:<10} {'available' if reason is None else reason}")
+    lines += [f"step: {line}" for line in report["auto"]]
     if not torch.cuda.is_available():
         lines.append("no CUDA GPU: everything runs on the CPU")
     return "\n".join(lines)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mitune_kernels.dispatch import choose
 from tyro.conf import Positional
 
 from mitune.allocator import keep_freed_memory
+from mitune.bench.figures import doing
 from mitune.bench.ladder import ladder
 from mitune.bench.plot import check_plot, plot_ladder
 from mitune.bench.rungs import Setting, load_model
@@ -54,7 +56,12 @@ class Bench:
     backend: str = "eager"
     """scale: what runs the UNet."""
     precision: str | None = None
-    """generate, train: of our rungs below float32. None: bf16-mixed on a CPU, bfloat16 on a GPU."""
+    """generate, train: of our rungs below float32. None: bf16-mixed on a CPU; on a GPU bfloat16,
+    as bf16-mixed moves more bytes there (by estimate: neither was measured on a GPU)."""
+    implementation: str = "auto"
+    """generate, scale: of the fused step: auto, reference, cpp, triton or cuda."""
+    slow_prompts: int | None = None
+    """generate: so many of the prompts for the baselines and what runs in float32. None: all."""
     batch: int = 400
     """train: samples of an optimizer step; the authors take them 8 at a time, the fair baseline
     32."""
@@ -62,8 +69,15 @@ class Bench:
     """train: samples of one pass of ours."""
     iterations: int = 3
     """train: optimizer steps that are timed."""
+    exact_samples: int = 2
+    """train: of one pass of the reference in float64, 8.4 GiB each at SD-2.1's size; 0: none, and
+    no gradient is compared."""
     only: tuple[str, ...] | None = None
-    """generate, train: only rungs of these names, such as authors "exact float32"."""
+    """generate, train: only rungs of these names, such as authors "exact float32"; those that a
+    GPU runs go in this order."""
+    figures: Path | None = None
+    """A file of JSON lines: each figure is written there as soon as it is known, and one that an
+    earlier run with the same options left there is not measured again."""
     plot: Path | None = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: str | None = None
@@ -83,8 +97,12 @@ class Bench:
         return measures[self.what]()
 
     def _setting(self) -> Setting:
-        for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
-            if value < 1:
+        for name, value in (
+            ("prompts", self.prompts),
+            ("candidates", self.candidates),
+            ("slow_prompts", self.slow_prompts),
+        ):
+            if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
         texts = shapes_prompts("train")
         if self.prompts > len(texts):
@@ -99,14 +117,24 @@ class Bench:
             precision=self.precision or ("bfloat16" if device.type == "cuda" else "bf16-mixed"),
             device=str(device),
             captures=device.type == "cuda",
+            implementation=self._implementation(device),
+            slow_prompts=self.slow_prompts,
         )
+
+    def _implementation(self, device: torch.device) -> str:
+        """The name as given, if it runs there."""
+        try:
+            choose(self.implementation, device)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"implementation {self.implementation!r}: {error}") from error
+        return self.implementation
 
     def _generate(self) -> dict[str, Any]:
         setting = self._setting()
         if self.plot:
             check_plot(self.plot)
         print(HEADER, flush=True)
-        result = ladder(setting, partial(print, flush=True), self.only)
+        result = ladder(setting, partial(print, flush=True), self.only, self.figures)
         print(explain(result))
         if self.plot:
             plot_ladder(result, self.plot)
@@ -121,6 +149,8 @@ class Bench:
             sampler=setting.sampler,
             slots=setting.slots,
             backend=self.backend,
+            implementation=setting.implementation,
+            file=self.figures,
         )
         for name, case in result.items():
             small, large = case["seconds"]
@@ -133,6 +163,9 @@ class Bench:
 
     def _train(self) -> dict[str, Any]:
         setting = self._setting()
+        if self.exact_samples < 0:
+            raise UserError(f"exact_samples is {self.exact_samples}: expected at least 0")
+        doing(f"loading {setting.model}")
         model = load_model(setting, "float32")
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(len(setting.prompts), *model.latent_shape, generator=generator)
@@ -145,14 +178,16 @@ class Bench:
         print(TRAIN_HEADER, flush=True)
         result = measure_training(
             TrainSetting(
-                load=partial(load_model, setting),
+                model=model,
                 pairs=list(zip(setting.prompts, latents, strict=True)),
                 config=config,
                 steps=self.iterations,
                 half=setting.precision,
+                exact_samples=self.exact_samples,
             ),
             partial(print, flush=True),
             self.only,
+            self.figures,
         )
         print(explain_training(result))
         return result
@@ -162,20 +197,24 @@ class Bench:
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
         device = pick_device(self.device)
-        result = measure(self.rows, self.elements, device=device, compiled=self.compiled)
+        result = measure(
+            self.rows, self.elements, device=device, compiled=self.compiled, file=self.figures
+        )
         print(
             f"{result['device']}, {self.rows} rows of {self.elements} float32; "
             f"a copy moves {result['copy_gb_per_s']:.1f} GB/s"
         )
         print(f"{'':<12} {'seconds':>10} {'x eager':>8} {'of copy':>8}   with noise: the same")
         for name, without in result.items():
-            if isinstance(without, dict):
+            if isinstance(without, dict) and "noise" in without:
                 figures = "   ".join(
                     f"{case['seconds']:10.2e} {case['ratio_vs_eager']:8.2f} "
                     f"{case['bandwidth_fraction']:8.0%}"
                     for case in (without, without["noise"])
                 )
                 print(f"{name:<12} {figures}")
+        for name, why in result.get("refused", {}).items():
+            print(f"{name:<12} REFUSED, it differs from the reference: {why}")
         if device.type == "cpu":
             share = measure_share()
             print(

@@ -54,6 +54,7 @@ class StableDiffusion:
         device: torch.device,
         precision: str,
         preset: Preset = PAPER,
+        fingerprint: str | None = None,
     ) -> None:
         if type(pipeline).__name__ != "StableDiffusionPipeline":
             raise UserError(
@@ -70,7 +71,7 @@ class StableDiffusion:
         self.dtype = PRECISIONS[precision]
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision
         # it is run in.
-        self.fingerprint = _fingerprint(pipeline.unet, pipeline.text_encoder)
+        self.fingerprint = fingerprint or _fingerprint(pipeline.unet, pipeline.text_encoder)
         # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
         # VAE is looked at, so neither is worth a rounding error.
         pipeline.unet.to(device=device, dtype=self.dtype).eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Generating candidates and scoring them on the way."""
 
-from mitune.generate.candidates import check_run, generate, pool
+from mitune.generate.candidates import Ready, check_run, generate, pool
 from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
 from mitune.sampler import SamplerConfig
 
@@ -8,6 +8,7 @@ __all__ = [
     "Counts",
     "Engine",
     "PromptEncoder",
+    "Ready",
     "SamplerConfig",
     "Work",
     "check_run",
