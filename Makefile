@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rounding cuda lint type bench bench-compare results table7 table8 docs clean
+.PHONY: help demo test rounding floor cuda lint type bench bench-compare results table7 table8 docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -46,6 +46,23 @@ NUMERIC_FEW = tests/generate/test_generate.py tests/export/test_text_encoder.py 
 rounding: $(STAMP) ## the numeric tests as other processors round
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 $(PYTEST) $(NUMERIC)
 	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(PYTEST) $(NUMERIC_FEW)
+
+# Not editable: what is in the checkout is built against another torch.
+FLOOR := .venv-floor
+FLOOR_STAMP := $(FLOOR)/.mitune-dependencies
+FLOOR_TESTS := tests/kernels tests/test_compiling.py tests/generate/test_generate.py \
+	tests/tuning/test_tune.py tests/tuning/test_adapter.py tests/tuning/test_merged.py \
+	tests/families/test_prepared.py
+
+$(FLOOR_STAMP): constraints-floor.txt pyproject.toml
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt setuptools wheel torch diffusers transformers \
+	peft accelerate safetensors pyarrow numpy pillow tyro tqdm pytest
+	touch $(FLOOR_STAMP)
+
+floor: $(FLOOR_STAMP) ## the oldest versions promised, a download of 3 GB: built and tested against them
+	MITUNE_BUILD_CPP=1 $(FLOOR)/bin/python -m pip install -q --no-build-isolation --no-deps --force-reinstall .
+	$(FLOOR)/bin/pytest -q -p no:cacheprovider $(FLOOR_TESTS)
 
 cuda: $(STAMP)   ## the CUDA kernels, in place: needs nvcc, no GPU; fails on spilled registers
 	MITUNE_BUILD_CPP=0 MITUNE_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace

@@ -1,60 +1,153 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in three calls of at most ten minutes each:
+# All that wants a GPU, in two calls that fit into fifteen minutes of one:
 #
-#     bench/gpu.sh OUT kernels    correctness of every implementation there, the captured tick, the
-#                                 CUDA kernels under compute-sanitizer, timings of the step
-#     bench/gpu.sh OUT ladder     set construction at SD-2.1-base's size, from the authors' loop to ours
+#     bench/gpu.sh OUT first      550 s at most: doctor; the GPU's tests while what the ladder needs is
+#                                 compiled; the step against a copy, which says what auto may take;
+#                                 the ladder at SD-2.1-base's size; compute-sanitizer
+#     bench/gpu.sh OUT second     180 s at most: the trainers, and one stage again (GPU_AGAIN)
+#     bench/gpu.sh OUT all        both
+#     bench/gpu.sh OUT all --tiny a rehearsal on a CPU, with a tiny model and nothing compiled
 #
-#     bench/gpu.sh OUT training   the trainers at that size, from the authors' to ours
+# Every stage is a process with a time limit of its own, and none waits for another's success. Every
+# figure is a JSON line in OUT/*.jsonl as soon as it is known; the same call again goes on from
+# there. After each stage OUT/results.tgz holds what there is. GPU_FIRST_S and GPU_SECOND_S change
+# the limits. What is worth keeping belongs into bench/results/DEVICE/ and docs/measured.md.
 #
-# Without a second argument, all. Results go to the folder OUT (default gpu-results); what is worth
-# keeping of them belongs into bench/results/DEVICE/ and docs/measured.md.
-#
-# Needs: a CUDA GPU; torch >= 2.11 with its triton; diffusers, transformers, peft, accelerate,
-# safetensors, pyarrow, tyro, tqdm, pillow, numpy, pytest, pytest-benchmark, nvidia-ml-py; nvcc, or
-# _cuda.abi3.so and _cpp.abi3.so built elsewhere (by 'make cuda') in kernels/mitune_kernels.
-# compute-sanitizer where the toolkit has it. diffusers, tyro, docstring_parser, typeguard, pyarrow,
-# pytest-benchmark, py-cpuinfo and nvidia-ml-py are what a plain torch machine usually lacks.
-set -euo pipefail
+# Needs: a CUDA GPU; torch >= 2.11 with its triton; transformers, peft, accelerate, safetensors,
+# pyarrow, tqdm, pillow, numpy, pytest; diffusers, tyro, typeguard and docstring_parser, or their
+# wheels in .whl/; _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in
+# kernels/mitune_kernels. nvidia-ml-py and compute-sanitizer where there are such.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-gpu-results}
-part=${2:-all}
+out=${1:-gpu-results} part=${2:-all} tiny=${3:-}
 python=${PYTHON:-python3}
 mkdir -p "$out"
-export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}"
-export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/.cache}
+out=$(cd "$out" && pwd)
 failed=0
+begin=$(date +%s)
+limit=$begin
 
-"$python" -m mitune.cli doctor | tee "$out/doctor.txt"
+say() { echo "[$(( $(date +%s) - begin )) s] $*"; }
+left() { echo $(( limit - $(date +%s) )); }
+pack() {
+    tar czf "$out/results.part" -C "$out" --exclude=results.part --exclude=results.tgz . &&
+        mv "$out/results.part" "$out/results.tgz"
+}
+# stage SECONDS NAME COMMAND...: at most so long, and never past the end of the call.
+stage() {
+    local most=$1 name=$2 now code
+    shift 2
+    now=$(left)
+    if (( now < 15 )); then say "$name: no time is left"; failed=1; return 1; fi
+    (( most > now - 8 )) && most=$(( now - 8 ))
+    say "$name, at most $most s"
+    timeout -k 5 "$most" "$@" > "$out/$name.txt" 2> "$out/$name.err"
+    code=$?
+    (( code == 0 )) || { failed=1; tail -n 3 "$out/$name.err"; }
+    say "$name: exit $code; $(tail -n 1 "$out/$name.txt" | cut -c1-160)"
+    pack
+    return $code
+}
 
-if [ "$part" = all ] || [ "$part" = kernels ]; then
-    if command -v nvcc > /dev/null; then
-        MITUNE_BUILD_CPP=1 MITUNE_BUILD_CUDA=1 "$python" setup.py -q build_ext --inplace
-    fi
-    "$python" -m pytest -q tests/kernels tests/generate/test_on_gpu.py \
-        tests/tuning/test_captured.py | tee "$out/kernels.txt" || failed=1
+if compgen -G ".whl/*.whl" > /dev/null; then
+    site=$(mktemp -d)
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" \
+        .whl/*.whl || exit 1
+fi
+export PYTHONPATH="$PWD:$PWD/kernels${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}"
+export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/.cache}
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1
+mitune=("$python" -m mitune.cli)
+kernel_tests=(tests/kernels tests/generate/test_on_gpu.py tests/tuning/test_captured.py
+    --ignore=tests/kernels/test_extension.py --ignore=tests/kernels/test_cuda_build.py
+    --ignore=tests/kernels/test_triton.py)
+if [ "$tiny" = --tiny ]; then
+    device=cpu jobs=() stages=(--device cpu --tiny --slots 2 --candidates 3 --steps 5 --micro-batch 1)
+    size=(--model tiny-random --prompts 2 --candidates 3 --steps 5 --slots 2 --slow-prompts 1)
+    rungs=(fused half exact "halving late" threshold)
+    slow=(authors slots)
+    trained=(--model tiny-random --prompts 4 --batch 2 --micro-batch 1 --iterations 1)
+    trainers=(merged peft authors)
+    all_rows=(5)
+    kernel_tests=(tests/kernels/test_noise_op.py -k "reference and golden or words")
+    sanitized=(tests/kernels/test_step_op.py -k "cuda and no_rows")
+else
+    device=cuda
+    jobs=(-n 4)
+    "$python" -c "import xdist" 2> /dev/null || jobs=()
+    stages=()
+    size=(--model sd21-base-random --prompts 2 --candidates 50 --steps 20 --slots 50 --slow-prompts 1)
+    # The most telling first: a stage that is stopped has what it began with.
+    rungs=(captured "captured triton" "captured cuda" fused exact "halving late" "halving early"
+        threshold compiled)
+    slow=(authors fair "exact float32")
+    trained=(--model sd21-base-random --batch 64 --micro-batch 16 --iterations 4)
+    trainers=(ours fair merged authors captured compiled peft)
+    all_rows=(50 128 1024)
+    sanitized=(tests/kernels -k "cuda and (formulas or loop or score_follows or keyed_noise)")
+fi
+
+first() {
+    limit=$(( $(date +%s) + ${GPU_FIRST_S:-540} ))
+    nvidia-smi > "$out/nvidia-smi.txt" 2>&1
+    stage 60 doctor "${mitune[@]}" doctor && cat "$out/doctor.txt"
+    # Side by side: the tests, and whatever compiles.
+    local pids=() name
+    timeout 170 "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
+        > "$out/tests.txt" 2>&1 &
+    local tests=$!
+    for name in compile-ours compile-fair compile-training; do
+        timeout 170 "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
+            > "$out/$name.txt" 2> "$out/$name.err" &
+        pids+=("$!:$name")
+    done
+    wait "$tests" || failed=1
+    say "tests: $(tail -n 1 "$out/tests.txt")"
+    for name in "${pids[@]}"; do
+        wait "${name%%:*}" && say "${name#*:}: exit 0" ||
+            { failed=1; say "${name#*:}: failed: $(tail -n 1 "$out/${name#*:}.err")"; }
+    done
+    pack
+    local rows
+    for rows in "${all_rows[@]}"; do
+        stage 20 "step-$rows" "${mitune[@]}" bench step --device "$device" --rows "$rows" \
+            --no-compiled --figures "$out/step-$rows.jsonl"
+    done
+    stage 120 ladder "${mitune[@]}" bench generate --device "$device" "${size[@]}" \
+        --precision bfloat16 --figures "$out/ladder.jsonl" --only "${rungs[@]}"
+    stage 30 profile "$python" bench/stages.py profile --out "$out" "${stages[@]}"
+    local rung
+    for rung in "${slow[@]}"; do
+        stage 75 "ladder-${rung// /-}" "${mitune[@]}" bench generate --device "$device" \
+            "${size[@]}" --precision bfloat16 --figures "$out/ladder.jsonl" --only "$rung" --json
+    done
+    # In a block of torch's allocator, which holds many tensors, an access past one's end does not
+    # show; and of all kernels ours alone are looked at.
     if command -v compute-sanitizer > /dev/null; then
-        compute-sanitizer --error-exitcode 1 "$python" -m pytest -q tests/kernels \
-            -k "cuda and (formulas or loop or score_follows or keyed_noise)" |
-            tee "$out/sanitizer.txt" || failed=1
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage 60 sanitizer compute-sanitizer --tool memcheck \
+            --kernel-name kns=mitune --error-exitcode 9 "$python" -m pytest -q -x \
+            -p no:cacheprovider "${sanitized[@]}"
     else
-        echo "compute-sanitizer is not installed: not run" | tee "$out/sanitizer.txt"
+        say "sanitizer: compute-sanitizer is not installed, not run"
     fi
-    "$python" -m mitune.cli bench step --device cuda --json | tee "$out/step.txt" || failed=1
-    "$python" -m pytest bench/bench_step.py -q --benchmark-only \
-        --benchmark-json "$out/bench_step.json" | tee "$out/bench_step.txt" || failed=1
-fi
+}
 
-if [ "$part" = all ] || [ "$part" = ladder ]; then
-    # Of the paper's 50 steps 20, so that the baselines end in time; the projection takes that into
-    # account. Every rung that ran is in ladder.txt even if the time does not suffice for all.
-    timeout 570 "$python" -m mitune.cli bench generate --device cuda --model sd21-base-random \
-        --prompts 2 --candidates 50 --steps 20 --slots 50 --json | tee "$out/ladder.txt" || failed=1
-fi
+second() {
+    limit=$(( $(date +%s) + ${GPU_SECOND_S:-170} ))
+    # One process, which loads the model once; ours first, and no float64 beyond its 30 s.
+    stage 130 training "${mitune[@]}" bench train --device "$device" "${trained[@]}" \
+        --precision bfloat16 --figures "$out/training.jsonl" --only "${trainers[@]}" --json
+    [ -z "${GPU_AGAIN:-}" ] || stage 50 again bash -c "$GPU_AGAIN"
+}
 
-if [ "$part" = all ] || [ "$part" = training ]; then
-    # The rungs that compile come last but for the fair one; twenty steps are a steady state.
-    timeout 570 "$python" -m mitune.cli bench train --device cuda --model sd21-base-random \
-        --batch 64 --micro-batch 16 --iterations 20 --json | tee "$out/training.txt" || failed=1
-fi
+case "$part" in
+    first) first ;;
+    second) second ;;
+    all) first; second ;;
+    *) echo "part $part is not known: choose first, second or all" >&2; exit 2 ;;
+esac
+pack
+say "figures:"
+cut -c1-200 "$out"/*.jsonl | grep -v '"setting"' | tail -n 40
+say "done, exit $failed"
 exit $failed

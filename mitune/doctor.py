@@ -5,8 +5,10 @@ from typing import Any
 
 import mitune_kernels
 import torch
+from mitune_kernels import checked
+from mitune_kernels.dispatch import choose
 
-from mitune import compiling, products
+from mitune import compiling, environment, products
 from mitune.provenance import device_name, versions
 
 _OPTIONAL = {
@@ -36,14 +38,31 @@ def _compiled() -> dict[str, str | None]:
     }
 
 
+def _auto(device: torch.device) -> str:
+    """What the implementation ``auto`` is on a GPU."""
+    chosen, found = choose("auto", device), checked.found(device)
+    if found is None:
+        return (
+            f"{device}: auto is {chosen}: no kernel was checked on this GPU with this driver and "
+            f"torch; 'mitune bench step --device {device}' checks them, and auto then takes the "
+            "fastest that is right"
+        )
+    passed = ", ".join(found["seconds"])
+    refused = "".join(f"; {name} refused: {why}" for name, why in found["refused"].items())
+    return f"{device}: auto is {chosen}, the fastest here of {passed}{refused}"
+
+
 def examine() -> dict[str, Any]:
     """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else
-    the reason), ``compiled`` and ``optional`` (the same)."""
+    the reason), ``auto`` (what it takes on each GPU, and why), ``compiled`` and ``optional`` (as
+    ``step``), ``settings`` (what came too late, ``mitune.environment``)."""
     return {
         "versions": versions(),
         "devices": [device_name(torch.device("cpu")), *_gpus()],
         "step": mitune_kernels.implementations(),
+        "auto": [_auto(torch.device("cuda", i)) for i in range(torch.cuda.device_count())],
         "compiled": _compiled(),
+        "settings": environment.missing(),
         "optional": {name: _optional(name, mend) for name, mend in _OPTIONAL.items()},
     }
 
@@ -57,6 +76,8 @@ def tell(report: dict[str, Any]) -> str:
     for group in ("step", "compiled", "optional"):
         for name, reason in report[group].items():
             lines.append(f"{group}: {name:<10} {'available' if reason is None else reason}")
+    lines += [f"step: {line}" for line in report["auto"]]
+    lines += [f"settings: {line}" for line in report["settings"]]
     if not torch.cuda.is_available():
         lines.append("no CUDA GPU: everything runs on the CPU")
     return "\n".join(lines)

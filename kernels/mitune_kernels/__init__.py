@@ -3,8 +3,9 @@ re-noising of given latents with its score.
 
 Every operation has a public function that validates, picks an implementation by name and calls one
 registered torch operation. ``reference`` is plain torch and runs on every device; ``cpp`` is the
-compiled CPU extension; ``triton`` is for GPUs; ``auto`` is the fastest one that was measured on the
-device's kind. All of them draw the same noise, and ``reference`` and ``cpp`` return the same bits.
+compiled CPU extension; ``triton`` and ``cuda`` are for GPUs; ``auto`` is the fastest one that is
+known to be right on the device (``mitune_kernels.checked``). All of them draw the same noise, and
+``reference`` and ``cpp`` return the same bits.
 """
 
 from mitune_kernels.dispatch import implementations

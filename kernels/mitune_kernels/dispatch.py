@@ -4,6 +4,7 @@ import importlib.util
 
 import torch
 
+from mitune_kernels import checked
 from mitune_kernels._build import CPP_MISSING, CUDA_MISSING
 from mitune_kernels.ops import IMPLEMENTATIONS, INTERPRETED
 
@@ -70,8 +71,11 @@ def choose(impl: str, device: torch.device) -> str:
         ValueError: ``impl`` is no name, or that implementation does not run on this kind of device.
         RuntimeError: it is not usable here; the message says why and what mends it.
     """
+    if impl == "auto" and device.type == "cuda":
+        # None of the GPU's kernels before a run on this very GPU has found it right.
+        known = checked.fastest(device)
+        return known if known in IMPLEMENTATIONS and _missing(known) is None else "reference"
     if impl == "auto":
-        # Neither triton nor cuda, not even on a GPU, before their kernels were run on one.
         return "cpp" if device.type == "cpu" and CPP_MISSING is None else "reference"
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl: got {impl!r}, expected one of auto, {', '.join(IMPLEMENTATIONS)}")

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     found["gpu"] = torch.cuda.get_device_name(device)
     nvml = _nvml()
     if nvml is not None:
-        handle = _handle(nvml, device)
-        found |= {
-            "driver": _text(nvml.nvmlSystemGetDriverVersion()),
-            "power_limit_w": nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-            "max_sm_mhz": nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-        }
+        # One by one: a virtual machine shows some of a board, and a figure less ends no run.
+        with suppress(nvml.NVMLError):
+            found["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
+        with suppress(nvml.NVMLError):
+            handle = _handle(nvml, device)
+            found["power_limit_w"] = nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
+            found["max_sm_mhz"] = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
     return found
 
 
@@ -50,19 +51,22 @@ def fingerprint(device: torch.device) -> str:
 
 @contextmanager
 def metered(device: torch.device) -> Iterator[Meter]:
-    """Measures the energy that the GPU takes meanwhile, where NVML counts it."""
-    meter = Meter()
+    """Measures the energy that the GPU takes meanwhile, and its clock, where NVML tells them."""
+    meter, handle = Meter(), None
     nvml = _nvml() if device.type == "cuda" else None
-    if nvml is None:
+    if nvml is not None:
+        with suppress(nvml.NVMLError):  # a virtual machine may not show it by its address
+            handle = _handle(nvml, device)
+    if nvml is None or handle is None:
         yield meter
         return
-    handle = _handle(nvml, device)
     before = _energy(nvml, handle)
     yield meter
     after = _energy(nvml, handle)
     if before is not None and after is not None:
         meter.joules = (after - before) / 1000
-    meter.sm_mhz = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+    with suppress(nvml.NVMLError):
+        meter.sm_mhz = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
 
 
 def _nvml() -> Any | None:

@@ -11,7 +11,7 @@ from mitune.families.stable_diffusion import StableDiffusion
 from mitune.shapes import networks
 from mitune.shapes.model import FOLDER
 
-NAME = "sd21-base-random"
+NAME, TINY = "sd21-base-random", "tiny-random"
 
 
 def sd21_base_unet() -> UNet2DConditionModel:
@@ -24,21 +24,40 @@ def sd21_base_unet() -> UNet2DConditionModel:
     )
 
 
-def random_sd21(device: torch.device, precision: str, seed: int = 0) -> StableDiffusion:
+def tiny_unet() -> UNet2DConditionModel:
+    """The same blocks, small enough to rehearse a bench on a CPU in seconds."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 32, 64, 64),
+        norm_num_groups=8,
+        attention_head_dim=(1, 1, 2, 2),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+    )
+
+
+def random_sd21(
+    device: torch.device, precision: str, seed: int = 0, name: str = NAME
+) -> StableDiffusion:
     """A model whose UNet, latents, text width and text length are SD-2.1-base's.
 
     Its pictures are noise, and its scores mean nothing; what it costs is right. Text encoder and
-    VAE, of which set construction sees nothing, are small.
+    VAE, of which set construction sees nothing, are small. It is built on the device, where its
+    billion random numbers take no time, and so has other weights on another kind of device.
 
     Args:
         device: where it runs.
         precision: of the UNet, as ``mitune.load``.
         seed: of the weights; the global random state is left alone.
+        name: of NAMES.
     """
     tokenizer: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.default_generator.manual_seed(seed)
-        unet = sd21_base_unet()
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        unet = NAMES[name]()
         # A fresh output layer is so small a change of its input that scores drown in rounding; the
         # real model predicts noise of unit variance.
         torch.nn.init.normal_(unet.conv_out.weight, std=0.05)
@@ -67,4 +86,10 @@ def random_sd21(device: torch.device, precision: str, seed: int = 0) -> StableDi
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return StableDiffusion(pipeline, NAME, device=device, precision=precision)
+    return StableDiffusion(
+        pipeline, name, device=device, precision=precision, fingerprint=f"{name} {seed} {device}"
+    )
+
+
+NAMES = {NAME: sd21_base_unet, TINY: tiny_unet}
+"""Models by what ``mitune bench --model`` calls them."""

@@ -1,9 +1,10 @@
 """The rungs of the ladder: the same candidates, made each time in another way."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 import mitune
 from mitune.bench import random_model
 from mitune.bench.baselines import AuthorsLoop
+from mitune.bench.figures import doing
 from mitune.bench.machine import Meter, metered
 from mitune.candidate import Candidate
+from mitune.convolutions import exact_convolutions
 from mitune.families.prepared import Prepared
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate import Counts, SamplerConfig, generate, pool
+from mitune.families.stable_diffusion import PRECISIONS, StableDiffusion
+from mitune.generate import Counts, Ready, SamplerConfig, Work, pool
 from mitune.generate.policies import Policy, best
 from mitune.generate.settle import settled
 from mitune.steering import choose_drafted
@@ -40,11 +43,16 @@ class Setting:
     device: str = "cpu"
     captures: bool = False
     """Whether ticks are held in CUDA graphs, from the rung ``captured`` on."""
+    implementation: str = "auto"
+    """Of the fused step, from the rung ``fused`` on."""
+    slow_prompts: int | None = None
+    """How many of the prompts the baselines and whatever multiplies in float32 are given, whose
+    rate is soon known; None: all."""
 
     @property
-    def total(self) -> int:
-        """Candidates in all."""
-        return len(self.prompts) * self.candidates
+    def slow(self) -> "Setting":
+        """The setting of those."""
+        return replace(self, prompts=self.prompts[: self.slow_prompts])
 
 
 @dataclass
@@ -72,16 +80,66 @@ class Made:
     terms: Tensor | None = None
     """``[P, M, N, 2]``, where every candidate took every step."""
 
+    @property
+    def total(self) -> int:
+        """Candidates in all."""
+        return self.scores.numel()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON; NaN becomes null."""
+        return {
+            "scores": self.scores.tolist(),
+            "chosen": self.chosen,
+            "rows": self.rows,
+            "occupancy": self.occupancy,
+            "cost": asdict(self.cost),
+            "terms": None if self.terms is None else self.terms.tolist(),
+        }
+
+    @classmethod
+    def of_json(cls, found: dict[str, Any]) -> "Made":
+        """What :meth:`as_json` gave."""
+        scores = [[torch.nan if x is None else x for x in row] for row in found["scores"]]
+        cost, terms = dict(found["cost"]), found["terms"]
+        return cls(
+            scores=torch.tensor(scores),
+            chosen=found["chosen"],
+            rows=found["rows"],
+            occupancy=found["occupancy"],
+            cost=Cost(**(cost | {"meter": Meter(**cost["meter"])})),
+            terms=None if terms is None else torch.tensor(_numbers(terms)),
+        )
+
+
+def _numbers(value: Any) -> Any:
+    """Nested lists with NaN in the place of None."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return torch.nan if value is None else value
+
 
 def load_model(setting: Setting, precision: str) -> StableDiffusion:
-    """The setting's model; by its own name also SD-2.1-base with random weights."""
-    if setting.model == random_model.NAME:
-        return random_model.random_sd21(torch.device(setting.device), precision)
+    """The setting's model; by its own names also SD-2.1-base, or a tiny one, with random
+    weights."""
+    if setting.model in random_model.NAMES:
+        device = torch.device(setting.device)
+        return random_model.random_sd21(device, precision, name=setting.model)
     return mitune.load(setting.model, device=setting.device, precision=precision)
+
+
+def with_own_unet(model: StableDiffusion, precision: str) -> StableDiffusion:
+    """``model`` in another precision, with a UNet of its own, which may get an adapter: the rest is
+    shared, and nothing is loaded again."""
+    other = copy.copy(model)
+    other.precision, other.dtype = precision, PRECISIONS[precision]
+    other.prepared = {}
+    other.unet = copy.deepcopy(model.unet).to(other.dtype)
+    return other
 
 
 def run_loop(loop: AuthorsLoop, setting: Setting) -> Made:
     """A baseline over all prompts; a short pool before, which compiles."""
+    doing(f"compiling and warming up {type(loop).__name__}")
     loop(setting.prompts[0], steps=2)
     with _measured(setting) as cost:
         pools = [loop(prompt) for prompt in setting.prompts]
@@ -89,7 +147,7 @@ def run_loop(loop: AuthorsLoop, setting: Setting) -> Made:
     return Made(
         scores=scores,
         chosen=[best(row, 1)[0] for row in scores],
-        rows=2 * setting.total * setting.sampler.steps,
+        rows=2 * scores.numel() * setting.sampler.steps,
         occupancy=1.0,
         cost=cost,
     )
@@ -99,13 +157,14 @@ def run_engine(
     prepared: Prepared,
     setting: Setting,
     policy: Callable[[int], Policy] | None = None,
-    implementation: str = "auto",
+    implementation: str | None = None,
 ) -> Made:
-    """The engine over all prompts; a few steps of full slots before, which compiles."""
-    _warm(prepared, setting, implementation)
+    """The engine over all prompts; full slots for two ticks before, which compiles. The clock runs
+    when the tick is recorded, as in a long run."""
     counts = Counts()
+    ready = _ready(prepared, setting, counts, implementation=implementation)
     with _measured(setting) as cost:
-        made = _run(prepared, setting, policy=policy, counts=counts, implementation=implementation)
+        made = list(ready(pool(setting.prompts, setting.candidates), policy))
     made.sort(key=lambda c: (c.prompt_index, c.index))
     shape = len(setting.prompts), setting.candidates
     score = torch.tensor([c.score for c in made]).view(shape)
@@ -127,18 +186,15 @@ def run_draft(
 ) -> Made:
     """The engine over all prompts in ``cheap``, then over the best ``verify`` of each in
     ``exact``, both under ``policy``."""
-    for prepared in (cheap, exact):
-        _warm(prepared, setting)
     first, second = Counts(), Counts()
+    draft = _ready(cheap, setting, first)
+    with exact_convolutions():
+        make = _ready(exact, setting, second)
+    whole = pool(setting.prompts, setting.candidates)
     with _measured(setting) as cost:
-        drafted = _run(cheap, setting, policy=policy, counts=first)
-        chosen = choose_drafted(drafted, verify)
-        work = [
-            w
-            for w in pool(setting.prompts, setting.candidates)
-            if w.index in chosen[w.prompt_index]
-        ]
-        made = _run(exact, setting, policy=policy, counts=second, work=work)
+        chosen = choose_drafted(draft(whole, policy), verify)
+        with exact_convolutions():
+            made = list(make([w for w in whole if w.index in chosen[w.prompt_index]], policy))
     scores = torch.full((len(setting.prompts), setting.candidates), torch.nan)
     for candidate in made:
         scores[candidate.prompt_index, candidate.index] = candidate.score
@@ -157,14 +213,20 @@ def run_settled(
 ) -> Made:
     """The engine over all prompts in ``half``, under ``policy``; near ties settled in ``exact``."""
     few = replace(setting, slots=max(1, setting.slots // 4))
-    _warm(half, setting)
-    _warm(exact, few)
     first, second = Counts(), Counts()
+    rough = _ready(half, setting, first)
+    with exact_convolutions():
+        make = _ready(exact, few, second)
+
+    def remake(work: list[Work]) -> list[Candidate]:
+        with exact_convolutions():
+            return list(make(work, policy))
+
     with _measured(setting) as cost:
         made = list(
             settled(
-                _stream(half, setting, policy=policy, counts=first),
-                lambda work: _run(exact, few, policy=policy, counts=second, work=work),
+                rough(pool(setting.prompts, setting.candidates), policy),
+                remake,
                 candidates=setting.candidates,
                 keep=1,
                 reach=reach,
@@ -187,26 +249,26 @@ def run_settled(
     )
 
 
-def _warm(prepared: Prepared, setting: Setting, implementation: str = "auto") -> None:
-    work = pool(setting.prompts, setting.candidates)[: setting.slots]
-    short = replace(setting.sampler, steps=2)
-    _run(prepared, setting, sampler=short, work=work, implementation=implementation)
-
-
-def _run(prepared: Prepared, setting: Setting, **given: Any) -> list[Candidate]:
-    return list(_stream(prepared, setting, **given))
-
-
-def _stream(prepared: Prepared, setting: Setting, **given: Any) -> Iterator[Candidate]:
-    common: dict[str, Any] = {"sampler": setting.sampler, "captured": setting.captures}
-    return generate(
+def _ready(
+    prepared: Prepared, setting: Setting, counts: Counts, implementation: str | None = None
+) -> Ready:
+    """An engine that has compiled what it calls, and recorded it where the setting asks for
+    that."""
+    begin = time.perf_counter()
+    doing(f"compiling and warming up, {prepared.backend}, {prepared.precision}")
+    ready = Ready(
         prepared,
         setting.prompts,
-        candidates=setting.candidates,
+        sampler=setting.sampler,
         seed=setting.seed,
         slots=setting.slots,
-        **(common | given),
+        captured=setting.captures,
+        implementation=implementation or setting.implementation,
+        counts=counts,
     )
+    ready.engine.warm_up()
+    doing(f"ready after {time.perf_counter() - begin:.1f} s; measuring")
+    return ready
 
 
 @contextmanager

@@ -2,10 +2,15 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from mitune_kernels.dispatch import choose
 
+from mitune.bench.figures import Figures, doing, on
 from mitune.bench.memory import peak, reset_peak
 from mitune.errors import UserError
 from mitune.families.prepared import Prepared
@@ -23,6 +28,8 @@ def measure_scale(
     sampler: SamplerConfig,
     slots: int,
     backend: str,
+    implementation: str = "auto",
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Ten times the candidates, and ten times the prompts, against the work itself.
 
@@ -31,7 +38,8 @@ def measure_scale(
         prompts: ten times as many as the smaller runs take.
         candidates: of each prompt in the smaller runs; a whole number of times ``slots`` for each
             prompt keeps the slots equally full in all of them.
-        sampler, slots, backend: of all runs.
+        sampler, slots, backend, implementation: of all runs.
+        file: JSON lines; a run that is there is not made again (``mitune.bench.figures``).
 
     Returns:
         For ``candidates`` and ``prompts``: ``seconds`` of the smaller and of the larger run, their
@@ -39,41 +47,64 @@ def measure_scale(
         is above the smaller one's (of the GPU's memory on a GPU).
 
     Raises:
-        UserError: prompts that are no multiple of ten.
+        UserError: prompts that are no multiple of ten, or a file of another setting.
     """
     if not prompts or len(prompts) % TIMES:
         raise UserError(f"prompts is {len(prompts)}: expected a multiple of {TIMES}")
     few = prompts[: len(prompts) // TIMES]
+    setting = {
+        "bench": "scale",
+        "model": model.name,
+        "prompts": list(prompts),
+        "candidates": candidates,
+        "sampler": asdict(sampler),
+        "slots": slots,
+        "backend": backend,
+        "step": choose(implementation, model.device),
+    }
+    figures = Figures(file, {**setting, **on(model.device)})
     prepared = Prepared(model, backend)
 
-    def run(texts: Sequence[str], pool: int) -> tuple[float, int, Counts]:
+    def run(texts: Sequence[str], pool: int) -> dict[str, Any]:
         counts = Counts()
         reset_peak(model.device)
         start = time.perf_counter()
         made = 0
         for _ in generate(
-            prepared, texts, candidates=pool, sampler=sampler, slots=slots, counts=counts
+            prepared,
+            texts,
+            candidates=pool,
+            sampler=sampler,
+            slots=slots,
+            implementation=implementation,
+            counts=counts,
         ):
             made += 1
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         assert made == len(texts) * pool
-        return time.perf_counter() - start, peak(model.device), counts
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "peak": peak(model.device), "occupancy": counts.occupancy}
 
-    run(few, candidates)  # compiles, and lets the allocator find its size
+    doing("compiling and warming up")
+    run(few, candidates)  # lets the allocator find its size, too
     result: dict[str, Any] = {}
     for name, texts, pool in (
         ("candidates", few, TIMES * candidates),
         ("prompts", prompts[: TIMES * len(few)], candidates),
     ):
         # The median of three: the smaller run is short, and its noise is the ratio's.
-        small, before, _ = sorted((run(few, candidates) for _ in range(3)), key=lambda r: r[0])[1]
-        large, after, counts = run(texts, pool)
+        smaller = [
+            figures.measured(f"{name}, smaller run {i}", partial(run, few, candidates))
+            for i in range(3)
+        ]
+        small = sorted(smaller, key=lambda found: float(found["seconds"]))[1]
+        large = figures.measured(f"{name}, larger run", partial(run, texts, pool))
         result[name] = {
-            "seconds": [small, large],
-            "ratio": large / small,
-            "grown_bytes": after - before,
-            "peak_bytes": after,
-            "occupancy": counts.occupancy,
+            "seconds": [small["seconds"], large["seconds"]],
+            "ratio": large["seconds"] / small["seconds"],
+            "grown_bytes": large["peak"] - small["peak"],
+            "peak_bytes": large["peak"],
+            "occupancy": large["occupancy"],
         }
     return result

@@ -1,16 +1,20 @@
 """The fused step against eager torch, torch.compile and a copy of the same bytes, in one run."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import mitune_kernels
 import torch
-from mitune_kernels import reference_step
+from mitune_kernels import checked, reference_step
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
 import mitune
+from mitune.bench.figures import Figures, doing, on
+from mitune.bench.verify import fault
 from mitune.generate import SamplerConfig, generate
 from mitune.provenance import device_name
 from mitune.shapes.prompts import prompts
@@ -99,43 +103,88 @@ def measure(
     *,
     device: torch.device | str = "cpu",
     compiled: bool = True,
+    file: Path | None = None,
 ) -> dict[str, Any]:
-    """Time every way to take a step.
+    """Time every way to take a step; on a GPU also compare every implementation with the reference,
+    and write down which ``auto`` may take there from now on (``mitune_kernels.checked``).
+
+    Args:
+        rows, elements: of the latents.
+        device: where.
+        compiled: also torch.compile of the reference.
+        file: JSON lines; what is there is not measured again (``mitune.bench.figures``).
 
     Returns:
         The setting, and for each implementation (and ``eager``, ``compiled``) ``seconds``,
         ``ratio_vs_eager`` (eager's time over its own) and ``bandwidth_fraction`` (its bytes per
-        second over the copy's), without noise and, under ``noise``, the same with it.
+        second over the copy's), without noise and, under ``noise``, the same with it; on a GPU
+        ``refused``, the fault of each implementation that differs from the reference.
     """
     device = torch.device(device)
+    setting = {"bench": "step", "rows": rows, "elements": elements, "compiled": compiled}
+    figures = Figures(file, {**setting, **on(device)})
     result: dict[str, Any] = {
         "device": device_name(device),
         "rows": rows,
         "elements": elements,
     }
+    names = timeable(device)
+    refused: dict[str, str] = {}
+    if device.type == "cuda":
+        for name in names[1:]:
+            found = figures.measured(
+                f"{name} against the reference", partial(_compared, name, device)
+            )
+            if found["fault"] is not None:
+                refused[name] = found["fault"]
+        names = [name for name in names if name not in refused]
+        result["refused"] = refused
     for noisy in (False, True):
-        case = Case(rows, elements, noisy=noisy, device=device)
-        runs = {"eager": case.eager()} | {name: case.fused(name) for name in timeable(device)}
-        if compiled:
-            runs["compiled"] = case.compiled()
-        runs["copy"] = case.copy()
-        # In turns, so that a machine that is slower for a while is so for all of them.
-        taken = [{name: median_seconds(run, 0.3) for name, run in runs.items()} for _ in range(5)]
-        seconds = {name: median(turn[name] for turn in taken) for name in runs}
+        kind = "with noise" if noisy else "without noise"
+        known = figures.measured(
+            kind, partial(_timed, rows, elements, noisy, device, names, compiled)
+        )
+        seconds = dict(known["seconds"])
         copy = seconds.pop("copy")
         if not noisy:
-            result |= {"bytes": case.bytes, "copy_gb_per_s": case.bytes / copy / 1e9}
+            result |= {"bytes": known["bytes"], "copy_gb_per_s": known["bytes"] / copy / 1e9}
         for name, own in seconds.items():
-            figures = {
+            case = {
                 "seconds": own,
                 "ratio_vs_eager": seconds["eager"] / own,
                 "bandwidth_fraction": copy / own,
             }
             if noisy:
-                result[name]["noise"] = figures
+                result[name]["noise"] = case
             else:
-                result[name] = figures
+                result[name] = case
+    if device.type == "cuda":
+        taken = {n: result[n]["seconds"] + result[n]["noise"]["seconds"] for n in names}
+        doing(f"written down for auto: {checked.record(device, taken, refused)}")
     return result
+
+
+def _compared(name: str, device: torch.device) -> dict[str, Any]:
+    """The fault of an implementation on a GPU, one that does not even run there among them."""
+    try:
+        return {"fault": fault(name, device)}
+    except (RuntimeError, ValueError) as error:
+        return {"fault": " ".join(str(error).split())[:300]}
+
+
+def _timed(
+    rows: int, elements: int, noisy: bool, device: torch.device, names: list[str], compiled: bool
+) -> dict[str, Any]:
+    """Median seconds of each way to take a step, and the bytes that it has to move."""
+    case = Case(rows, elements, noisy=noisy, device=device)
+    runs = {"eager": case.eager()} | {name: case.fused(name) for name in names}
+    if compiled:
+        runs["compiled"] = case.compiled()
+    runs["copy"] = case.copy()
+    # In turns, so that a machine that is slower for a while is so for all of them.
+    taken = [{name: median_seconds(run, 0.3) for name, run in runs.items()} for _ in range(5)]
+    seconds = {name: median(turn[name] for turn in taken) for name in runs}
+    return {"bytes": case.bytes, "seconds": seconds}
 
 
 def measure_share(slots: int = 100, steps: int = 4) -> dict[str, float]:

@@ -6,13 +6,16 @@ from typing import Any
 
 def describe(name: str, figures: dict[str, Any]) -> str:
     """One line of the table."""
-    ranks = figures["spearman"]
-    mfu = figures["mfu"]
+
+    def known(figure: str, form: str) -> str:
+        return "" if figures[figure] is None else format(figures[figure], form)
+
     return (
-        f"{name:<14} {figures['candidates_per_s']:9.2f} {figures['passes_per_candidate']:8.1f} "
-        f"{figures['tflop_per_s']:8.2f} {'' if mfu is None else format(mfu, '.0%'):>5} "
-        f"{figures['top1_agreement']:7.2f} {'' if ranks is None else format(ranks, '.4f'):>8} "
-        f"{figures['recall_top1']:7.2f} {figures['regret_nats']:8.3f} {figures['occupancy']:7.1%}"
+        f"{name:<16} {figures['candidates_per_s']:9.2f} {figures['passes_per_candidate']:8.1f} "
+        f"{figures['tflop_per_s']:8.2f} {known('mfu', '.0%'):>5} "
+        f"{known('top1_agreement', '.2f'):>7} {known('spearman', '.4f'):>8} "
+        f"{known('recall_top1', '.2f'):>7} {known('regret_nats', '.3f'):>8} "
+        f"{known('score_apart', '.1e'):>8} {figures['occupancy']:7.1%}"
     )
 
 
@@ -27,11 +30,11 @@ def add_ratios(rungs: dict[str, dict[str, Any]], rate: str) -> None:
 
 def explain(result: dict[str, Any]) -> str:
     """What the table leaves open: the ratios, the policies that were repeated, the projection."""
-    lines = ["", f"{'rung':<14} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]
+    lines = ["", f"{'rung':<16} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]
     for name, figures in result["rungs"].items():
         ratios = [figures[f"ratio_vs_{base}"] or math.nan for base in ("authors", "fair")]
         lines.append(
-            f"{name:<14} {ratios[0]:9.2f} {ratios[1]:7.2f} "
+            f"{name:<16} {ratios[0]:9.2f} {ratios[1]:7.2f} "
             f"{result['projection']['hours'][name]:19.2f}"
         )
     lines += [f"(projected: {result['projection']['what']})", ""]
@@ -47,6 +50,6 @@ def explain(result: dict[str, Any]) -> str:
 
 
 HEADER = (
-    f"{'rung':<14} {'cand./s':>9} {'passes':>8} {'TFLOP/s':>8} {'MFU':>5} {'top-1':>7} "
-    f"{'Spearman':>8} {'recall':>7} {'regret':>8} {'full':>7}"
+    f"{'rung':<16} {'cand./s':>9} {'passes':>8} {'TFLOP/s':>8} {'MFU':>5} {'top-1':>7} "
+    f"{'Spearman':>8} {'recall':>7} {'regret':>8} {'apart':>8} {'full':>7}"
 )

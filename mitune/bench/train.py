@@ -4,7 +4,8 @@ gradients and the losses are."""
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mitune.allocator import keep_freed_memory
 from mitune.bench.baselines import AuthorsTrainer, FairTrainer
 from mitune.bench.baselines.trainers import Pairs
+from mitune.bench.figures import Figures, doing, on
 from mitune.bench.flops import peak_flops
 from mitune.bench.memory import TensorPeak
+from mitune.bench.rungs import with_own_unet
 from mitune.bench.table import add_ratios
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
@@ -71,31 +74,42 @@ class OurTrainer:
 class TrainSetting:
     """What all rungs share."""
 
-    load: Callable[[str], StableDiffusion]
-    """The model in a precision, anew."""
+    model: StableDiffusion
+    """In float32, without an adapter; left as it is, each rung has a UNet of its own."""
     pairs: Sequence[tuple[str, Tensor]]
     config: TuneConfig
     steps: int
     """Timed optimizer steps; one before them compiles and is compared."""
     half: str
     """Precision of the rung ``ours``."""
+    exact_samples: int = 2
+    """Of one pass of the reference in float64, whose attention keeps its matrices: of SD-2.1's size
+    8.4 GiB a sample. 0: no reference, and no gradient is compared."""
 
 
 def measure_training(
     setting: TrainSetting,
     tell: Callable[[str], None] = lambda line: None,
     only: Collection[str] | None = None,
+    file: Path | None = None,
 ) -> dict[str, Any]:
-    """All rungs of RUNGS, or those in ``only``, on the same samples.
+    """All rungs of RUNGS, or those in ``only`` in its order, on the same samples.
+
+    Args:
+        setting: what they share.
+        tell: called with a line for each rung.
+        only: names of rungs; None: all.
+        file: JSON lines. Every figure is there as soon as it is known, and one that is there
+            already is read, not measured (``mitune.bench.figures``).
 
     Returns:
         ``device``, the setting, ``rungs`` by name (``samples_per_s``, ``peak_bytes`` of tensors,
         the model's and the trainer's, ``max_grad_error``: the largest relative error of a tensor's
-        gradient at the first step, against peft in float64, ``losses`` of the steps) and
-        ``projection`` to the paper's run.
+        gradient at the first step, against peft in float64 and None where that does not fit,
+        ``losses`` of the steps) and ``projection`` to the paper's run.
 
     Raises:
-        UserError: an unknown name in ``only``, or no step.
+        UserError: an unknown name in ``only``, no step, or a file of another setting.
     """
     for name in only or ():
         if name not in RUNGS:
@@ -103,33 +117,50 @@ def measure_training(
     config = setting.config
     if setting.steps < 1:
         raise UserError(f"iterations is {setting.steps}: expected at least 1")
-    reference = setting.load("float32")
-    exact, flops = _reference(reference, setting)
+    model = setting.model
+    shared = {
+        "bench": "train",
+        "model": model.name,
+        "pairs": len(setting.pairs),
+        "config": asdict(config),
+        "steps": setting.steps,
+        "half": setting.half,
+    }
+    figures = Figures(file, {**shared, **on(model.device)})
+    flops = figures.measured("model", lambda: {"flops": _flops(setting)})["flops"]
     merged = replace(config, gradient="merged")
     compiled = replace(merged, backend="inductor")
-    on_gpu = reference.device.type == "cuda"
+    on_gpu = model.device.type == "cuda"
     captured = replace(compiled, captured=on_gpu)
-    rungs: dict[str, dict[str, Any]] = {}
-    for name, precision, made, its in (
-        ("authors", "float32", AuthorsTrainer, config),
-        ("fair", "bfloat16", FairTrainer, config),
-        ("peft", "float32", OurTrainer, replace(config, gradient="peft")),
-        ("merged", "float32", OurTrainer, merged),
-        ("compiled", "float32", OurTrainer, compiled),
-        ("captured", "float32", OurTrainer, captured),
-        ("ours", setting.half, OurTrainer, captured),
-    ):
-        if (only is not None and name not in only) or (name == "captured" and not on_gpu):
+    plans: dict[str, tuple[str, Any, TuneConfig]] = {
+        "authors": ("float32", AuthorsTrainer, config),
+        "fair": ("bfloat16", FairTrainer, config),
+        "peft": ("float32", OurTrainer, replace(config, gradient="peft")),
+        "merged": ("float32", OurTrainer, merged),
+        "compiled": ("float32", OurTrainer, compiled),
+        "captured": ("float32", OurTrainer, captured),
+        "ours": (setting.half, OurTrainer, captured),
+    }
+    exact: dict[str, Tensor] | None = None
+    for name in RUNGS if only is None else only:
+        if name == "captured" and not on_gpu:
             continue
-        if made is OurTrainer:  # a baseline has what the C library does by itself
-            keep_freed_memory()
-        model = setting.load(precision)
-        rungs[name] = _measure(made, model, setting, its, exact, flops)
-        tell(describe(name, rungs[name]))
+        known = figures.get(name)
+        if known is None:
+            if exact is None:
+                exact = _reference(setting)
+            precision, made, its = plans[name]
+            if made is OurTrainer:  # a baseline has what the C library does by itself
+                keep_freed_memory()
+            doing(f"rung {name}: building, and compiling what compiles, for a first step")
+            own = with_own_unet(model, precision)
+            known = figures.put(name, **_measure(made, own, setting, its, exact, flops))
+        tell(describe(name, known))
+    rungs = {name: dict(known) for name in RUNGS if (known := figures.get(name)) is not None}
     add_ratios(rungs, "samples_per_s")
     return {
-        **environment(reference.device),
-        "model": reference.name,
+        **environment(model.device),
+        "model": model.name,
         "pairs": len(setting.pairs),
         "batch": config.batch,
         "micro_batch": config.micro_batch,
@@ -152,20 +183,28 @@ def _measure(
     exact: dict[str, Tensor],
     flops: float,
 ) -> dict[str, Any]:
+    on_gpu = model.device.type == "cuda"
+    begin = time.perf_counter()
     trainer = made(model, setting.pairs, config)
     losses = [trainer.gradient(0)]
     errors = [
         float((p.grad.double().cpu() - exact[name]).norm() / exact[name].norm())
         for name, p in trainer.parameters.items()
-        if p.grad is not None and float(exact[name].norm()) > 0
+        if p.grad is not None and name in exact and float(exact[name].norm()) > 0
     ]
     trainer.update()
+    if config.captured:  # the second micro-batch of a size is recorded, if the first step had one
+        trainer.gradient(0)
+    if on_gpu:
+        torch.cuda.synchronize(model.device)
+    first = time.perf_counter() - begin
+    doing(f"measuring, after {first:.1f} s")
     memory = TensorPeak(model.device)
     start = time.perf_counter()
     for step in range(1, setting.steps + 1):
         losses.append(trainer.gradient(step))
         trainer.update()
-    if model.device.type == "cuda":
+    if on_gpu:
         torch.cuda.synchronize(model.device)
     seconds = time.perf_counter() - start
     rate = setting.steps * config.batch / seconds
@@ -173,54 +212,81 @@ def _measure(
     return {
         "samples_per_s": rate,
         "seconds": seconds,
+        "first_step_s": first,
         "tflop_per_s": rate * flops / 1e12,
         "mfu": None if peak is None else rate * flops / peak,
         "peak_bytes": memory.bytes(),
-        "max_grad_error": max(errors),
+        "max_grad_error": max(errors, default=None),
         "losses": losses,
     }
 
 
-def _reference(model: StableDiffusion, setting: TrainSetting) -> tuple[dict[str, Tensor], float]:
-    """The first step's gradient through peft in float64; and the arithmetic of a sample's pass,
-    forward and backward, through the plain UNet."""
-    config = setting.config
-    one = replace(config, batch=1, micro_batch=1)
-    adapter.attach(model, config)
+def _flops(setting: TrainSetting) -> float:
+    """The arithmetic of a sample's pass, forward and backward, through the plain UNet; on one
+    sample."""
+    doing("counting the arithmetic of a sample")
+    model = with_own_unet(setting.model, "float32")
+    one = replace(setting.config, batch=1, micro_batch=1)
+    adapter.attach(model, one)
     with FlopCounterMode(display=False) as counter:
         made = MergedGradient(model, one)
         made.begin()
         for samples in Batches(model, setting.pairs, one).step(0):
             made.add(samples)
+    return float(counter.get_total_flops())
+
+
+def _reference(setting: TrainSetting) -> dict[str, Tensor]:
+    """The first step's gradient through peft in float64, on the host; ``exact_samples`` of a pass
+    at a time. Empty where no pass is asked for."""
+    if setting.exact_samples == 0:
+        return {}
+    config = setting.config
+    total = -(-config.batch // setting.exact_samples)
+    model = with_own_unet(setting.model, "float32")
+    adapter.attach(model, config)
     model.unet.double()
     model.dtype = torch.float64
     exact = PeftGradient(model, config)
     exact.begin()
-    for samples in Batches(model, setting.pairs, config).step(0, 8):
+    begin = time.perf_counter()
+    for number, samples in enumerate(
+        Batches(model, setting.pairs, config).step(0, setting.exact_samples)
+    ):
+        if number in (0, 1) or number % 20 == 0:
+            doing(f"reference gradient in float64: pass {number + 1} of {total}")
         exact.add(samples)
-    found = {n: p.grad.cpu() for n, p in adapter.parameters(model).items() if p.grad is not None}
-    return found, float(counter.get_total_flops())
+    doing(f"reference gradient took {time.perf_counter() - begin:.1f} s")
+    grads = {n: p.grad for n, p in adapter.parameters(model).items()}
+    return {n: grad.cpu() for n, grad in grads.items() if grad is not None}
 
 
 def describe(name: str, figures: dict[str, Any]) -> str:
     """One line of the table."""
-    memory, mfu = figures["peak_bytes"], figures["mfu"]
+    memory, mfu, error = (figures[name] for name in ("peak_bytes", "mfu", "max_grad_error"))
     return (
         f"{name:<10} {figures['samples_per_s']:10.1f} {figures['tflop_per_s']:8.3f} "
         f"{'' if mfu is None else format(mfu, '.0%'):>5} "
         f"{'' if memory is None else format(memory / 2**20, '.0f'):>9} "
-        f"{figures['max_grad_error']:11.1e} {figures['losses'][-1]:10.6f}"
+        f"{'' if error is None else format(error, '.1e'):>11} {_loss(figures):10.6f}"
     )
+
+
+def _loss(figures: dict[str, Any], step: int = -1) -> float:
+    """NaN, which JSON has not, is None there."""
+    found = figures["losses"][step]
+    return math.nan if found is None else float(found)
 
 
 def explain(result: dict[str, Any]) -> str:
     """The ratios, how far the losses part, and the projection."""
     rungs = result["rungs"]
-    first = next(iter(rungs.values()))["losses"]
+    first = next(iter(rungs.values()))
     lines = ["", f"{'rung':<10} {'x authors':>9} {'x fair':>7} {'loss apart':>11} {'hours':>7}"]
     for name, figures in rungs.items():
         ratios = [figures[f"ratio_vs_{base}"] or math.nan for base in ("authors", "fair")]
-        apart = max(abs(a / b - 1) for a, b in zip(figures["losses"], first, strict=True))
+        steps = range(len(figures["losses"]))
+        apart = max(abs(_loss(figures, i) / _loss(first, i) - 1) for i in steps)
         hours = result["projection"]["hours"][name]
         lines.append(f"{name:<10} {ratios[0]:9.2f} {ratios[1]:7.2f} {apart:11.1e} {hours:7.2f}")
     return "\n".join([*lines, f"(projected: {result['projection']['what']})"])

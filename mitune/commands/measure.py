@@ -11,6 +11,8 @@ from mitune.errors import UserError
 from mitune.options import Output
 
 if TYPE_CHECKING:
+    import torch
+
     from mitune.bench.rungs import Setting
 
 
@@ -45,7 +47,12 @@ class Bench(Output):
     precision: Annotated[Precision | None, stands_for("bf16-mixed on a CPU, bfloat16 on a GPU")] = (
         None
     )
-    """generate, train: of our rungs below float32."""
+    """generate, train: of our rungs below float32. On a GPU bf16-mixed moves more bytes than
+    bfloat16 (by estimate: neither was measured there)."""
+    implementation: Literal["auto", "reference", "cpp", "triton", "cuda"] = "auto"
+    """generate, scale: of the fused step."""
+    slow_prompts: Annotated[int | None, stands_for("all")] = None
+    """generate: so many of the prompts for the baselines and what runs in float32."""
     batch: int = 400
     """train: samples of an optimizer step; the authors take them 8 at a time, the fair baseline
     32."""
@@ -53,8 +60,15 @@ class Bench(Output):
     """train: samples of one pass of ours."""
     iterations: int = 3
     """train: optimizer steps that are timed."""
+    exact_samples: int = 2
+    """train: of one pass of the reference in float64, 8.4 GiB each at SD-2.1's size; 0: none, and
+    no gradient is compared."""
     only: Annotated[tuple[str, ...] | None, stands_for("all rungs")] = None
-    """generate, train: only rungs of these names, such as authors "exact float32"."""
+    """generate, train: only rungs of these names, such as authors "exact float32"; those that a
+    GPU runs go in this order."""
+    figures: Annotated[Path | None, stands_for("no file")] = None
+    """A file of JSON lines: each figure is written there as soon as it is known, and one that an
+    earlier run with the same options left there is not measured again."""
     plot: Annotated[Path | None, stands_for("no picture")] = None
     """generate: a picture of the ladder (PNG or SVG; needs matplotlib)."""
     device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
@@ -81,8 +95,12 @@ class Bench(Output):
         from mitune.sampler import SamplerConfig
         from mitune.shapes.prompts import prompts as shapes_prompts
 
-        for name, value in (("prompts", self.prompts), ("candidates", self.candidates)):
-            if value < 1:
+        for name, value in (
+            ("prompts", self.prompts),
+            ("candidates", self.candidates),
+            ("slow_prompts", self.slow_prompts),
+        ):
+            if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
         texts = shapes_prompts("train")
         if self.prompts > len(texts):
@@ -97,7 +115,19 @@ class Bench(Output):
             precision=self.precision or ("bfloat16" if device.type == "cuda" else "bf16-mixed"),
             device=str(device),
             captures=device.type == "cuda",
+            implementation=self._implementation(device),
+            slow_prompts=self.slow_prompts,
         )
+
+    def _implementation(self, device: "torch.device") -> str:
+        """The name as given, if it runs there."""
+        from mitune_kernels.dispatch import choose
+
+        try:
+            choose(self.implementation, device)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"implementation {self.implementation!r}: {error}") from error
+        return self.implementation
 
     def _generate(self) -> dict[str, Any]:
         from mitune.bench.ladder import ladder
@@ -108,7 +138,7 @@ class Bench(Output):
         if self.plot:
             check_plot(self.plot)
         print(HEADER, flush=True)
-        result = ladder(setting, partial(print, flush=True), self.only)
+        result = ladder(setting, partial(print, flush=True), self.only, self.figures)
         print(explain(result))
         if self.plot:
             plot_ladder(result, self.plot)
@@ -129,6 +159,8 @@ class Bench(Output):
             sampler=setting.sampler,
             slots=setting.slots,
             backend=self.backend,
+            implementation=setting.implementation,
+            file=self.figures,
         )
         for name, case in result.items():
             small, large = case["seconds"]
@@ -142,10 +174,14 @@ class Bench(Output):
     def _train(self) -> dict[str, Any]:
         import torch
 
+        from mitune.bench.figures import doing
         from mitune.bench.rungs import load_model
         from mitune.bench.train import HEADER, TrainSetting, explain, measure_training
 
         setting = self._setting()
+        if self.exact_samples < 0:
+            raise UserError(f"exact_samples is {self.exact_samples}: expected at least 0")
+        doing(f"loading {setting.model}")
         model = load_model(setting, "float32")
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(len(setting.prompts), *model.latent_shape, generator=generator)
@@ -158,14 +194,16 @@ class Bench(Output):
         print(HEADER, flush=True)
         result = measure_training(
             TrainSetting(
-                load=partial(load_model, setting),
+                model=model,
                 pairs=list(zip(setting.prompts, latents, strict=True)),
                 config=config,
                 steps=self.iterations,
                 half=setting.precision,
+                exact_samples=self.exact_samples,
             ),
             partial(print, flush=True),
             self.only,
+            self.figures,
         )
         print(explain(result))
         return result
@@ -178,20 +216,24 @@ class Bench(Output):
             if value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
         device = pick_device(self.device)
-        result = measure(self.rows, self.elements, device=device, compiled=self.compiled)
+        result = measure(
+            self.rows, self.elements, device=device, compiled=self.compiled, file=self.figures
+        )
         print(
             f"{result['device']}, {self.rows} rows of {self.elements} float32; "
             f"a copy moves {result['copy_gb_per_s']:.1f} GB/s"
         )
         print(f"{'':<12} {'seconds':>10} {'x eager':>8} {'of copy':>8}   with noise: the same")
         for name, without in result.items():
-            if isinstance(without, dict):
+            if isinstance(without, dict) and "noise" in without:
                 figures = "   ".join(
                     f"{case['seconds']:10.2e} {case['ratio_vs_eager']:8.2f} "
                     f"{case['bandwidth_fraction']:8.0%}"
                     for case in (without, without["noise"])
                 )
                 print(f"{name:<12} {figures}")
+        for name, why in result.get("refused", {}).items():
+            print(f"{name:<12} REFUSED, it differs from the reference: {why}")
         if device.type == "cpu":
             share = measure_share()
             print(

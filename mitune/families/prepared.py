@@ -8,12 +8,14 @@ another adapter or round is copied into it, and nothing is compiled again.
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mitune.attention import set_attention
+from mitune.convolutions import tried_convolutions
 from mitune.denoiser import Conditioning
 from mitune.families.backends import PerCore, run_by
 from mitune.families.pairs import share_prefix
@@ -70,6 +72,7 @@ class Prepared:
         self._weights: dict[str, Tensor] = dict(unet.state_dict())
         self._projections = share_projections(unet)
         set_attention(unet, attention, backend)
+        self._on_gpu = unet.device.type == "cuda"
         self._run = run_by(backend, unet)
         self.own_cores = isinstance(self._run, PerCore)
         self.refresh()
@@ -89,7 +92,8 @@ class Prepared:
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.Denoiser`; ``cond`` is of this object's own encoding."""
-        return self._run(z.to(self._own), t, cond["encoder_hidden_states"]).to(self.dtype)
+        with tried_convolutions() if self._on_gpu else nullcontext():
+            return self._run(z.to(self._own), t, cond["encoder_hidden_states"]).to(self.dtype)
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """See :class:`mitune.denoiser.PairDenoiser`. Cheaper than two calls, and in bf16-mixed the

@@ -60,6 +60,7 @@ class StableDiffusion:
         device: torch.device,
         precision: str,
         preset: Preset = PAPER,
+        fingerprint: str | None = None,
     ) -> None:
         if type(pipeline).__name__ != "StableDiffusionPipeline":
             raise UserError(
@@ -78,7 +79,7 @@ class StableDiffusion:
         check_pipeline(name, pipeline, self.dtype)
         # Hashed before the dtype changes, so that one model has one fingerprint in every precision
         # it is run in.
-        self.fingerprint = weights_digest(pipeline.unet, pipeline.text_encoder)
+        self.fingerprint = fingerprint or weights_digest(pipeline.unet, pipeline.text_encoder)
         self.parts: Mapping[str, Any] = parts_of(pipeline)
         # Only the UNet follows the chosen precision: the text encoder runs once per prompt and the
         # VAE is looked at, so neither is worth a rounding error.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mitune.lazy import lazy
 
 if TYPE_CHECKING:
-    from mitune.generate.candidates import check_run, generate, pool
+    from mitune.generate.candidates import Ready, check_run, generate, pool
     from mitune.generate.engine import Counts, Engine, PromptEncoder, Work
     from mitune.sampler import SamplerConfig
 else:
@@ -15,6 +15,7 @@ else:
             "Counts": "mitune.generate.engine",
             "Engine": "mitune.generate.engine",
             "PromptEncoder": "mitune.generate.engine",
+            "Ready": "mitune.generate.candidates",
             "SamplerConfig": "mitune.sampler",
             "Work": "mitune.generate.engine",
             "check_run": "mitune.generate.candidates",
@@ -27,6 +28,7 @@ __all__ = [
     "Counts",
     "Engine",
     "PromptEncoder",
+    "Ready",
     "SamplerConfig",
     "Work",
     "check_run",

@@ -94,38 +94,83 @@ def generate(
     check_run(prompts, candidates, seed, slots)
     if isinstance(model, Prepared):
         _check_prepared(model, backend=backend, attention=attention, precision=precision)
-        prepared, model = model, model.model
+        prepared = model
         prepared.refresh()
     else:
         prepared = prepare(model, backend or "eager", attention or "auto", precision)
-    sampler = sampler or model.preset.sampler
+    sampler = sampler or prepared.model.preset.sampler
     sampler = replace(
         sampler,
         steps=sampler.steps if steps is None else steps,
         guidance=sampler.guidance if guidance is None else guidance,
     )
-    schedule = Schedule.from_diffusers(
-        model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
-    )
-    engine = Engine(
+    ready = Ready(
         prepared,
-        schedule,
-        schedule.weights(sampler.convention, sampler.t_min),
-        guidance=sampler.guidance,
+        prompts,
+        sampler=sampler,
         seed=seed,
-        null=prepared.encode_null(),
-        latent_shape=model.latent_shape,
-        input_dtype=prepared.dtype,
         slots=slots,
-        device=model.device,
         scored=scored,
         captured=captured,
         implementation=implementation,
         counts=counts,
     )
-    stream = pool(prompts, candidates) if work is None else work
-    encoder = PromptEncoder(prepared.encode_prompts, prompts)
-    yield from engine.run(stream, encoder, _by_prompt(policy))
+    yield from ready(pool(prompts, candidates) if work is None else work, policy)
+
+
+class Ready:
+    """An engine that waits for work: what takes long before the first candidate, above all
+    recording the tick, is done.
+
+    Args:
+        prepared: with the weights that the candidates are made by.
+        prompts: the run's whole list.
+        sampler, seed, slots, scored, captured, implementation, counts: as of :func:`generate`.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        prompts: Sequence[str],
+        *,
+        sampler: SamplerConfig,
+        seed: int = 0,
+        slots: int = 64,
+        scored: bool = True,
+        captured: bool = False,
+        implementation: str = "auto",
+        counts: Counts | None = None,
+    ) -> None:
+        model = prepared.model
+        schedule = Schedule.from_diffusers(
+            model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
+        )
+        self.engine = Engine(
+            prepared,
+            schedule,
+            schedule.weights(sampler.convention, sampler.t_min),
+            guidance=sampler.guidance,
+            seed=seed,
+            null=prepared.encode_null(),
+            latent_shape=model.latent_shape,
+            input_dtype=prepared.dtype,
+            slots=slots,
+            device=model.device,
+            scored=scored,
+            captured=captured,
+            implementation=implementation,
+            counts=counts,
+        )
+        self._encoder = PromptEncoder(prepared.encode_prompts, prompts)
+
+    def __call__(
+        self,
+        work: Iterable[Work],
+        policy: Policy | Callable[[int], Policy] | None = None,
+    ) -> Iterator[Candidate]:
+        """Make the candidates of ``work``, as :func:`generate`; once the work before is done, it
+        takes more."""
+        return self.engine.run(work, self._encoder, _by_prompt(policy))
 
 
 def _check_prepared(prepared: Prepared, **asked: str | None) -> None:

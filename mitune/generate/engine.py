@@ -160,6 +160,12 @@ class Engine:
         self._seats: list[_Entry | None] = [None] * slots
         self._until = [0] * slots
 
+    def warm_up(self) -> None:
+        """Compile what a tick calls, and wait for it. All slots are idle: no candidate moves."""
+        for _ in range(2):
+            self._slots.tick()
+        self._slots.wait()
+
     def run(
         self,
         stream: Iterable[Work],

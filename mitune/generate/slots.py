@@ -75,16 +75,19 @@ class Slots:
         self._table = schedule.table(weights, device)
         self._device = device
         self._z = torch.zeros(slots, *latent_shape, device=device)
-        # What the model is called with. The step writes its next latents and timesteps there.
-        self._input = torch.zeros(
-            self._copies * slots, *latent_shape, dtype=input_dtype, device=device
+        self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
+        # What the model is called with. The step writes its next latents and timesteps there. Noise
+        # while nobody was there yet: the model computes idle rows too, and zeros are a GPU less
+        # work than a candidate is.
+        noise = mitune_kernels.normal(
+            self._key, self._key.new_zeros(slots), latent_shape, impl=implementation
         )
+        self._input = torch.cat([noise.to(input_dtype)] * self._copies)
         self._t = self._table[0, 4].repeat(self._copies * slots)
         self._score = torch.zeros(slots, device=device)
         # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
         # untouched.
         self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
-        self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, schedule.steps, 2, device=device)
         self._replay: Callable[[], None] | None = None
         self._cond = {
@@ -152,6 +155,11 @@ class Slots:
                 self._step()
         else:
             self._replay()
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def capture(self) -> None:
         """Hold the tick in a CUDA graph from now on. All slots are idle, so that neither the calls

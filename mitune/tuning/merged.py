@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mitune.attention import set_attention
 from mitune.compiling import Run, compile_unet
+from mitune.convolutions import tried_convolutions
 from mitune.cores import Cores, undisturbed
 from mitune.errors import UserError
 from mitune.half import TrainedProducts
@@ -58,6 +59,8 @@ class MergedGradient:
             mixed=model.precision == "bf16-mixed",
             fold=compiled and on_cpu,
         )
+        self._on_gpu = model.device.type == "cuda"
+        unet.to(memory_format=_layout(compiled, model.device))
         set_attention(unet, "auto", config.backend)
         layers = dict(model.unet.named_modules())
         self._parts = [_Part(layers[name], plain) for name, plain in trained.items()]
@@ -120,7 +123,8 @@ class MergedGradient:
         def denoise(z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
             return run(z.to(self._dtype), t, cond["encoder_hidden_states"])
 
-        with torch.enable_grad():  # a worker's own setting, which the caller's does not reach
+        # The first is a worker's own setting, which the caller's does not reach.
+        with torch.enable_grad(), tried_convolutions() if self._on_gpu else nullcontext():
             share = self._loss(denoise, samples)
             return share.detach(), list(torch.autograd.grad(share, self._leaves))
 
@@ -135,6 +139,16 @@ class MergedGradient:
                 f"expected at most {self._tolerance:.0e}; use --backend eager"
             )
         self._checked = True
+
+
+def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
+    """In which a UNet's convolutions are run: compiled on a GPU in the one that tensor cores take.
+    With gradients inductor itself leaves them as they lie, by a rule about convolutions as wide as
+    Stable Diffusion's. The frozen ones are the model's own tensors, whose layout changes with it;
+    their values do not."""
+    if compiled and device.type == "cuda":
+        return torch.channels_last
+    return torch.preserve_format
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """The ladder in small: the loops agree with each other, and the figures with what was run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mitune.bench import ladder as module
-from mitune.bench.ladder import RUNGS, ladder
+from mitune.bench import plan
+from mitune.bench.ladder import ladder
+from mitune.bench.plan import RUNGS
 from mitune.bench.plot import plot_ladder
 from mitune.bench.rungs import Setting
 from mitune.bench.scale import measure_scale
@@ -26,7 +29,7 @@ SETTING = Setting(
 def uncompiled(monkeypatch):
     """Compiling is tested elsewhere, and takes a minute."""
     monkeypatch.setattr(
-        module, "Prepared", lambda model, backend="eager", **given: Prepared(model, **given)
+        plan, "Prepared", lambda model, backend="eager", **given: Prepared(model, **given)
     )
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
 
@@ -40,8 +43,10 @@ def whole(uncompiled):
 def test_every_rung_is_there_and_the_float32_ones_choose_alike(whole, tmp_path):
     result, lines = whole
     rungs = result["rungs"]
-    assert set(rungs) == {*RUNGS, "draft 5"} - {"captured"}
-    assert len(lines) == len(rungs)
+    on_a_gpu = {"captured", "captured triton", "captured cuda"}
+    assert set(rungs) == {*RUNGS, "draft 5"} - on_a_gpu
+    # The baselines come before what they are compared with, and so have a second line.
+    assert len(lines) == len(rungs) + 2
     for name in ("slots", "authors", "exact float32"):
         assert (rungs[name]["top1_agreement"], rungs[name]["regret_nats"]) == (1.0, 0.0)
     # The authors' loop is diffusers' scheduler and its own arithmetic: an independent reference.
@@ -67,13 +72,55 @@ def test_every_rung_is_there_and_the_float32_ones_choose_alike(whole, tmp_path):
     assert "authors" in (tmp_path / "ladder.svg").read_text()
 
 
-def test_some_rungs_alone(uncompiled):
-    result = ladder(SETTING, only=("half", "draft 5"))
+def test_some_rungs_alone_compared_with_the_exact_run_if_that_is_one_of_them(uncompiled):
+    result = ladder(SETTING, only=("half", "exact float32", "draft 5"))
     assert list(result["rungs"]) == ["exact float32", "half", "draft 5"]
     assert result["rungs"]["half"]["ratio_vs_authors"] is None
     assert "nan" in explain(result)
+    lines = []
+    result = ladder(SETTING, lines.append, only=("half",))
+    assert result["rungs"]["half"]["top1_agreement"] is None
+    assert result["curve"] == []
+    assert len(lines) == 1
     with pytest.raises(UserError, match="rung 'fast' is not known: choose from slots, authors"):
         ladder(SETTING, only=("fast",))
+
+
+def test_a_ladder_goes_on_where_it_was_stopped(uncompiled, tmp_path, monkeypatch):
+    """In two processes with one file, the second with the exact run and the pruned one."""
+    file = tmp_path / "ladder.jsonl"
+    few = replace(SETTING, slow_prompts=1)
+    first = ladder(few, only=("authors", "fused"), file=file)["rungs"]
+    monkeypatch.setattr(plan, "run_loop", lambda *_: pytest.fail("the authors' loop is known"))
+    result = ladder(few, only=("authors", "fused", "halving late", "exact float32"), file=file)
+    rungs = result["rungs"]
+    assert list(rungs) == ["authors", "exact float32", "fused", "halving late"]
+    for name in ("authors", "fused"):
+        assert rungs[name]["seconds"] == first[name]["seconds"]
+    # What was read is compared as if it had been made just now: to the bit, NaN and all.
+    assert rungs["authors"]["top1_agreement"] == 1.0
+    assert rungs["authors"]["score_apart"] < 1e-5
+    assert 1e-6 < rungs["fused"]["score_apart"] < 1.0
+    assert rungs["fused"]["seconds"] > 0
+    assert ladder(few, only=("fused",), file=file)["rungs"] == rungs
+    with pytest.raises(UserError, match="slots is 6 there and 5 here"):
+        ladder(replace(few, slots=5), file=file)
+
+
+def test_the_exact_run_convolves_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+    """cuDNN's default is TF32."""
+    seen = []
+
+    def run(*_, **__):
+        seen.append(torch.backends.cudnn.allow_tf32)
+
+    monkeypatch.setattr(plan, "run_engine", run)
+    monkeypatch.setattr(plan, "Prepared", lambda *_, **__: None)
+    rungs = plan.Rungs(SETTING)
+    for name in ("slots", "exact float32", "half", "fused"):
+        rungs.run(name, None)
+    assert seen == [False, False, True, True]
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_scale_makes_ten_times_the_work(shapes_model):

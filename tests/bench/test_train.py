@@ -1,5 +1,7 @@
 """The trainers in small: they agree with each other, and the figures with what was run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def setting(monkeypatch):
     monkeypatch.setattr("mitune.tuning.merged.compile_unet", lambda run, device: run)
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
-        load=lambda precision: mitune.load("shapes", device="cpu", precision=precision),
+        model=mitune.load("shapes", device="cpu"),
         pairs=list(zip(prompts("train")[:6], latents, strict=True)),
         config=TuneConfig(rank=4, alpha=4, batch=18, micro_batch=6, iterations=2),
         steps=1,
@@ -55,6 +57,21 @@ def test_some_rungs_alone(setting):
     assert result["rungs"]["merged"]["ratio_vs_fair"] is None
     with pytest.raises(UserError, match="rung 'best' is not known"):
         measure_training(setting, only=["best"])
+
+
+def test_a_run_that_was_stopped_goes_on_and_leaves_the_model_as_it_was(setting, tmp_path):
+    file = tmp_path / "train.jsonl"
+    before = {name: x.clone() for name, x in setting.model.unet.state_dict().items()}
+    first = measure_training(setting, only=["merged"], file=file)["rungs"]
+    result = measure_training(replace(setting, exact_samples=0), only=["peft"], file=file)
+    rungs = result["rungs"]
+    assert list(rungs) == ["peft", "merged"]
+    assert rungs["merged"]["samples_per_s"] == first["merged"]["samples_per_s"]
+    assert rungs["peft"]["max_grad_error"] is None  # nothing was asked for to compare with
+    assert "x authors" in explain(result)
+    after = setting.model.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
 
 
 def test_the_authors_take_eight_and_the_fair_one_thirty_two():

@@ -65,6 +65,21 @@ def test_the_micro_batch_changes_rounding_alone(micro_batch):
     assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-6
 
 
+def test_a_gpus_layout_changes_rounding_alone(monkeypatch):
+    """Compiled on a GPU convolutions are channels-last, among them those that are trained; here so
+    without compiling, on a CPU."""
+    assert merged_module._layout(True, torch.device("cuda")) is torch.channels_last
+    assert merged_module._layout(False, torch.device("cuda")) is torch.preserve_format
+    assert merged_module._layout(True, torch.device("cpu")) is torch.preserve_format
+    model, chosen = adapted(double=True, targets=EVERYTHING)
+    _, expected = gradients(model, PeftGradient, chosen)
+    monkeypatch.setattr(merged_module, "_layout", lambda *_: torch.channels_last)
+    made = MergedGradient(model, chosen)
+    convolutions = [m.weight for m in made._unet.modules() if isinstance(m, nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
+    assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-6
+
+
 def test_it_follows_the_adapter_and_leaves_the_model_alone():
     """A step with other values of the adapter has their gradient; the model's own tensors, its
     attention and its gradients' flags stay."""

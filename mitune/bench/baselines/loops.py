@@ -17,6 +17,7 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
+from mitune.convolutions import tried_convolutions
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.noise import candidate_keys
 
@@ -83,7 +84,8 @@ class AuthorsLoop:
 
 class FairLoop(AuthorsLoop):
     """The same loop without what nobody would do: the model in the precision it was loaded in
-    (bfloat16, say) and compiled, attention by SDPA, scores that stay on the device, no flushes."""
+    (bfloat16, say) and compiled, cuDNN's algorithms tried, attention by SDPA, scores that stay on
+    the device, no flushes."""
 
     def __init__(
         self, model: StableDiffusion, *, candidates: int, steps: int, guidance: float, seed: int
@@ -94,6 +96,7 @@ class FairLoop(AuthorsLoop):
         # Everything that a scheduler object looks up stays on the host: no step waits.
         self.scheduler.set_timesteps(steps)
 
+    @tried_convolutions()
     def _denoise(self, latents: Tensor, embeddings: Tensor, timesteps: Tensor) -> Pool:
         score = torch.zeros(self.candidates, device=latents.device)
         counted = int((timesteps > 50).sum())

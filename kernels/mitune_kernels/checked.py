@@ -1,0 +1,96 @@
+"""Which kernels a run on this very GPU has found right, and how fast: what ``auto`` takes there.
+
+Kernels that were never run on a GPU may be wrong on it. ``mitune bench step`` compares each of them
+with the reference on the device, times those that agree, and writes that down here. The record is
+of one GPU, driver, torch and build of the kernels: of any other nothing is known.
+"""
+
+import hashlib
+import json
+import os
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGE = Path(__file__).parent
+
+
+def record_file() -> Path:
+    """In the user's cache folder."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / "mitune" / "kernels.json"
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a record is of: all that the kernels' results on a GPU may depend on."""
+    try:
+        triton = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        triton = "none"
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
+        "triton": triton,
+        "kernels": _digest(),
+    }
+
+
+@cache
+def _digest() -> str:
+    """Of the sources of Triton's kernels and of the compiled CUDA ones."""
+    digest = hashlib.sha256()
+    for path in sorted([*_PACKAGE.glob("triton_*.py"), *_PACKAGE.glob("_cuda*.so")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def record(device: torch.device, seconds: dict[str, float], refused: dict[str, str]) -> Path:
+    """Write down what a run on a GPU has found, in place of an earlier one's of the same machine.
+
+    Args:
+        device: where it ran.
+        seconds: of each implementation that agreed with the reference, and the reference's own.
+        refused: the first fault of each that did not.
+
+    Returns:
+        The file.
+    """
+    entry = {"machine": machine(device), "seconds": seconds, "refused": refused}
+    others = [old for old in _entries() if old.get("machine") != entry["machine"]]
+    path = record_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps([*others, entry], indent=1) + "\n")
+    part.replace(path)
+    found.cache_clear()
+    return path
+
+
+def _entries() -> list[dict[str, Any]]:
+    """What is written down of any machine; nothing where the file is not one of ours."""
+    try:
+        entries = json.loads(record_file().read_text())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if entries else []
+
+
+@cache
+def found(device: torch.device) -> dict[str, Any] | None:
+    """The record of this GPU, ``seconds`` and ``refused`` as in :func:`record`; None without
+    one. Read once in a process."""
+    here = machine(device)
+    return next((entry for entry in _entries() if entry.get("machine") == here), None)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def fastest(device: torch.device) -> str:
+    """The fastest implementation that is known to be right on a GPU; ``reference`` without a
+    record."""
+    entry = found(device)
+    seconds: dict[str, float] = entry["seconds"] if entry else {}
+    return min(seconds, key=lambda name: seconds[name], default="reference")

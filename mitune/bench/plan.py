@@ -1,0 +1,169 @@
+"""Which rungs there are, and how each is run."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from mitune_kernels import implementations
+from torch import Tensor
+
+from mitune.allocator import keep_freed_memory
+from mitune.bench.baselines import AuthorsLoop, FairLoop
+from mitune.bench.figures import doing
+from mitune.bench.flops import denoiser_flops
+from mitune.bench.pruned import pruning
+from mitune.bench.random_model import TINY
+from mitune.bench.rungs import (
+    Made,
+    Setting,
+    load_model,
+    run_draft,
+    run_engine,
+    run_loop,
+    run_settled,
+    with_own_unet,
+)
+from mitune.convolutions import exact_convolutions
+from mitune.families.prepared import Prepared
+from mitune.families.stable_diffusion import StableDiffusion
+from mitune.generate.engine import counted_steps
+from mitune.generate.policies import Finish
+from mitune.schedule import Schedule
+
+RUNGS = (
+    "slots",
+    "authors",
+    "fair",
+    "fair kept",
+    "half",
+    "compiled",
+    "captured",
+    "captured triton",
+    "captured cuda",
+    "fused",
+    "exact",
+    "settled",
+    "halving late",
+    "halving early",
+    "threshold",
+    "exact float32",
+)
+"""And one more, ``draft`` with the number of candidates that are made once more. ``captured``, by
+the step's reference or by a GPU's own kernels, is measured on a GPU alone."""
+BASELINES = ("authors", "fair")
+PRUNED = {"halving late", "halving early", "threshold"}
+SETTLE_REACH = 0.4
+"""Of the rung ``settled``: see ``mitune.generate.settle``."""
+DRAFT_VERIFIES = 5
+"""Candidates of each pool that the rung ``draft`` makes once more in float32."""
+
+
+class Rungs:
+    """How each rung is run; the models and whatever is compiled are made when a rung needs them."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._eager = replace(setting, captures=False)
+        self._verify = min(DRAFT_VERIFIES, setting.candidates)
+        self.names = (*RUNGS, f"draft {self._verify}")
+
+    def runs_here(self, name: str) -> bool:
+        """Whether the device has that rung."""
+        if name.startswith("captured "):
+            step = name.removeprefix("captured ")
+            return self.setting.captures and implementations()[step] is None
+        if name == "captured":
+            return self.setting.captures
+        return name != "fair kept" or self.setting.device == "cpu"
+
+    def run(self, name: str, fused: Made | None) -> Made | None:
+        """The rung of that name; None where its policy, or the C library, has it not."""
+        setting, eager, few = self.setting, self._eager, self.setting.slow
+        # A baseline is a program of anybody's: what the C library does with freed memory is changed
+        # after it, for ours, and lent to the fair one in a rung of its own.
+        kept = name not in BASELINES and keep_freed_memory()
+        finish = self.finish()
+        if name == "authors":
+            return run_loop(AuthorsLoop(self._full, **self._loop), few)
+        if name == "fair kept" and not kept:
+            return None
+        if name in ("fair", "fair kept"):
+            return run_loop(FairLoop(self._bfloat16, **self._loop), few)
+        if name == "slots":
+            with exact_convolutions():
+                plain = Prepared(self._full)
+                return run_engine(plain, replace(few, captures=False), implementation="reference")
+        if name == "exact float32":
+            with exact_convolutions():
+                return run_engine(self._float32, few, lambda p: finish)
+        if name == "half":
+            half = Prepared(self._full, precision=setting.precision)
+            return run_engine(half, eager, implementation="reference")
+        compiled = self._compiled
+        if name == "compiled":
+            return run_engine(compiled, eager, implementation="reference")
+        if name.startswith("captured"):
+            step = name.removeprefix("captured").strip() or "reference"
+            return run_engine(compiled, setting, implementation=step)
+        if name == "fused":
+            return run_engine(compiled, setting)
+        if name == "exact":
+            return run_engine(compiled, setting, lambda p: finish)
+        if name == "settled":
+            return run_settled(compiled, self._float32, few, finish, SETTLE_REACH)
+        if name.startswith("draft"):
+            return run_draft(compiled, self._float32, few, finish, self._verify)
+        assert name in PRUNED
+        assert fused is not None
+        policy = pruning(fused, setting, self.weights(), finish).get(name)
+        return None if policy is None else run_engine(compiled, setting, policy)
+
+    def flops(self) -> float:
+        """Of one row's pass."""
+        model = self._full
+        length, width = model.tokenizer.model_max_length, model.unet.config.cross_attention_dim
+        return denoiser_flops(model.unet, model.latent_shape, (length, width))
+
+    def weights(self) -> Tensor:
+        """Of each step in the score."""
+        sampler = self.setting.sampler
+        schedule = Schedule.from_diffusers(
+            self._full.scheduler, steps=sampler.steps, kind=sampler.scheduler
+        )
+        return schedule.weights(sampler.convention, sampler.t_min)
+
+    def finish(self) -> Finish:
+        """The exact policy: steps that do not count are taken by the best alone."""
+        return Finish(step=counted_steps(self.weights()), keep=1)
+
+    @property
+    def _loop(self) -> dict[str, Any]:
+        sampler = self.setting.sampler
+        return {
+            "candidates": self.setting.candidates,
+            "steps": sampler.steps,
+            "guidance": sampler.guidance,
+            "seed": self.setting.seed,
+        }
+
+    @cached_property
+    def _full(self) -> StableDiffusion:
+        doing(f"loading {self.setting.model}")
+        return load_model(self.setting, "float32")
+
+    @cached_property
+    def _bfloat16(self) -> StableDiffusion:
+        return with_own_unet(self._full, "bfloat16")
+
+    @cached_property
+    def _float32(self) -> Prepared:
+        return Prepared(self._full, self._backend)
+
+    @cached_property
+    def _compiled(self) -> Prepared:
+        return Prepared(self._full, self._backend, precision=self.setting.precision)
+
+    @property
+    def _backend(self) -> str:
+        """A rehearsal with the tiny model compiles nothing."""
+        return "eager" if self.setting.model == TINY else "inductor"
