@@ -123,6 +123,43 @@ def test_settings_prompts_and_environment_round_trip(tmp_path: Path) -> None:
     assert FineTuningSet.open(tmp_path).environment == environment
 
 
+def test_notes_are_told_and_decide_nothing(tmp_path: Path) -> None:
+    writer(tmp_path / "a", notes={"model": "/one/path"}).close()
+    assert FineTuningSet.open(tmp_path / "a").notes == {"model": "/one/path"}
+    writer(tmp_path / "a", notes={"model": "another"}).close()  # no refusal, and the first stays
+    assert FineTuningSet.open(tmp_path / "a").notes == {"model": "/one/path"}
+    build(tmp_path / "b")
+    with writer(tmp_path / "a") as target:
+        for candidate in pool(target.pending_prompts()):
+            target.add(candidate)
+    parts = "parts/part-00000.parquet"
+    assert (tmp_path / "a" / parts).read_bytes() == (tmp_path / "b" / parts).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["backend", "attention", "slots", "batch"])
+def test_rounding_is_settled_by_the_first_part(tmp_path: Path, name: str) -> None:
+    one, other = ({"settings": {**SETTINGS, name: value}} for value in ("one", "other"))
+    writer(tmp_path, **one).close()
+    writer(tmp_path, **other).close()  # nothing is there yet that was rounded the first way
+    assert FineTuningSet.open(tmp_path).settings[name] == "other"
+    changed = {"settings": {**SETTINGS, name: "one", "steps": 6}}
+    assert "steps is 5 there and 6 here" in refusal(tmp_path, **changed)
+    with writer(tmp_path, **other) as target:
+        for candidate in pool([0, 1]):
+            target.add(candidate)
+    assert f"{name} is 'other' there and 'one' here" in refusal(tmp_path, **one)
+
+
+def test_what_an_earlier_version_did_not_record_is_unknown(tmp_path: Path) -> None:
+    earlier = {**SETTINGS, "source": {"name": "/pictures", "sha256": "00"}}
+    writer(tmp_path, settings=earlier).close()
+    now = {**SETTINGS, "source": {"sha256": "00"}, "batch": 64, "model_parts": {"vae": {"w": "1"}}}
+    with writer(tmp_path, settings=now) as target:
+        assert target.unrecorded == ["model_parts", "batch"]
+    now["source"] = {"sha256": "11"}
+    assert "source.sha256 is '00' there and '11' here" in refusal(tmp_path, settings=now)
+
+
 @pytest.mark.parametrize("value", [(1, 2), math.nan, {1: 2}, Path("x")])
 def test_settings_that_do_not_round_trip_are_a_programming_error(
     tmp_path: Path, value: Any
