@@ -47,7 +47,8 @@ def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
 
     Raises:
         UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
-            or that does not fit; a model in half precision.
+            or that does not fit, or with which weights are no longer finite; a model in half
+            precision.
     """
     run = run_of(adapter)
     with new_folder(out) as folder:

@@ -14,6 +14,7 @@ from torch import nn
 from mitune.errors import UserError
 from mitune.noise import prompt_id
 from mitune.tuning import full, network
+from mitune.tuning.adapter_config import misfit
 from mitune.tuning.adapter_file import FILE, read_file, resolve, write_file
 from mitune.tuning.config import TuneConfig
 from mitune.tuning.names import TEXT_ENCODER, UNET
@@ -99,9 +100,12 @@ def load(
         return notes
     content = read_file(path)
     _same_model(content.path, content.notes, fingerprint)
+    networks = _networks(model)
     try:
         for name, part in content.parts.items():
-            network.put(_networks(model)[name], part, content.path)
+            if name not in networks:
+                raise misfit(content.path, f"the model has no {name}")
+            network.put(networks[name], part, content.path)
     except UserError:
         detach(model)
         raise

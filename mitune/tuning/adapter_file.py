@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
-from mitune.tuning.adapter_config import describe, misfit, parse_config
+from mitune.tuning.adapter_config import check_tensors, describe, misfit, parse_config
 from mitune.tuning.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -27,8 +27,6 @@ FULL = "unet/diffusion_pytorch_model.safetensors"
 
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
-
-_SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,28 +138,8 @@ def _part(
     tensors = as_peft(network, stored)
     if len(tensors) < len(stored):
         raise misfit(file, f"of {len(stored)} tensors of the {network} some are there twice")
-    _check_tensors(file, tensors)
+    check_tensors(file, tensors)
     return Part(tensors=tensors, config=parse_config(file, described, _inferred(tensors)))
-
-
-def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    for key, value in tensors.items():
-        if not key.endswith(_SUFFIXES):
-            raise misfit(file, f"{key} is no part of a LoRA or DoRA adapter")
-        if not value.is_floating_point():
-            raise misfit(file, f"{key} is of {value.dtype}, not of floating-point numbers")
-    check_finite(f"adapter {file}", tensors)
-
-
-def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError, with ``name`` of what holds them, for a value that float32 does not have,
-    in which the tensors will be held."""
-    for key, value in tensors.items():
-        if not value.float().isfinite().all():
-            raise UserError(
-                f"{name} holds a value in {key} that is not finite: expected numbers; it is "
-                "damaged or its training diverged, train it anew"
-            )
 
 
 def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]) -> Path:

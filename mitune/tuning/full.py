@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mitune.errors import UserError
 from mitune.sets.files import make_folder, publish
-from mitune.tuning.adapter_config import misfit
-from mitune.tuning.adapter_file import FULL, NOTES, check_finite, to_bytes
+from mitune.tuning.adapter_config import check_finite, misfit
+from mitune.tuning.adapter_file import FULL, NOTES, to_bytes
 
 # The plain weights of each UNet that carries tuned ones. Not on the UNet: copies of it need none.
 _PLAIN: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()

@@ -6,6 +6,8 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from mitune.errors import UserError
+
 
 def merged_weights(unet: Any) -> dict[str, Tensor]:
     """Parameters and buffers, by the plain UNet's names, with which it predicts what ``unet`` does.
@@ -18,6 +20,9 @@ def merged_weights(unet: Any) -> dict[str, Tensor]:
 
     Returns:
         Tensors of ``unet`` itself where no adapter is, new ones where one was merged.
+
+    Raises:
+        UserError: an adapter that makes weights infinite.
     """
     weights: dict[str, Tensor] = {
         name.replace(".base_layer", ""): tensor
@@ -27,6 +32,12 @@ def merged_weights(unet: Any) -> dict[str, Tensor]:
     for name, layer in unet.named_modules():
         if isinstance(layer, LoraLayer):
             own: Any = copy.deepcopy(layer)
-            own.merge(safe_merge=True)
+            try:
+                own.merge(safe_merge=True)
+            except ValueError as error:  # what peft raises for weights that are not finite
+                raise UserError(
+                    f"the adapter makes the weights of {name} infinite or no numbers: expected an "
+                    "adapter whose update fits float32; its alpha or its values are damaged"
+                ) from error
             weights[f"{name}.weight"] = own.get_base_layer().weight.detach()
     return weights

@@ -18,6 +18,7 @@ import mitune
 from mitune.errors import UserError
 from mitune.export import export_adapter, merge
 from mitune.tuning import adapter
+from mitune.tuning.adapter_file import read_file, write_file
 
 KINDS = [
     {"method": "dora"},
@@ -133,3 +134,18 @@ def test_a_folder_that_cannot_be_written(shapes_model: Any, trained: Any, tmp_pa
     trained()
     with pytest.raises(UserError, match="/proc"):
         merge(shapes_model, tmp_path / "a", "/proc/m")
+
+
+def test_weights_beyond_float32_are_not_written(
+    shapes_model: Any, trained: Any, tmp_path: Path
+) -> None:
+    trained(method="lora")
+    part = read_file(tmp_path / "a").part("unet")
+    alpha: Any = 3e38
+    part.config.lora_alpha = alpha
+    for tensor in part.tensors.values():
+        tensor *= 100
+    write_file(tmp_path / "b", {"unet": part}, {})
+    with pytest.raises(UserError, match=r"the adapter makes the weights of \S+ infinite"):
+        merge(shapes_model, tmp_path / "b", tmp_path / "m")
+    assert not (tmp_path / "m").exists()

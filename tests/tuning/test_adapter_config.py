@@ -20,6 +20,7 @@ from mitune.tuning.adapter_config import CHOOSING, HARMLESS, STARTS, WRITTEN
 from mitune.tuning.adapter_file import FILE, Part, read_file, write_file
 
 LAYER = "unet.down_blocks.0.to_q"
+TO_Q: dict[str, Any] = {"unet.r": 2, "unet.target_modules": ["to_q"]}
 NAN, INFINITE = float("nan"), float("inf")
 
 
@@ -79,7 +80,7 @@ def test_every_field_of_peft_is_honoured_harmless_or_refused(tmp_path: Path, nam
         read_file(write(tmp_path, {f"unet.{name}": default}))
     elif name in HARMLESS:
         assert HARMLESS[name]
-        header = {"unet.r": 2, "unet.lora_alpha": 3, "unet.target_modules": ["to_q"]}
+        header = TO_Q | {"unet.lora_alpha": 3}
         read = read_file(write(tmp_path, header | {f"unet.{name}": "anything"}))
         plain = read_file(write(tmp_path, header))
         assert read.part("unet").config == plain.part("unet").config
@@ -124,6 +125,7 @@ def test_a_setting_of_a_peft_to_come_is_refused_unless_off(tmp_path: Path) -> No
         ({"unet.r": 0}, "its rank is 0"),
         ({"unet.r": True}, "its rank is True"),
         ({"unet.r": 2.5}, "its rank is 2.5"),
+        (TO_Q | {"unet.r": 10**9}, "its rank is 1000000000, far above that of its tensors"),
         ({"unet.rank_pattern": {"to_q": 0}}, "its rank is 0"),
         ({"unet.rank_pattern": [4]}, "its rank_pattern is [4], not a table"),
         ({"unet.lora_alpha": NAN}, "its alpha is nan"),
@@ -132,7 +134,19 @@ def test_a_setting_of_a_peft_to_come_is_refused_unless_off(tmp_path: Path) -> No
         ({"unet.lora_alpha": "8"}, "its alpha is '8'"),
         ({"unet.alpha_pattern": {"to_q": NAN}}, "its alpha is nan"),
         ({"unet.use_dora": "no"}, "its use_dora is 'no'"),
-        ({"unet.layers_pattern": "blocks", "unet.r": 2}, "peft refuses its settings"),
+        ({"unet.r": 2}, "its target_modules is None"),
+        (TO_Q | {"unet.target_modules": [1]}, "its target_modules is [1], not a name"),
+        (TO_Q | {"unet.target_modules": 5}, "its target_modules is 5"),
+        (TO_Q | {"unet.exclude_modules": {"a": 1}}, "its exclude_modules is {'a': 1}"),
+        (TO_Q | {"unet.layers_pattern": 5}, "its layers_pattern is 5"),
+        (TO_Q | {"unet.layers_pattern": "blocks"}, "peft refuses its settings"),
+        (TO_Q | {"unet.layers_to_transform": ["a"]}, "its layers_to_transform is ['a']"),
+        # Each takes longer than the universe has been there.
+        (TO_Q | {"unet.target_modules": "(.*)*(.*)*x"}, "may take for ever"),
+        (TO_Q | {"unet.exclude_modules": "(a|a)+$"}, "may take for ever"),
+        (TO_Q | {"unet.rank_pattern": {".*.*.*.*.*.*.*.*x": 3}}, "may take for ever"),
+        (TO_Q | {"unet.alpha_pattern": {"((.+)+)+x": 3}}, "may take for ever"),
+        (TO_Q | {"unet.layers_pattern": ["(a*)*"]}, "may take for ever"),
         ({"text_encoder.r": 2}, "its header describes a text_encoder"),
         ({"text_encoder_2.r": 2}, "its header says text_encoder_2.r"),
     ],
@@ -206,6 +220,18 @@ def test_layers_that_peft_was_told_to_leave_out_are_left_out(tmp_path: Path) -> 
         adapter.detach(model)
 
 
+def test_the_patterns_of_trainers_are_taken(tmp_path: Path) -> None:
+    for pattern in (
+        "^down_blocks.0.to_q",
+        r"down_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn\d+\.to_(q|k|v)",
+        r".*\.attn[12]\.to_[qkv]",
+        ".*attn1.*to_out.0",
+    ):
+        for field in ({"target_modules": pattern}, {"rank_pattern": {pattern: 2}}):
+            header = TO_Q | {f"unet.{name}": value for name, value in field.items()}
+            read_file(write(tmp_path, header))
+
+
 def test_a_pattern_that_is_no_regular_expression(tmp_path: Path) -> None:
     model = TinyModel()
     adapter.attach(model, config())
@@ -215,6 +241,15 @@ def test_a_pattern_that_is_no_regular_expression(tmp_path: Path) -> None:
     write_file(tmp_path, {"unet": part}, {})
     with pytest.raises(UserError, match=re.escape(f"adapter {tmp_path / FILE} does not fit")):
         adapter.load(TinyModel(), tmp_path)
+
+
+def test_a_text_encoder_that_the_model_has_not(tmp_path: Path) -> None:
+    path, name = tmp_path / "a.safetensors", "text_encoder.x.q_proj.lora_linear_layer"
+    save_file(
+        {f"{name}.down.weight": torch.ones(2, 6), f"{name}.up.weight": torch.ones(4, 2)}, path
+    )
+    with pytest.raises(UserError, match="the model has no text_encoder"):
+        adapter.load(TinyModel(), path)
 
 
 def test_files_that_are_no_safetensors(tmp_path: Path) -> None:
