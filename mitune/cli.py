@@ -22,9 +22,9 @@ information of prompt and image.
 Start with 'mitune align --out runs/first': it aligns the embedded shapes model in minutes on two
 CPU cores. Its steps, one by one:
 
-  mitune build --out runs/set                    pictures, of which the best stay
-  mitune tune --set runs/set --out runs/adapter  an adapter, trained on them
-  mitune eval --adapter runs/adapter             base and adapter compared"""
+  mitune build --out runs/set                    makes pictures, keeps the best
+  mitune tune --set runs/set --out runs/adapter  trains an adapter on them
+  mitune eval --adapter runs/adapter             compares it with its base"""
 
 
 def parse(arguments: Sequence[str]) -> "Command":

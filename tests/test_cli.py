@@ -52,8 +52,16 @@ def fails(capsys, *arguments: object) -> str:
 def test_build_tune_eval(prompts, tmp_path, capsys):
     built = tmp_path / "set"
     run("build", "--prompts", prompts, "--out", built, *QUICK, "--json")
-    summary = last_json(capsys)
+    told = capsys.readouterr()
+    summary = json.loads(told.out.splitlines()[-1])
+    assert told.err == ""  # nothing of other libraries' either
     assert (summary["candidates"], summary["kept"], summary["complete"]) == (6, 4, True)
+    repeat = (built / "command.yaml").read_text()
+    run("build", "--config", built / "command.yaml", "--out", tmp_path / "again")
+    assert last_json(capsys) == summary | {"path": str(tmp_path / "again")}
+    assert (tmp_path / "again" / "command.yaml").read_text() == repeat.replace(
+        str(built), str(tmp_path / "again")
+    )
     adapter = tmp_path / "adapter"
     tune = ["tune", "--set", built, "--out", adapter, "--iterations", 2, "--batch", 4, "--quiet"]
     run(*tune, "--json")
@@ -66,6 +74,10 @@ def test_build_tune_eval(prompts, tmp_path, capsys):
     }
     assert all(r["standard_error"] is not None for r in table)
     assert (tmp_path / "eval" / "eval.png").exists()
+    for verb, out in (("tune", adapter), ("eval", tmp_path / "eval")):
+        assert f"\nverb: {verb}\n" in (out / "command.yaml").read_text()
+    run("tune", "--config", adapter / "command.yaml")  # it is finished, and stays so
+    assert last_json(capsys) == {"adapter": str(adapter)}
     score = ["build", "--prompts", prompts, "--out", tmp_path / "s2", "--adapter", adapter]
     run(*score, *QUICK, "--json")
     assert last_json(capsys)["score_mean_all"] != summary["score_mean_all"]
@@ -84,6 +96,7 @@ def test_align_ends_with_a_table_and_two_pictures(prompts, tmp_path, capsys):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 64
     assert json.loads((out / "eval.json").read_text())["table"] == result["eval"]["table"]
+    assert "\nverb: align\n" in (out / "command.yaml").read_text()
 
 
 def test_score(tmp_path, capsys):
@@ -142,7 +155,7 @@ def test_help_explains_every_option(verb, columns, capsys, monkeypatch):
     text = " ".join(" ".join(lines).split())
     for option in options(COMMANDS[verb]).values():
         flag = option.metavar if option.positional else option.flag
-        assert f" {flag} " in text or f" --no-{option.flag[2:]} " in text
+        assert f" {flag} " in text or f" --[no-]{option.flag[2:]} " in text
         assert len(option.words.split()) >= 2, option.name
         assert " ".join(option.words.split()) in text
         assert option.default is not None or option.shown is not None, "its help shows no default"
@@ -222,7 +235,28 @@ def test_mistakes_that_matter_late_are_told_first(arguments, words, tmp_path, ca
 def test_a_set_with_other_settings(prompts, tmp_path, capsys):
     build = ["build", "--prompts", prompts, "--out", tmp_path / "s", *QUICK]
     run(*build)
+    before = (tmp_path / "s" / "command.yaml").read_text()
     assert "guidance" in fails(capsys, *build, "--guidance", "3")
+    assert (tmp_path / "s" / "command.yaml").read_text() == before
+
+
+def test_eval_tells_what_is_wrong_before_it_draws(prompts, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    command = ["eval", "--prompts", prompts, "--adapter", tmp_path / "none"]
+    assert "none is not there" in fails(capsys, *command, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert "file is a file" in fails(capsys, *command, "--out", tmp_path / "file")
+    assert "file is a file" in fails(capsys, *command, "--out", tmp_path / "file" / "x")
+
+
+def test_a_mistake_is_also_the_last_line_of_json(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("build", "--prompts", tmp_path / "none", "--out", tmp_path / "s", "--json")
+    told = capsys.readouterr()
+    assert stop.value.code == 2
+    assert [json.loads(line) for line in told.out.splitlines()] == [
+        {"error": told.err.removeprefix("mitune: ").strip()}
+    ]
 
 
 def test_a_truncated_set(prompts, tmp_path, capsys):

@@ -57,14 +57,14 @@ def _explain(option: Option, width: int) -> str:
     if option.positional:
         head = f"  {option.metavar}"
     elif option.switch:
-        head = f"  {option.flag}" if not option.default else f"  --no-{option.flag[2:]}"
+        head = f"  {option.flag}" if not option.default else f"  --[no-]{option.flag[2:]}"
     else:
         head = f"  {option.flag} {option.metavar}"
     text = option.words
     if option.repeated:
         text += " May be repeated."
     # That a switch is off unless given needs no word.
-    default = "" if option.switch else option.default_text()
+    default = "" if option.default is False else option.default_text()
     return _entry(head, f"{text} [{default}]" if default else text, width)
 
 
