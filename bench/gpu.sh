@@ -10,8 +10,8 @@
 #
 # Every stage is a process with a time limit of its own, and none waits for another's success. Every
 # figure is a JSON line in OUT/*.jsonl as soon as it is known; the same call again goes on from
-# there. After each stage OUT/results.tgz holds what there is. GPU_FIRST_S and GPU_SECOND_S change
-# the limits. What is worth keeping belongs into bench/results/DEVICE/ and docs/measured.md.
+# there. After each stage OUT/results.tgz holds what there is. GPU_PATIENCE multiplies every limit, for
+# a rehearsal on a slow machine. What is worth keeping belongs into bench/results/DEVICE/ and docs/measured.md.
 #
 # Needs: a CUDA GPU; torch >= 2.11 with its triton; transformers, peft, accelerate, safetensors,
 # pyarrow, tqdm, pillow, numpy, pytest; diffusers, tyro, typeguard and docstring_parser, or their
@@ -23,6 +23,7 @@ out=${1:-gpu-results} part=${2:-all} tiny=${3:-}
 python=${PYTHON:-python3}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
+patience=${GPU_PATIENCE:-1}
 failed=0
 begin=$(date +%s)
 limit=$begin
@@ -30,12 +31,13 @@ limit=$begin
 say() { echo "[$(( $(date +%s) - begin )) s] $*"; }
 left() { echo $(( limit - $(date +%s) )); }
 pack() {
-    tar czf "$out/results.part" -C "$out" --exclude=results.part --exclude=results.tgz . &&
-        mv "$out/results.part" "$out/results.tgz"
+    # Stages that run beside this one may write meanwhile: what they add is in the next archive.
+    tar czf "$out/results.part" -C "$out" --exclude='results.*' --warning=no-file-changed . ||
+        [ $? = 1 ] && mv "$out/results.part" "$out/results.tgz"
 }
 # stage SECONDS NAME COMMAND...: at most so long, and never past the end of the call.
 stage() {
-    local most=$1 name=$2 now code
+    local most=$(( $1 * patience )) name=$2 now code
     shift 2
     now=$(left)
     if (( now < 15 )); then say "$name: no time is left"; failed=1; return 1; fi
@@ -88,16 +90,16 @@ else
 fi
 
 first() {
-    limit=$(( $(date +%s) + ${GPU_FIRST_S:-540} ))
+    limit=$(( $(date +%s) + 540 * patience ))
     nvidia-smi > "$out/nvidia-smi.txt" 2>&1
     stage 60 doctor "${mitune[@]}" doctor && cat "$out/doctor.txt"
     # Side by side: the tests, and whatever compiles.
     local pids=() name
-    timeout 170 "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
+    timeout $(( 170 * patience )) "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
         > "$out/tests.txt" 2>&1 &
     local tests=$!
     for name in compile-ours compile-fair compile-training; do
-        timeout 170 "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
+        timeout $(( 170 * patience )) "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
             > "$out/$name.txt" 2> "$out/$name.err" &
         pids+=("$!:$name")
     done
@@ -133,7 +135,7 @@ first() {
 }
 
 second() {
-    limit=$(( $(date +%s) + ${GPU_SECOND_S:-170} ))
+    limit=$(( $(date +%s) + 170 * patience ))
     # One process, which loads the model once; ours first, and no float64 beyond its 30 s.
     stage 130 training "${mitune[@]}" bench train --device "$device" "${trained[@]}" \
         --precision bfloat16 --figures "$out/training.jsonl" --only "${trainers[@]}" --json
