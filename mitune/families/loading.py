@@ -119,7 +119,7 @@ def _check_index(source: str | Path, file: Path) -> None:
         if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
     }
     expected = "expected a StableDiffusionPipeline (1.x or 2.x)"
-    own = index.get("_class_name", "pipeline without a class")
+    own = index.get("_class_name", "pipeline of no class")
     if others := sorted(named.keys() - _CLASSES.keys() - _UNUSED.keys()):
         raise UserError(
             f"model {source} is a {own} with {', '.join(others)}: {expected}; other families are "

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mitune.errors import UserError
 from mitune.load import load
+from mitune.score import score
 from mitune.shapes.model import FOLDER
 
 Damage = Callable[[Path], object]
@@ -286,6 +287,17 @@ def test_what_is_only_unusual_is_the_same_model(shapes_model: Any, model: Path, 
     found = load(model, device="cpu", variant="ema" if "variant" in name else None)
     assert found.fingerprint == shapes_model.fingerprint
     assert found.parts == shapes_model.parts
+
+
+def test_a_folder_of_zero_terminal_snr_scores(model: Path) -> None:
+    """The last timestep alone too, where z is noise and nothing else."""
+    snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    edit(SCHEDULER, prediction_type="v_prediction", **snr)(model)
+    found = load(model, device="cpu")
+    latents = torch.zeros(1, *found.latent_shape)
+    for t_min in (-1, 998):
+        values = score(found, ["a red circle"], latents, draws=2, t_min=t_min)
+        assert bool(values.isfinite().all())
 
 
 def test_names_of_folders(shapes_model: Any, model: Path) -> None:
