@@ -63,3 +63,32 @@ def test_energy_and_clock_come_from_nvml(monkeypatch):
     assert facts["driver"] == "580.1"
     assert facts["power_limit_w"] == 700
     assert machine.fingerprint(gpu).startswith("NVIDIA-H100-80GB-HBM3-")
+
+
+def test_an_nvml_that_fails_costs_a_figure_and_no_run(monkeypatch):
+    """As in a virtual machine, which does not show its GPU by the bus address."""
+
+    def fail(*_):
+        raise RuntimeError("not found")
+
+    nvml = types.ModuleType("pynvml")
+    nvml.NVMLError = RuntimeError
+    nvml.NVML_CLOCK_SM = 1
+    nvml.nvmlInit = lambda: None
+    nvml.nvmlSystemGetDriverVersion = lambda: "580.1"
+    nvml.nvmlDeviceGetHandleByPciBusId = fail
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    found = types.SimpleNamespace(pci_domain_id=0, pci_bus_id=0x4B, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    gpu = torch.device("cuda", 0)
+    with machine.metered(gpu) as meter:
+        pass
+    assert (meter.joules, meter.sm_mhz) == (None, None)
+    assert machine.machine(gpu)["driver"] == "580.1"
+    nvml.nvmlDeviceGetHandleByPciBusId = lambda address: address
+    nvml.nvmlDeviceGetTotalEnergyConsumption = fail
+    nvml.nvmlDeviceGetClockInfo = fail
+    with machine.metered(gpu) as meter:
+        pass
+    assert (meter.joules, meter.sm_mhz) == (None, None)
