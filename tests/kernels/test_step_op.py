@@ -128,7 +128,7 @@ def test_a_row_has_the_same_bits_in_any_batch(impl: str, shape: tuple[int, ...])
         assert same(alone[:3], (t[row : row + 1] for t in together[:3]))
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ["reference", "cpp"])  # the others have no threads of torch's
 def test_threads_change_no_bit(impl: str) -> None:
     arguments = inputs(40, (4, 32, 32))
     threads = torch.get_num_threads()
