@@ -18,9 +18,9 @@ from statistics import median
 from typing import Any
 
 import torch
-import tyro
 
 from mitune import progress
+from mitune.arguments.module import run_module
 from mitune.environment import SETTINGS, missing
 from mitune.estimate import pointwise_mi
 from mitune.families.prepared import Prepared
@@ -161,6 +161,12 @@ def measure(asked: Neighbours) -> list[dict[str, Any]]:
     return made
 
 
+def main(asked: Neighbours) -> None:
+    """Measure, and tell each figure when it is known."""
+    progress.quiet_libraries()
+    measure(asked)
+
+
 def tell(row: dict[str, Any]) -> str:
     """One line of the table."""
     return (
@@ -176,5 +182,4 @@ def _timed(unit: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    progress.quiet_libraries()
-    measure(tyro.cli(Neighbours))
+    run_module(Neighbours, main)

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
 from mitune import progress
+from mitune.arguments.fields import Positional
+from mitune.arguments.module import run_module
 from mitune.build import build_set
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
@@ -48,7 +49,7 @@ _BASELINE = "dora"
 class Ablation:
     """An ablation of the paper's on the embedded world, over seeds."""
 
-    what: tyro.conf.Positional[Literal["parts", "real"]]
+    what: Positional[Literal["parts", "real"]]
     """parts, Table 8: DoRA, LoRA, and DoRA on UNet and text encoder together. real, Table 7: a
     share of the set is real pictures, which here are the world's own."""
     out: Path
@@ -186,9 +187,8 @@ def _tell(
     return result
 
 
-def main() -> None:
-    """Parse, run, and with --json print the result as the last line."""
-    ablation = tyro.cli(Ablation, description=__doc__)
+def main(ablation: Ablation) -> None:
+    """Run, and with --json print the result as the last line."""
     progress.quiet_libraries()
     result = run(ablation)
     if ablation.json:
@@ -196,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(Ablation, main)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from mitune import progress
+from mitune.arguments.module import run_module
 from mitune.estimate import ESTIMATORS
 from mitune.evaluation.compare import Estimate, draw_candidates
 from mitune.families.stable_diffusion import StableDiffusion
@@ -237,4 +237,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run_module(Options, main)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from mitune import progress
 from mitune.align import align
+from mitune.arguments.module import run_module
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
 from mitune.load import load
@@ -186,9 +186,8 @@ def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> l
     return rows
 
 
-def main() -> None:
-    """Parse, run, and with --json print the result as the last line."""
-    study = tyro.cli(Study, description=__doc__)
+def main(study: Study) -> None:
+    """Run, and with --json print the result as the last line."""
     progress.quiet_libraries()
     result = run(study)
     if study.json:
@@ -196,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(Study, main)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mitune.arguments.module import run_module
 from mitune.provenance import as_json, environment
 from mitune.sets.files import make_folder, publish
 from mitune.shapes import networks
@@ -91,4 +91,4 @@ def assemble(work: Path, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(pretrain(tyro.cli(Pretrain, description=__doc__)))
+    run_module(Pretrain, lambda asked: print(pretrain(asked)))

@@ -1,0 +1,33 @@
+"""Programs that are started as ``python -m mitune.SOMETHING``: studies and what makes the package's
+own data, which are no verbs."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from mitune import process
+from mitune.arguments.parser import Asked, parse
+from mitune.errors import UserError
+
+Made = TypeVar("Made")
+
+
+def run_module(kind: Callable[..., Made], run: Callable[[Made], object]) -> NoReturn:
+    """This process's words as the dataclass ``kind``, given to ``run``; exits as ``mitune`` does:
+    with 2 and one line after a mistake of the user's, with 130 when interrupted."""
+    found = sys.modules["__main__"].__spec__
+    assert found is not None
+    process.own(lambda: _run(kind, run, f"python -m {found.name}"))
+
+
+def _run(kind: Callable[..., Made], run: Callable[[Made], object], program: str) -> None:
+    try:
+        run(parse(sys.argv[1:], kind, program=program))
+    except Asked as asked:
+        print(asked, flush=True)
+    except UserError as error:
+        print(f"mitune: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("mitune: interrupted; finished work is kept", file=sys.stderr)
+        raise SystemExit(process.INTERRUPTED) from None
