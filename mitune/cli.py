@@ -51,7 +51,7 @@ def run(command: "Command") -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
     from mitune import allocator
-    from mitune.commands import Bench
+    from mitune.commands.measure import Bench
     from mitune.provenance import as_json
 
     if not isinstance(command, Bench):  # which does so itself, after the baselines

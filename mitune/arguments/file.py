@@ -87,10 +87,11 @@ def write(command: object, folder: Path) -> None:
     appears whole or not at all."""
     import yaml
 
-    verb = type(command).__name__.lower()
+    kind: type = type(command)
+    verb = kind.__name__.lower()
     values = {
         name: _plain(getattr(command, name))
-        for name, option in options_of(type(command)).items()
+        for name, option in options_of(kind).items()
         if getattr(command, name) is not None
     }
     text = (
