@@ -38,7 +38,8 @@ def explain(result: dict[str, Any]) -> str:
             f"{result['projection']['hours'][name]:19.2f}"
         )
     lines += [f"(projected: {result['projection']['what']})", ""]
-    lines.append("repeated on the pools that nobody pruned (95 % intervals):")
+    if result["curve"]:
+        lines.append("repeated on the pools that nobody pruned (95 % intervals):")
     for entry in result["curve"]:
         recall, regret = entry["recall_top1"], entry["regret_nats"]
         lines.append(

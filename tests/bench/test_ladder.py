@@ -89,7 +89,8 @@ def test_some_rungs_alone_compared_with_the_exact_run_if_that_is_one_of_them(unc
 def test_a_ladder_goes_on_where_it_was_stopped(uncompiled, tmp_path, monkeypatch):
     """In two processes with one file, the second with the exact run and the pruned one."""
     file = tmp_path / "ladder.jsonl"
-    few = replace(SETTING, slow_prompts=1)
+    short = SamplerConfig(steps=5, guidance=7.5, convention="reference")
+    few = replace(SETTING, slow_prompts=1, candidates=3, slots=3, sampler=short)
     first = ladder(few, only=("authors", "fused"), file=file)["rungs"]
     monkeypatch.setattr(plan, "run_loop", lambda *_: pytest.fail("the authors' loop is known"))
     result = ladder(few, only=("authors", "fused", "halving late", "exact float32"), file=file)
@@ -99,12 +100,12 @@ def test_a_ladder_goes_on_where_it_was_stopped(uncompiled, tmp_path, monkeypatch
         assert rungs[name]["seconds"] == first[name]["seconds"]
     # What was read is compared as if it had been made just now: to the bit, NaN and all.
     assert rungs["authors"]["top1_agreement"] == 1.0
-    assert rungs["authors"]["score_apart"] < 1e-5
-    assert 1e-6 < rungs["fused"]["score_apart"] < 1.0
+    assert rungs["authors"]["score_apart"] < 1e-3  # float32 along five steps
+    assert 0 < rungs["fused"]["score_apart"] < 1.0
     assert rungs["fused"]["seconds"] > 0
     assert ladder(few, only=("fused",), file=file)["rungs"] == rungs
-    with pytest.raises(UserError, match="slots is 6 there and 5 here"):
-        ladder(replace(few, slots=5), file=file)
+    with pytest.raises(UserError, match="slots is 3 there and 2 here"):
+        ladder(replace(few, slots=2), file=file)
 
 
 def test_the_exact_run_convolves_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
