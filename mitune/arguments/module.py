@@ -17,7 +17,8 @@ def run_module(kind: Callable[..., Made], run: Callable[[Made], object]) -> NoRe
     with 2 and one line after a mistake of the user's, with 130 when interrupted."""
     found = sys.modules["__main__"].__spec__
     assert found is not None
-    process.own(lambda: _run(kind, run, f"python -m {found.name}"))
+    program = f"python -m {found.name.removesuffix('.__main__')}"
+    process.own(lambda: _run(kind, run, program))
 
 
 def _run(kind: Callable[..., Made], run: Callable[[Made], object], program: str) -> None:

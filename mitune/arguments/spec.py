@@ -19,7 +19,7 @@ def options(verb: type) -> dict[str, Option]:
 
     Args:
         verb: a dataclass. The text under a field is its help; the attribute ``GROUP`` of the class
-            that declares a field is its heading.
+            that declares a field is its heading. A field that is a dataclass itself is no option.
     """
     hints = get_type_hints(verb, include_extras=True)
     homes = {
@@ -33,6 +33,8 @@ def options(verb: type) -> dict[str, Option]:
     fields = sorted(dataclasses.fields(verb), key=lambda f: verb.__mro__.index(homes[f.name]))
     found = {}
     for field in fields:
+        if dataclasses.is_dataclass(hints[field.name]):  # for Python alone
+            continue
         home = homes[field.name]
         group: str = vars(home).get("GROUP", "options")
         words = _docstrings(home).get(field.name, "")
