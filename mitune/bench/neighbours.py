@@ -21,6 +21,7 @@ import torch
 
 from mitune import progress
 from mitune.arguments.module import run_module
+from mitune.choices import TrainingBackend
 from mitune.environment import SETTINGS, missing
 from mitune.estimate import pointwise_mi
 from mitune.families.prepared import Prepared
@@ -34,8 +35,6 @@ from mitune.tuning import adapter
 from mitune.tuning.batches import Batches
 from mitune.tuning.gradient import gradient_of
 
-BACKENDS = ("eager", "inductor")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
@@ -47,7 +46,7 @@ class Neighbours:
     not measured again."""
     busy: tuple[int, ...] = (0, 1, 2)
     """Numbers of busy programs."""
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[TrainingBackend, ...] = ("eager", "inductor")
     """eager, inductor."""
     slots: int = 64
     """Candidates in a tick of generation, samples in a step of training, copies in a pass of
@@ -71,7 +70,9 @@ def busy(programs: int) -> Iterator[None]:
             program.wait()
 
 
-def jobs(model: StableDiffusion, backend: str, slots: int) -> dict[str, Callable[[], object]]:
+def jobs(
+    model: StableDiffusion, backend: TrainingBackend, slots: int
+) -> dict[str, Callable[[], object]]:
     """One unit of each job, warmed up by its first call."""
     text = prompts("train")[0]
     prepared = Prepared(model, backend)

@@ -28,6 +28,7 @@ from mitune.families.prepared import Prepared
 from mitune.families.stable_diffusion import StableDiffusion
 from mitune.generate.engine import counted_steps
 from mitune.generate.policies import Finish
+from mitune.half import halves_pay
 from mitune.schedule import Schedule
 
 RUNGS = (
@@ -88,7 +89,7 @@ class Rungs:
         if name == "fair kept" and not kept:
             return None
         if name in ("fair", "fair kept"):
-            return run_loop(FairLoop(self._bfloat16, **self._loop), few)
+            return run_loop(FairLoop(self._fair, **self._loop), few)
         if name == "slots":
             with exact_convolutions():
                 plain = Prepared(self._full)
@@ -152,8 +153,10 @@ class Rungs:
         return load_model(self.setting, "float32")
 
     @cached_property
-    def _bfloat16(self) -> StableDiffusion:
-        return with_own_unet(self._full, "bfloat16")
+    def _fair(self) -> StableDiffusion:
+        """In bfloat16, where nobody would stay with float32."""
+        pays = halves_pay(self._full.device)
+        return with_own_unet(self._full, "bfloat16" if pays else "float32")
 
     @cached_property
     def _float32(self) -> Prepared:

@@ -22,6 +22,7 @@ from mitune.bench.rungs import with_own_unet
 from mitune.bench.table import add_ratios
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusion
+from mitune.half import halves_pay
 from mitune.provenance import environment
 from mitune.tuning import TuneConfig, adapter
 from mitune.tuning.batches import Batches
@@ -134,7 +135,7 @@ def measure_training(
     captured = replace(compiled, captured=on_gpu)
     plans: dict[str, tuple[str, Any, TuneConfig]] = {
         "authors": ("float32", AuthorsTrainer, config),
-        "fair": ("bfloat16", FairTrainer, config),
+        "fair": ("bfloat16" if halves_pay(model.device) else "float32", FairTrainer, config),
         "peft": ("float32", OurTrainer, replace(config, gradient="peft")),
         "merged": ("float32", OurTrainer, merged),
         "compiled": ("float32", OurTrainer, compiled),

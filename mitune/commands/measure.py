@@ -44,9 +44,10 @@ class Bench(Output):
     """generate, scale: candidates in flight; the baselines take a prompt's pool."""
     backend: Backend = "eager"
     """scale: what runs the UNet."""
-    precision: Annotated[Precision | None, stands_for("bf16-mixed on a CPU, bfloat16 on a GPU")] = (
-        None
-    )
+    precision: Annotated[
+        Precision | None,
+        stands_for("bfloat16 on a GPU; bf16-mixed on a CPU, or float32 where it has no bfloat16"),
+    ] = None
     """generate, train: of our rungs below float32. On a GPU bf16-mixed moves more bytes than
     bfloat16 (by estimate: neither was measured there)."""
     implementation: Literal["auto", "reference", "cpp", "triton", "cuda"] = "auto"
@@ -112,7 +113,7 @@ class Bench(Output):
             candidates=self.candidates,
             sampler=SamplerConfig(steps=self.steps, guidance=7.5, convention="reference"),
             slots=self.slots,
-            precision=self.precision or ("bfloat16" if device.type == "cuda" else "bf16-mixed"),
+            precision=self.precision or _fastest(device),
             device=str(device),
             captures=device.type == "cuda",
             implementation=self._implementation(device),
@@ -243,3 +244,12 @@ class Bench(Output):
             )
             result["tick"] = share
         return result
+
+
+def _fastest(device: "torch.device") -> Precision:
+    """The precision of our rungs below float32 where that is faster."""
+    from mitune.half import halves_pay
+
+    if device.type == "cuda":
+        return "bfloat16"
+    return "bf16-mixed" if halves_pay(device) else "float32"

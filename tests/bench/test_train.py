@@ -10,6 +10,7 @@ from mitune.bench import baselines
 from mitune.bench import train as module
 from mitune.bench.train import RUNGS, TrainSetting, explain, measure_training
 from mitune.errors import UserError
+from mitune.half import halves_pay
 from mitune.shapes.prompts import prompts
 from mitune.tuning import TuneConfig
 
@@ -39,7 +40,10 @@ def test_every_rung_has_the_same_gradient_within_its_precision(setting):
         assert rungs[name]["max_grad_error"] < 1e-4
         assert rungs[name]["losses"] == pytest.approx(rungs["authors"]["losses"], rel=1e-5)
     for name in ("fair", "ours"):
-        assert 1e-5 < rungs[name]["max_grad_error"] < 0.5
+        # The fair one is in float32 where the processor has no bfloat16.
+        exact = name == "fair" and not halves_pay(torch.device("cpu"))
+        assert exact or rungs[name]["max_grad_error"] > 1e-5
+        assert rungs[name]["max_grad_error"] < 0.5
         assert rungs[name]["losses"] == pytest.approx(rungs["authors"]["losses"], rel=0.02)
     for figures in rungs.values():
         assert {"samples_per_s", "peak_bytes", "max_grad_error"} <= figures.keys()

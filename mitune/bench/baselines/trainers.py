@@ -79,8 +79,8 @@ class AuthorsTrainer:
 
 class FairTrainer(AuthorsTrainer):
     """The same without what nobody would do: bfloat16 (the frozen model in it, the adapter in
-    float32 under autocast), compiled, cuDNN's algorithms tried, micro-batches of 32 from the
-    device, fused AdamW, and no waiting."""
+    float32 under autocast; float32 where the model is loaded so), compiled, cuDNN's algorithms
+    tried, micro-batches of 32 from the device, fused AdamW, and no waiting."""
 
     micro_batch = 32
 
@@ -106,7 +106,8 @@ class FairTrainer(AuthorsTrainer):
         return torch.optim.AdamW(self.parameters.values(), fused=True, **self.config.adamw)
 
     def _loss(self, samples: MicroBatch) -> Tensor:
-        with torch.autocast(self.model.device.type, torch.bfloat16):
+        half = self.model.dtype == torch.bfloat16
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=half):
             loss = denoising_loss(self._denoise, samples, self._table, self.model.prediction)
         return loss.sum() / self.config.batch
 
