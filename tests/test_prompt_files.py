@@ -168,7 +168,7 @@ def test_bytes_of_the_command_line_that_are_no_text(tmp_path, capsys):
         main(["score", str(tmp_path / "a.png"), "--prompt", os.fsdecode(b"caf\xe9")])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "prompt 1 of 1 is no Unicode text at character 4" in line
+    assert r"--prompt is 'caf\udce9': expected text in UTF-8" in line
 
 
 @pytest.mark.skipif(not COMPBENCH, reason="MITUNE_T2I_COMPBENCH names no folder of prompt lists")

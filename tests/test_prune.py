@@ -27,7 +27,7 @@ HALVING = PruneConfig(policy="halving", rungs=((3, 4), (6, 3)), audit=0.3)
 THRESHOLD = PruneConfig(
     policy="threshold", rungs=((3, 2), (6, 1)), audit=0.3, confidence=0.8, calibration=3
 )
-DRAFT = PruneConfig(policy="draft", verify=3, draft_precision="bfloat16", audit=0.3)
+DRAFT = PruneConfig(policy="draft", verify=3, draft_precision="bf16-mixed", audit=0.3)
 ALL = pytest.mark.parametrize("prune", [HALVING, THRESHOLD, DRAFT], ids=lambda prune: prune.policy)
 
 
@@ -127,7 +127,7 @@ def test_a_draft_decides_who_is_made(exact_model, tmp_path):
     drafted = {
         (c.prompt_index, c.index): c.score
         for c in generate(
-            exact_model, PROMPTS, candidates=6, sampler=SHORT, seed=5, precision="bfloat16"
+            exact_model, PROMPTS, candidates=6, sampler=SHORT, seed=5, precision="bf16-mixed"
         )
     }
     drawn = [p for p, text in enumerate(PROMPTS) if is_audited(5, text, 0.3)]
@@ -194,8 +194,8 @@ def test_a_resume_with_other_pruning_is_refused(exact_model, tmp_path):
         ({"prune": DRAFT, "keep": 4}, "verify is 3: expected at least 4, the number to keep"),
         ({"prune": DRAFT, "candidates": 3}, "fewer than the pool's 3 candidates"),
         (
-            {"prune": PruneConfig(policy="draft", draft_precision="float32", draft_steps=10)},
-            "draft of 10 steps in float32 is as dear as what it is for, 10 steps in float32",
+            {"prune": PruneConfig(policy="draft", draft_precision="float64", draft_steps=10)},
+            "draft of 10 steps in float64 is as dear as what it is for, 10 steps in float64",
         ),
         ({"prune": PruneConfig(policy="draft", draft_steps=11)}, "draft of 11 steps in bf16-mixed"),
     ],

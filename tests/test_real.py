@@ -327,9 +327,7 @@ def test_score_and_real_see_a_picture_alike(tmp_path, capsys):
 
 def test_a_score_that_is_no_number_is_told(shapes_model, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    monkeypatch.setattr(
-        "mitune.commands.judge.score", lambda *_, **__: torch.tensor([float("nan")])
-    )
+    monkeypatch.setattr("mitune.score.score", lambda *_, **__: torch.tensor([float("nan")]))
     with pytest.raises(SystemExit) as stop:
         main(["score", str(tmp_path / "a.png"), "--prompt", "a red circle"])
     assert stop.value.code == 2
@@ -337,13 +335,14 @@ def test_a_score_that_is_no_number_is_told(shapes_model, tmp_path, capsys, monke
     assert f"the score of {tmp_path / 'a.png'} is nan" in line
 
 
-def test_names_that_are_no_utf_8_are_printed_and_kept(tmp_path, capsys):
+def test_names_that_are_no_utf_8_are_printed_or_refused(tmp_path, capsys):
+    """A picture is only opened; a source's name is written down, as UTF-8."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     save(folder, scenes(1)[0], ["a red circle"])
-    out = tmp_path / "r"
-    main(["real", "--source", str(folder), "--out", str(out), "--draws", "1", "--quiet"])
-    name = FineTuningSet.open(out).settings["source"]["name"]
-    assert name == rf"{tmp_path}/\udcff"
+    with pytest.raises(SystemExit) as stop:
+        main(["real", "--source", str(folder), "--out", str(tmp_path / "r"), "--quiet"])
+    assert stop.value.code == 2
+    assert "expected text in UTF-8" in capsys.readouterr().err
     main(["score", str(folder / "000.png"), "--prompt", "a red circle", "--draws", "1", "--json"])
     printed, last = capsys.readouterr().out.strip().splitlines()[-2:]
     assert r"\udcff/000.png" in printed

@@ -53,7 +53,7 @@ def test_pictures_the_best_and_the_end(folder: Path, tmp_path: Path) -> None:
         (["--patience", "2"], "patience is asked for without held-out prompts"),
         (["--best"], "best is asked for without held-out prompts"),
         (["--validation-prompts", "a", "a"], "'a' is given twice"),
-        (["--validation-prompts"], "none is given"),
+        (["--validation-prompts"], "--validation-prompts has no value"),
         (["--validation-steps", "0"], "validation_steps is 0"),
         (["--log-to", "paper"], "choose one of tensorboard, wandb"),
         (["--log-to", "wandb"], "pip install 'mitune[wandb]'"),

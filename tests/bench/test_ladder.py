@@ -18,6 +18,7 @@ from mitune.generate import SamplerConfig
 from mitune.shapes.prompts import prompts
 
 SETTING = Setting(
+    model="tiny-random",
     prompts=prompts("train")[:2],
     candidates=6,
     sampler=SamplerConfig(steps=10, guidance=7.5, convention="reference"),

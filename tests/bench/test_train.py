@@ -24,7 +24,7 @@ def setting(monkeypatch):
     return TrainSetting(
         model=mitune.load("shapes", device="cpu"),
         pairs=list(zip(prompts("train")[:6], latents, strict=True)),
-        config=TuneConfig(rank=4, alpha=4, batch=18, micro_batch=6, iterations=2),
+        config=TuneConfig(rank=4, alpha=4, batch=6, micro_batch=3, iterations=2),
         steps=1,
         half="bf16-mixed",
     )

@@ -96,7 +96,7 @@ def test_it_is_what_eval_measures(exact_model: Any, tmp_path: Path) -> None:
 def test_the_settings_say_what_is_measured(exact_model: Any) -> None:
     settings = held_out(exact_model).settings
     assert settings["prompts"] == 2
-    assert settings["estimator"] == "standard"
+    assert settings["estimator"] == "orthogonal"  # as the preset's needs a trajectory
     for other in (
         HeldOutMI(exact_model, PROMPTS[:1], sampler=QUICK, draws=2),
         HeldOutMI(exact_model, [*PROMPTS[:1], "a red triangle"], sampler=QUICK, draws=2),

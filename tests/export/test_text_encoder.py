@@ -1,5 +1,6 @@
 """Every form of an adapter that is on the text encoder too."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,22 @@ def test_plain_diffusers_reads_kohyas_form_of_both(tmp_path: Path, method: str) 
     theirs.load_lora_weights(done.file)
     ours = embeddings(model)
     assert furthest(ours, embeddings(joint_model())) > 0.1
-    assert furthest(embeddings(theirs), ours) < 1e-5
+    # The file's factors are float32. So what plain diffusers makes of them is within what four
+    # units in the last place of the weights move it.
+    within = furthest(embeddings(nudged(model, 2.0**-22)), ours)
+    assert furthest(embeddings(theirs), ours) < within < 1e-3
     assert furthest(predict(theirs.unet, ours), predict(model.unet, ours)) < 1e-5
+
+
+def nudged(model: Any, by: float) -> Any:
+    """The same with the text encoder's weights off by so much, relatively, at random."""
+    found = copy.copy(model)
+    found.text_encoder = copy.deepcopy(model.text_encoder).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in found.text_encoder.parameters():
+            tensor *= 1 + by * torch.randn(tensor.shape, generator=generator).double()
+    return found
 
 
 def test_the_error_told_is_over_the_layers_of_both(tmp_path: Path) -> None:

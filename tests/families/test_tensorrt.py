@@ -27,6 +27,7 @@ def small(**changes):
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        mid_block_type=None,  # the less to export
         norm_num_groups=8,
         cross_attention_dim=12,
         **changes,

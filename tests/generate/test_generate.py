@@ -326,14 +326,14 @@ def test_a_stream_of_part_of_the_pool(exact_model):
     [
         ({"backend": "inductor"}, "backend is 'inductor' and the model was prepared with 'eager'"),
         ({"attention": "math"}, "attention is 'math' and the model was prepared with 'sdpa'"),
-        ({"precision": "bfloat16"}, "precision is 'bfloat16' and .* with 'float32'"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16' and .* with 'float64'"),
     ],
 )
-def test_a_prepared_model_runs_as_it_was_prepared(shapes_model, changes, message):
-    prepared = Prepared(shapes_model, attention="sdpa")
+def test_a_prepared_model_runs_as_it_was_prepared(exact_model, changes, message):
+    prepared = Prepared(exact_model, attention="sdpa")
     with pytest.raises(UserError, match=message):
         list(generate(prepared, PROMPTS[:1], candidates=1, sampler=SHORT, **changes))
-    same = {"backend": "eager", "attention": "sdpa", "precision": "float32"}
+    same = {"backend": "eager", "attention": "sdpa", "precision": "float64"}
     for given in ({}, same):
         assert list(generate(prepared, PROMPTS[:1], candidates=1, sampler=SHORT, **given))
 

@@ -25,7 +25,7 @@ class TinyModel:
     device = torch.device("cpu")
     latent_shape = (4, 8, 8)
 
-    def __init__(self, prediction: str = "epsilon", weights: int = 0) -> None:
+    def __init__(self, prediction: str = "epsilon", weights: int = 0, middle: bool = True) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(weights)
             self.unet: Any = UNet2DConditionModel(
@@ -34,6 +34,7 @@ class TinyModel:
                 layers_per_block=1,
                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                mid_block_type="UNetMidBlock2DCrossAttn" if middle else None,
                 norm_num_groups=4,
                 cross_attention_dim=WIDTH,
                 attention_head_dim=2,
