@@ -43,4 +43,6 @@ def test_memory_that_is_freed_and_wanted_again_costs_no_page_faults() -> None:
     worked, faults = _faults(kept=True)
     if not worked:
         pytest.skip("the C library is not glibc")
-    assert faults < 100 < _faults(kept=False)[1]
+    without = _faults(kept=False)[1]
+    assert without > 10_000  # 12 MiB in pages, 50 times
+    assert faults < without / 10  # the heap may still grow once

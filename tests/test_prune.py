@@ -94,7 +94,7 @@ def test_an_audited_set(exact_model, tmp_path, whole, prune):
 
 @ALL
 def test_interrupted_and_resumed_it_keeps_the_same(exact_model, tmp_path, prune):
-    settings = SETTINGS | {"slots": 2 if prune is DRAFT else 9}  # two blocks of a draft
+    settings = SETTINGS | {"slots": 3 if prune is DRAFT else 9}  # two blocks of a draft
     once = build_set(exact_model, PROMPTS, tmp_path / "once", prune=prune, **settings)
 
     class Stop(Exception):

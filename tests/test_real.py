@@ -1,6 +1,7 @@
 """Sets of real captioned pictures: scores, pools, resume, refusals. The embedded world's scenes are
 the pictures: what they show is known."""
 
+import importlib
 import io
 import json
 import os
@@ -327,7 +328,8 @@ def test_score_and_real_see_a_picture_alike(tmp_path, capsys):
 
 def test_a_score_that_is_no_number_is_told(shapes_model, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    monkeypatch.setattr("mitune.score.score", lambda *_, **__: torch.tensor([float("nan")]))
+    module = importlib.import_module("mitune.score")  # of that name mitune itself has the function
+    monkeypatch.setattr(module, "score", lambda *_, **__: torch.tensor([float("nan")]))
     with pytest.raises(SystemExit) as stop:
         main(["score", str(tmp_path / "a.png"), "--prompt", "a red circle"])
     assert stop.value.code == 2

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
-from mitune.bench import plan
+from mitune.bench import plan, random_model
 from mitune.bench.ladder import ladder
 from mitune.bench.plan import RUNGS
 from mitune.bench.plot import plot_ladder
@@ -18,7 +19,7 @@ from mitune.generate import SamplerConfig
 from mitune.shapes.prompts import prompts
 
 SETTING = Setting(
-    model="tiny-random",
+    model=random_model.TINY,
     prompts=prompts("train")[:2],
     candidates=6,
     sampler=SamplerConfig(steps=10, guidance=7.5, convention="reference"),
@@ -26,9 +27,24 @@ SETTING = Setting(
 )
 
 
+def small_unet():
+    """Of the random models' text width."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=1024,
+        attention_head_dim=2,
+    )
+
+
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Compiling is tested elsewhere, and takes a minute."""
+    monkeypatch.setitem(random_model.NAMES, random_model.TINY, small_unet)
     monkeypatch.setattr(
         plan, "Prepared", lambda model, backend="eager", **given: Prepared(model, **given)
     )
