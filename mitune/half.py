@@ -94,8 +94,8 @@ class HalfProducts(nn.Module):
     def _times(self, x: Tensor, weight: Tensor) -> Tensor:
         if self._emulates:
             # Float32 holds the product of two such numbers exactly: only the order of the sums
-            # differs from a processor that multiplies them, and torch's own loops take 13 to 23
-            # times as long (docs/measured.md).
+            # differs from a processor that multiplies them, and torch's own loops take some 20
+            # times as long (docs/processors.md).
             return self._multiply(x.float(), weight.float()).to(self._dtype).float()
         return self._multiply(x, weight).float()
 
