@@ -3,8 +3,8 @@
 Two settings change how a run behaves and cannot be given later:
 
 * ``OMP_WAIT_POLICY=passive``: OpenMP's threads sleep while they wait for each other. Otherwise they
-  spin, on cores that another program needs: beside two busy processes a step then takes up to ten times
-  as long instead of twice (docs/processors.md has a table).
+  spin, on cores that another program needs: beside two busy processes a step may then take ten
+  times as long instead of twice (docs/processors.md has a table).
 * ``MKL_CBWR=AUTO,STRICT``: a matrix product has the same bits wherever its operands lie in memory.
   On processors with AVX512 MKL otherwise promises this only for equal addresses, and a resumed set
   would differ from an uninterrupted one in its last bits.
