@@ -58,7 +58,7 @@ FLOOR_TESTS := tests/kernels tests/test_compiling.py tests/generate/test_generat
 $(FLOOR_STAMP): constraints-floor.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt setuptools wheel torch diffusers transformers \
-	peft accelerate safetensors pyarrow numpy pillow tyro tqdm pytest
+	peft accelerate safetensors pyarrow pyyaml numpy pillow tqdm pytest
 	touch $(FLOOR_STAMP)
 
 floor: $(FLOOR_STAMP) ## the oldest versions promised, a download of 3 GB: built and tested against them
