@@ -135,7 +135,7 @@ def build_set(
     }
     if settle is not None:
         settings["settle"] = settle
-    prepare(model, backend, attention)  # what is not to be had is known before a folder is made
+    prepare(model, backend, attention)  # fail before the folder is created
     with SetWriter(
         out,
         settings,

@@ -89,9 +89,13 @@ class _ForThreads:
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
             # The calls between kernels in C++ too: in Python they hold the lock that threads share.
-            # Apart from the kernels, so that what only calls them is compiled with -O1: its hundred
-            # thousand lines take -O3 minutes.
-            patches: dict[str, Any] = {"cpp_wrapper": True, "cpp_wrapper_build_separate": True}
+            patches: dict[str, Any] = {"cpp_wrapper": True}
+            from torch._inductor import config
+
+            if hasattr(config, "cpp_wrapper_build_separate"):
+                # Apart from the kernels: what only calls them then takes -O1, and a third less
+                # time to compile.
+                patches["cpp_wrapper_build_separate"] = True
             if products.why_not() is None:
                 patches["post_grad_custom_post_pass"] = products.by_onednn()
             compile_fx = compiler()

@@ -44,5 +44,5 @@ def test_memory_that_is_freed_and_wanted_again_costs_no_page_faults() -> None:
     if not worked:
         pytest.skip("the C library is not glibc")
     without = _faults(kept=False)[1]
-    assert without > 10_000  # 12 MiB in pages, 50 times
-    assert faults < without / 10  # the heap may still grow once
+    assert without > 10_000  # 12 MiB in pages, 50 times: 150 000 at most
+    assert faults < 1024  # the heap may still grow once, by a tensor of 256 pages

@@ -80,7 +80,7 @@ class Rungs:
     def run(self, name: str, fused: Made | None) -> Made | None:
         """The rung of that name; None where its policy, or the C library, has it not."""
         setting, eager, few = self.setting, self._eager, self.setting.slow
-        # A baseline is a program of anybody's: what the C library does with freed memory is changed
+        # A baseline runs with the C library's defaults: what that does with freed memory is changed
         # after it, for ours, and lent to the fair one in a rung of its own.
         kept = name not in BASELINES and keep_freed_memory()
         finish = self.finish()

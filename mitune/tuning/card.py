@@ -46,7 +46,7 @@ _LIMITS = (
     "The base model's licence and its restrictions of use apply.",
 )
 _ADAPTER_LIMIT = (
-    "It fits this base model alone; another one of the same shape loads it without a word and "
+    "It fits this base model alone; another one of the same shape loads it silently and "
     "draws something else."
 )
 

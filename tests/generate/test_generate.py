@@ -66,7 +66,7 @@ def test_score_along_fifty_steps_is_the_mutual_information():
 
 
 def test_it_is_the_plain_loop_over_diffusers_scheduler(exact_model, monkeypatch):
-    """Algorithm 2 as anybody would write it, with the scheduler object and our noise."""
+    """Algorithm 2 as a plain loop, with the scheduler object and our noise."""
     made = run(exact_model, 7)
     native = DDPMScheduler.from_config(exact_model.scheduler.config)
     native.set_timesteps(SHORT.steps)
@@ -231,7 +231,7 @@ def test_half_precisions_rank_nearly_as_float64(exact_model):
     assert min(float(spearman(exact, scores)) for scores in others) > 0.9
     # The median: a path that parts, in whichever precision, is off by any amount.
     errors = [float((scores - exact).abs().median()) for scores in others]
-    assert 0 < errors[1] < errors[0]
+    assert 0 < errors[1] < errors[0] / 2
 
 
 def still_model():

@@ -32,7 +32,7 @@ print(doctor.tell(doctor.examine()))
 
 
 def test_the_extension_is_built() -> None:
-    """Otherwise every test of the compiled kernels is left out without a word."""
+    """Otherwise every test of the compiled kernels is silently left out."""
     if os.environ.get("MITUNE_BUILD_CPP") == "0":
         pytest.skip("MITUNE_BUILD_CPP=0")
     assert implementations()["cpp"] is None

@@ -69,7 +69,7 @@ for name, (kernel, signature, constants) in kernels.items():
 
 
 def test_triton_is_tested() -> None:
-    """Otherwise every test of its kernels is left out without a word."""
+    """Otherwise every test of its kernels is silently left out."""
     if sys.platform != "linux":
         pytest.skip("Triton is for Linux")
     assert "triton" in IMPLS

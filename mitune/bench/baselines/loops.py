@@ -1,4 +1,4 @@
-"""Set construction as the authors' public code does it, re-stated, and the same loop as anybody
+"""Set construction as the authors' public code does it, re-stated, and the same loop as one
 would write it today.
 
 Both take one prompt after the other, its whole pool in one batch, with diffusers' own scheduler

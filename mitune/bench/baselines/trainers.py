@@ -1,4 +1,4 @@
-"""Training as the authors' public code does it, re-stated, and as anybody would write it today.
+"""Training as the authors' public code does it, re-stated, and as one would write it today.
 
 Both go through peft's modules. The samples are ours, so that gradients and losses can be compared:
 a pair's place in the order, its noise and its timestep cost no more to look up than to draw.
