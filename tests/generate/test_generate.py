@@ -229,8 +229,10 @@ def test_half_precisions_rank_nearly_as_float64(exact_model):
     pools.append(run(exact_model, 24, precision="bf16-mixed", **given))
     exact, *others = [torch.tensor([made[key].score for key in sorted(made)]) for made in pools]
     assert min(float(spearman(exact, scores)) for scores in others) > 0.9
-    # The median: a path that parts, in whichever precision, is off by any amount.
-    errors = [float((scores - exact).abs().median()) for scores in others]
+    # Of the first steps' terms, before a path parts, from where it is off by any amount. Mixed over
+    # plain: 0.29, and 0.26 and 0.34 as other processors round.
+    exact, *others = [torch.cat([made[key].terms[:3, 0] for key in sorted(made)]) for made in pools]
+    errors = [float((terms / exact - 1).abs().median()) for terms in others]
     assert 0 < errors[1] < errors[0] / 2
 
 
