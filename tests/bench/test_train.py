@@ -20,11 +20,11 @@ def setting(monkeypatch):
     """Compiling is tested elsewhere, and takes minutes."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     monkeypatch.setattr("mitune.tuning.merged.compile_unet", lambda run, device: run)
-    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
         model=mitune.load("shapes", device="cpu"),
-        pairs=list(zip(prompts("train")[:6], latents, strict=True)),
-        config=TuneConfig(rank=4, alpha=4, batch=6, micro_batch=3, iterations=2),
+        pairs=list(zip(prompts("train")[:4], latents, strict=True)),
+        config=TuneConfig(rank=4, alpha=4, batch=4, micro_batch=2, iterations=2),
         steps=1,
         half="bf16-mixed",
     )

@@ -81,7 +81,7 @@ def close(got, expected):
 
 
 def test_an_engine_for_each_shape_and_new_weights_without_a_build(fake, tmp_path):
-    model = TinyModel()
+    model = TinyModel(middle=False)
     made = prepared(model, tmp_path)
     close(call(made), call(model))
     close(call(made, rows=2), call(model, rows=2))
@@ -98,15 +98,15 @@ def test_an_engine_for_each_shape_and_new_weights_without_a_build(fake, tmp_path
 
 
 def test_a_kept_engine_gets_the_weights_of_the_model_that_uses_it(fake, tmp_path):
-    call(prepared(TinyModel(weights=0), tmp_path))
-    other = TinyModel(weights=1)
+    call(prepared(TinyModel(middle=False, weights=0), tmp_path))
+    other = TinyModel(middle=False, weights=1)
     close(call(prepared(other, tmp_path)), call(other))
     assert len(fake.built) == 1
 
 
 def test_an_engine_that_computes_something_else_is_not_used(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(fake.Refitter, "refit_cuda_engine", lambda self: True)  # and does nothing
-    model = TinyModel()
+    model = TinyModel(middle=False)
     made = prepared(model, tmp_path)
     call(made)
     adapter.attach(model, config())
@@ -116,7 +116,7 @@ def test_an_engine_that_computes_something_else_is_not_used(fake, tmp_path, monk
 
 
 def test_what_tensorrt_refuses_is_said(fake, tmp_path, monkeypatch):
-    model = TinyModel()
+    model = TinyModel(middle=False)
     made = prepared(model, tmp_path)
     call(made)
     monkeypatch.setattr(fake.OnnxParserRefitter, "refit_from_file", lambda self, path: False)
@@ -128,11 +128,11 @@ def test_what_tensorrt_refuses_is_said(fake, tmp_path, monkeypatch):
     (kept,) = tmp_path.glob("*.engine")
     kept.write_bytes(b"broken")
     with pytest.raises(RuntimeError, match="cannot read its engine; remove it"):
-        call(prepared(TinyModel(), tmp_path))
+        call(prepared(TinyModel(middle=False), tmp_path))
 
 
 def test_where_there_is_no_tensorrt_or_no_gpu(tmp_path):
     with pytest.raises(UserError, match=r"pip install 'mitune\[tensorrt\]'"):
-        TensorRT(TinyModel().unet, tmp_path)
+        TensorRT(TinyModel(middle=False).unet, tmp_path)
     with pytest.raises(UserError, match="needs a GPU and the model is on the cpu"):
-        run_by("tensorrt", TinyModel().unet)
+        run_by("tensorrt", TinyModel(middle=False).unet)

@@ -39,10 +39,12 @@ def test_the_extension_is_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "reason"),
-    [(None, "the C++ extension is not built"), (b"no library", "the C++ extension does not load")],
+    ("library", "reason", "triton_blocked"),
+    [
+        (None, "the C++ extension is not built", True),
+        (b"no library", "the C++ extension does not load", False),
+    ],
 )
-@pytest.mark.parametrize("triton_blocked", [False, True])
 def test_works_without_the_extension_and_says_why(
     library: bytes | None, reason: str, triton_blocked: bool, tmp_path: Path
 ) -> None:

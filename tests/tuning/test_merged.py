@@ -19,8 +19,8 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYTHING = (*ATTENTION, "conv1", "conv_shortcut", "proj_in", "ff.net.2", "conv_in", "conv_out")
 
 
-def adapted(double=False, middle=True, **changes):
-    model, chosen = TinyModel(middle=middle), config(**changes)
+def adapted(double=False, levels=2, **changes):
+    model, chosen = TinyModel(middle=levels > 1, levels=levels), config(**changes)
     adapter.attach(model, chosen)
     scramble(model.unet)
     if double:
@@ -168,7 +168,7 @@ def two_threads():
 @pytest.fixture(scope="module")
 def compiled(two_threads):
     """Of one step compiled and not, with a micro-batch that two workers share."""
-    model, chosen = adapted(middle=False, batch=4, micro_batch=4)  # the less to compile
+    model, chosen = adapted(levels=1, batch=4, micro_batch=4)  # the less to compile
     expected = gradients(model, MergedGradient, chosen)
     return expected, gradients(model, MergedGradient, replace(chosen, backend="inductor"))
 

@@ -25,15 +25,17 @@ class TinyModel:
     device = torch.device("cpu")
     latent_shape = (4, 8, 8)
 
-    def __init__(self, prediction: str = "epsilon", weights: int = 0, middle: bool = True) -> None:
+    def __init__(
+        self, prediction: str = "epsilon", weights: int = 0, middle: bool = True, levels: int = 2
+    ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(weights)
             self.unet: Any = UNet2DConditionModel(
                 sample_size=8,
-                block_out_channels=(8, 16),
+                block_out_channels=(8, 16)[:levels],
                 layers_per_block=1,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
                 mid_block_type="UNetMidBlock2DCrossAttn" if middle else None,
                 norm_num_groups=4,
                 cross_attention_dim=WIDTH,
