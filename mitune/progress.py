@@ -1,6 +1,7 @@
 """Progress bars and warnings, on stderr."""
 
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,30 @@ class Bars:
             self._bar = None
 
 
+class Lines:
+    """What ``Bars`` shows, for several processes at a time: a line as each bar would be full."""
+
+    def __init__(self, quiet: bool, whose: str) -> None:
+        self._quiet = quiet
+        self._whose = whose
+        self._start = time.perf_counter()
+
+    def candidate(self, number: int, done: int, total: int) -> None:
+        """Candidate ``done`` of ``total`` of round ``number`` is there."""
+        if done == total:
+            self._tell(f"round {number}: {total} candidates")
+
+    def step(self, number: int, step: int, total: int, loss: float) -> None:
+        """Training step ``step`` of ``total`` of round ``number`` is done."""
+        if step == total:
+            self._tell(f"round {number}: tuned, {total} steps")
+
+    def _tell(self, what: str) -> None:
+        if not self._quiet:
+            seconds = time.perf_counter() - self._start
+            print(f"{self._whose}: {what} after {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bars]:
     """Bars that are closed at the end, also after an error.
@@ -94,3 +119,13 @@ def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bar
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def shown(quiet: bool, whose: str | None) -> Iterator[Bars | Lines]:
+    """Bars, or lines that begin with ``whose`` where several processes share the screen."""
+    if whose is not None:
+        yield Lines(quiet, whose)
+        return
+    with bars(quiet) as made:
+        yield made

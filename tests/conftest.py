@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # Helper modules lie beside the tests that use them.
-for folder in ("", "sets", "tuning", "kernels", "generate", "families", "export"):
+for folder in ("", "sets", "tuning", "kernels", "generate", "families", "export", "evaluation"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 if not torch.cuda.is_available() and shutil.which("g++"):

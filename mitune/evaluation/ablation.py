@@ -27,8 +27,9 @@ from mitune.arguments.module import run_module
 from mitune.build import build_set
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
+from mitune.evaluation.seeds import each_seed, processes
 from mitune.families.stable_diffusion import StableDiffusion
-from mitune.load import load
+from mitune.load import load, pick_device
 from mitune.provenance import as_json, environment
 from mitune.real import build_real_set
 from mitune.sets import FineTuningSet
@@ -66,6 +67,8 @@ class Ablation:
     """Held-out prompts, of the world's 30 pairs."""
     images: int = 8
     """Test pictures of each prompt, model and seed."""
+    processes: int | None = None
+    """Seeds that run at a time, each on one core; None: one on a GPU, else as many as cores."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
     quiet: bool = False
@@ -75,45 +78,49 @@ class Ablation:
 def run(ablation: Ablation) -> dict[str, Any]:
     """Run it and return its table as plain JSON; also written to ``out/table.json``."""
     start = time.perf_counter()
+    count = processes(ablation.processes, ablation.seeds)
+    comparisons = each_seed(partial(_repeat, ablation, alone=count == 1), ablation.seeds, count)
+    return _tell(ablation, pooled(comparisons), pick_device(None), time.perf_counter() - start)
+
+
+def _repeat(ablation: Ablation, seed: int, *, alone: bool) -> Comparison:
+    """One seed; ``alone``: no other runs beside it."""
     model = load("shapes")
     tuning = model.preset.tuning
     if ablation.iterations is not None:
         tuning = replace(tuning, iterations=ablation.iterations)
     train = shapes_prompts("train")[: ablation.prompts]
     test = shapes_prompts("test")[: ablation.test_prompts]
-    comparisons: list[Comparison] = []
-    for seed in range(ablation.seeds):
-        folder = ablation.out / f"seed-{seed}"
-        with progress.bars(ablation.quiet) as bars:
-            built = build_set(
-                model,
-                train,
-                folder / "set",
-                candidates=ablation.candidates,
-                seed=seed * 1000,
-                progress=partial(bars.candidate, 1),
-            )
-            tuned = {}
-            real = _real(model, train, folder, seed) if ablation.what == "real" else None
-            for name, config in variants(ablation.what, replace(tuning, seed=seed)).items():
-                tuned[name] = tune(
-                    model,
-                    built,
-                    folder / name,
-                    config,
-                    real=real if config.real_share else None,
-                    progress=partial(bars.step, 1),
-                )
-        comparison, _ = compare_models(
+    folder = ablation.out / f"seed-{seed}"
+    with progress.shown(ablation.quiet, None if alone else f"seed {seed}") as bars:
+        built = build_set(
             model,
-            tuned,
-            test,
-            images=ablation.images,
-            seed=1_000_000 + seed,
-            sampler=use_sampler(model),
+            train,
+            folder / "set",
+            candidates=ablation.candidates,
+            seed=seed * 1000,
+            progress=partial(bars.candidate, 1),
         )
-        comparisons.append(comparison)
-    return _tell(ablation, pooled(comparisons), model.device, time.perf_counter() - start)
+        tuned = {}
+        real = _real(model, train, folder, seed) if ablation.what == "real" else None
+        for name, config in variants(ablation.what, replace(tuning, seed=seed)).items():
+            tuned[name] = tune(
+                model,
+                built,
+                folder / name,
+                config,
+                real=real if config.real_share else None,
+                progress=partial(bars.step, 1),
+            )
+    comparison, _ = compare_models(
+        model,
+        tuned,
+        test,
+        images=ablation.images,
+        seed=1_000_000 + seed,
+        sampler=use_sampler(model),
+    )
+    return comparison
 
 
 def variants(what: str, tuning: TuneConfig) -> dict[str, TuneConfig]:

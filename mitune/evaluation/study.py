@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ from mitune.align import align
 from mitune.arguments.module import run_module
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
-from mitune.load import load
+from mitune.evaluation.seeds import each_seed, processes
+from mitune.load import load, pick_device
 from mitune.provenance import as_json, environment
 from mitune.report.picture import base_and_tuned, best_and_worst
 from mitune.sets.files import make_folder, publish
@@ -66,6 +68,8 @@ class Study:
     """Test pictures of each prompt, model and seed."""
     controls: tuple[str, ...] = ("random",)
     """Selection rules beside mi."""
+    processes: int | None = None
+    """Seeds that run at a time, each on one core; None: one on a GPU, else as many as cores."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
     quiet: bool = False
@@ -76,6 +80,13 @@ def run(study: Study) -> dict[str, Any]:
     """Run the study and return its table as plain JSON; also written to ``out/study.json``, with
     two pictures."""
     start = time.perf_counter()
+    count = processes(study.processes, study.seeds)
+    comparisons = each_seed(partial(_repeat, study, alone=count == 1), study.seeds, count)
+    return _tell(study, pooled(comparisons), pick_device(None), time.perf_counter() - start)
+
+
+def _repeat(study: Study, seed: int, *, alone: bool) -> Comparison:
+    """One seed, and with the first of them the pictures; ``alone``: no other runs beside it."""
     model = load("shapes")
     preset = model.preset
     sampler = preset.sampler
@@ -86,49 +97,46 @@ def run(study: Study) -> dict[str, Any]:
     keep = study.keep or preset.keep
     train = shapes_prompts("train", study.kind)[: study.prompts]
     test = shapes_prompts("test", study.kind)[: study.test_prompts]
-    comparisons: list[Comparison] = []
-    for seed in range(study.seeds):
-        tuned: dict[str, Path] = {}
-        for select in ("mi", *study.controls):
-            with progress.bars(study.quiet) as bars:
-                done = align(
-                    model,
-                    train,
-                    study.out / f"seed-{seed}" / select,
-                    rounds=study.rounds,
-                    # One of a pool drawn at random is distributed as the only one of a pool of
-                    # one, so the control need not make the others.
-                    candidates=keep if select == "random" else study.candidates,
-                    keep=keep,
-                    select=select,
-                    estimator=study.estimator,
-                    sampler=sampler,
-                    tuning=tuning,
-                    # Far apart, so that no round of one seed meets the noise of another.
-                    seed=seed * 1000,
-                    on_candidate=bars.candidate,
-                    on_step=bars.step,
-                )
-            adapter.detach(model)
-            tuned |= {f"{select} R={r}": each.adapter for r, each in enumerate(done, 1)}
-            if seed == 0 and select == "mi":
-                best_and_worst(model, done[0].set, sampler, study.out / "ranking.png")
-        comparison, drawn = compare_models(
-            model,
-            tuned,
-            test,
-            images=study.images,
-            seed=1_000_000 + seed,
-            sampler=use_sampler(model, guidance=study.use_guidance),
-        )
-        comparisons.append(comparison)
-        if seed == 0:
-            shown = 8 * study.images
-            pictures = [
-                model.decode(drawn[n].latents[:shown]) for n in ("base", f"mi R={study.rounds}")
-            ]
-            base_and_tuned(test[:8], pictures[0], pictures[1], study.out / "base_and_tuned.png")
-    return _tell(study, pooled(comparisons), model.device, time.perf_counter() - start)
+    tuned: dict[str, Path] = {}
+    for select in ("mi", *study.controls):
+        with progress.shown(study.quiet, None if alone else f"seed {seed}, {select}") as bars:
+            done = align(
+                model,
+                train,
+                study.out / f"seed-{seed}" / select,
+                rounds=study.rounds,
+                # One of a pool drawn at random is distributed as the only one of a pool of one, so
+                # the control need not make the others.
+                candidates=keep if select == "random" else study.candidates,
+                keep=keep,
+                select=select,
+                estimator=study.estimator,
+                sampler=sampler,
+                tuning=tuning,
+                # Far apart, so that no round of one seed meets the noise of another.
+                seed=seed * 1000,
+                on_candidate=bars.candidate,
+                on_step=bars.step,
+            )
+        adapter.detach(model)
+        tuned |= {f"{select} R={r}": each.adapter for r, each in enumerate(done, 1)}
+        if seed == 0 and select == "mi":
+            best_and_worst(model, done[0].set, sampler, study.out / "ranking.png")
+    comparison, drawn = compare_models(
+        model,
+        tuned,
+        test,
+        images=study.images,
+        seed=1_000_000 + seed,
+        sampler=use_sampler(model, guidance=study.use_guidance),
+    )
+    if seed == 0:
+        shown = 8 * study.images
+        pictures = [
+            model.decode(drawn[n].latents[:shown]) for n in ("base", f"mi R={study.rounds}")
+        ]
+        base_and_tuned(test[:8], pictures[0], pictures[1], study.out / "base_and_tuned.png")
+    return comparison
 
 
 def _tell(

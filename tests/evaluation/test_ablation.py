@@ -19,6 +19,7 @@ def small(what, out):
         iterations=1,
         test_prompts=2,
         images=1,
+        processes=1,  # another would not know the quick preset
         quiet=True,
     )
 

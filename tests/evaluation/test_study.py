@@ -18,6 +18,7 @@ def test_study(tmp_path, capsys):
         iterations=1,
         test_prompts=2,
         images=1,
+        processes=1,  # another would not know the quick preset
         quiet=True,
     )
     result = study.run(small)
