@@ -3,7 +3,7 @@
 import pytest
 
 import mitune
-from mitune.shapes.prompts import prompts
+from mitune.worlds.shapes.prompts import prompts
 
 
 @pytest.mark.parametrize("scored", [True, False], ids=["scored", "unscored"])

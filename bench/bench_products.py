@@ -1,11 +1,11 @@
 """Float32 products of the embedded UNet's shapes on a CPU, by the library that torch takes and by
-oneDNN (``mitune.products``): ``make bench``."""
+oneDNN (``mitune.runtime.compile.onednn``): ``make bench``."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mitune.products import product
+from mitune.runtime.compile.onednn import product
 
 WAYS = {
     "linear": F.linear,

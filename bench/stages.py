@@ -21,10 +21,11 @@ from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.rungs import Setting, load_model
 from mitune.bench.train import OurTrainer
-from mitune.families.prepared import Prepared
-from mitune.generate import Ready, SamplerConfig
-from mitune.shapes.prompts import prompts
-from mitune.tuning import TuneConfig
+from mitune.runtime.prepared import Prepared
+from mitune.engine.stream import Ready
+from mitune.config.sampling import SamplerConfig
+from mitune.worlds.shapes.prompts import prompts
+from mitune.config.training import TuneConfig
 
 parser = argparse.ArgumentParser()
 parser.add_argument("stage")

@@ -7,41 +7,44 @@ and image.
 
 from typing import TYPE_CHECKING
 
-from mitune import environment
-from mitune.lazy import lazy
+from mitune.core import environment
+from mitune.core.lazy import lazy
+from mitune.moved import find_by_former_names
 
 environment.prepare()  # before anything imports torch
+find_by_former_names()
 
 if TYPE_CHECKING:
-    from mitune.align import align
-    from mitune.build import build_set
-    from mitune.candidate import Candidate
-    from mitune.errors import UserError
-    from mitune.generate import generate
+    from mitune.methods.align import align
+    from mitune.methods.build import build_set
+    from mitune.engine.candidate import Candidate
+    from mitune.core.errors import UserError
+    from mitune.engine.stream import generate
     from mitune.load import load
-    from mitune.real import build_real_set
-    from mitune.sampler import SamplerConfig
-    from mitune.schedule import Schedule
-    from mitune.score import score
+    from mitune.methods.real import build_real_set
+    from mitune.config.sampling import SamplerConfig
+    from mitune.diffusion.schedule import Schedule
+    from mitune.scoring.score import score
     from mitune.sets import FineTuningSet
-    from mitune.tuning import TuneConfig, tune
+    from mitune.config.training import TuneConfig
+    from mitune.training.loop import tune
 else:  # a type checker would take __getattr__ for a promise of every name
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "align": "mitune.align",
-            "build_set": "mitune.build",
-            "Candidate": "mitune.candidate",
-            "UserError": "mitune.errors",
-            "generate": "mitune.generate",
+            "align": "mitune.methods.align",
+            "build_set": "mitune.methods.build",
+            "Candidate": "mitune.engine.candidate",
+            "UserError": "mitune.core.errors",
+            "generate": "mitune.engine.stream",
             "load": "mitune.load",
-            "build_real_set": "mitune.real",
-            "SamplerConfig": "mitune.sampler",
-            "Schedule": "mitune.schedule",
-            "score": "mitune.score",
+            "build_real_set": "mitune.methods.real",
+            "SamplerConfig": "mitune.config.sampling",
+            "Schedule": "mitune.diffusion.schedule",
+            "score": "mitune.scoring.score",
             "FineTuningSet": "mitune.sets",
-            "TuneConfig": "mitune.tuning.config",
-            "tune": "mitune.tuning",
+            "TuneConfig": "mitune.config.training",
+            "tune": "mitune.training.loop",
         },
     )
 

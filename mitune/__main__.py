@@ -1,6 +1,6 @@
 """``python -m mitune``."""
 
-from mitune.cli import main
+from mitune.cli.program import main
 
 if __name__ == "__main__":
     main()

@@ -6,14 +6,10 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
-from mitune.families.stable_diffusion import (
-    StableDiffusion,
-    check_precision,
-    load_stable_diffusion,
-)
-from mitune.shapes.model import load_shapes
-from mitune.tuning import adapter as adapters
+from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import StableDiffusion, check_precision, load_stable_diffusion
+from mitune.worlds.shapes.model import load_shapes
+from mitune.adapters import adapter as adapters
 
 
 def pick_device(name: str | None) -> torch.device:

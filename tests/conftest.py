@@ -40,7 +40,7 @@ def _shapes():
 @pytest.fixture
 def shapes_model(_shapes) -> Iterator:
     """The embedded model, without an adapter before and after."""
-    from mitune.tuning import adapter
+    from mitune.adapters import adapter
 
     yield _shapes
     adapter.detach(_shapes)
@@ -58,7 +58,7 @@ def exact_model(_exact) -> Iterator:
     """A tiny Stable Diffusion with random weights whose UNet computes in float64: what must not
     depend on batches, order or interruption is tested with it to the last bits of float32, on any
     processor. Without an adapter before and after."""
-    from mitune.tuning import adapter
+    from mitune.adapters import adapter
 
     yield _exact
     adapter.detach(_exact)
@@ -70,7 +70,7 @@ def quick_preset(monkeypatch) -> None:
     steps, draws and samples."""
     from dataclasses import replace
 
-    from mitune.shapes import model
+    from mitune.worlds.shapes import model
 
     preset = model.PRESET
     quick = replace(

@@ -7,12 +7,12 @@ import torch
 from joint_model import pipeline
 
 import mitune
-from mitune.align import align
-from mitune.errors import UserError
-from mitune.sampler import SamplerConfig
-from mitune.shapes.prompts import prompts
-from mitune.tuning import adapter
-from mitune.tuning.adapter_file import digest
+from mitune.methods.align import align
+from mitune.core.errors import UserError
+from mitune.config.sampling import SamplerConfig
+from mitune.worlds.shapes.prompts import prompts
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import digest
 
 PROMPTS = prompts("train")[:4]
 

@@ -10,7 +10,7 @@ FAULTS = """
 import resource
 import threading
 import torch
-from mitune.allocator import keep_freed_memory
+from mitune.runtime.malloc import keep_freed_memory
 kept = {kept} and keep_freed_memory()
 def use():
     for _ in range(50):

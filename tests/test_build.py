@@ -9,11 +9,11 @@ import pytest
 import torch
 from joint_model import joint_model
 
-from mitune.build import build_set
-from mitune.errors import UserError
-from mitune.families.prepared import Prepared
-from mitune.sampler import SamplerConfig
-from mitune.shapes.prompts import prompts
+from mitune.methods.build import build_set
+from mitune.core.errors import UserError
+from mitune.runtime.prepared import Prepared
+from mitune.config.sampling import SamplerConfig
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:20]
 SHORT = SamplerConfig(steps=3, guidance=1.0)
@@ -38,7 +38,7 @@ def test_killed_three_times_and_resumed_it_is_the_uninterrupted_set(tmp_path):
 
 def test_resuming_repeats_the_batches_bit_for_bit(tmp_path):
     """In float32, where another batch would round otherwise. On a processor whose products depend
-    on where memory lies, ``mitune.environment`` makes this hold."""
+    on where memory lies, ``mitune.core.environment`` makes this hold."""
     model = joint_model()
     build_set(model, PROMPTS, tmp_path / "whole", **SETTINGS)
     expected = parts(tmp_path / "whole")
@@ -85,7 +85,7 @@ def test_controls_choose_from_the_same_pool(exact_model, tmp_path):
 
 @pytest.mark.parametrize("estimator", ["orthogonal", "standard"])
 def test_other_estimators_rank_the_same_latents(exact_model, tmp_path, estimator):
-    from mitune.score import score
+    from mitune.scoring.score import score
 
     plain = build_set(exact_model, PROMPTS[:2], tmp_path / "t", **(SETTINGS | {"keep": 6}))
     other = build_set(

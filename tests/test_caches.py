@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune import caches, compiling, products
-from mitune.errors import UserError
+from mitune.core import caches
+from mitune.runtime.compile import inductor as compiling, onednn as products
+from mitune.core.errors import UserError
 
 CPU = torch.device("cpu")
 

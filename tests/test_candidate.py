@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from mitune.candidate import Candidate
+from mitune.engine.candidate import Candidate
 
 
 def make(**changes: Any) -> Candidate:
@@ -22,7 +22,7 @@ def make(**changes: Any) -> Candidate:
 def test_prompt_id_is_the_head_of_sha256() -> None:
     # FIPS 180-2, appendix B.1: SHA-256("abc") begins with ba7816bf.
     assert make().prompt_id == 0xBA7816BF
-    noise = pytest.importorskip("mitune.noise")
+    noise = pytest.importorskip("mitune.diffusion.noise")
     for prompt in ("abc", "", "a red cube on a blue ball", "Würfel"):
         assert make(prompt=prompt).prompt_id == noise.prompt_id(prompt)
 

@@ -16,8 +16,8 @@ from PIL import Image
 import mitune
 from mitune.arguments.spec import options
 from mitune.cli import main
-from mitune.commands import COMMANDS
-from mitune.shapes.preset import PRESET
+from mitune.cli.commands import COMMANDS
+from mitune.worlds.shapes.preset import PRESET
 
 SHARE = {"slots": 100, "tick_seconds": 1.0, "step_seconds": 0.1, "share": 0.1}
 QUICK = ["--candidates", "3", "--steps", "3", "--slots", "6", "--quiet"]
@@ -270,7 +270,7 @@ def test_a_truncated_set(prompts, tmp_path, capsys):
 
 
 def test_a_set_of_another_model(prompts, tmp_path, capsys):
-    from mitune.shapes.model import FOLDER
+    from mitune.worlds.shapes.model import FOLDER
 
     other = tmp_path / "other"
     shutil.copytree(FOLDER, other)

@@ -6,8 +6,8 @@ from unittest import mock
 import pytest
 import torch
 
-from mitune import compiling, products
-from mitune.cores import undisturbed
+from mitune.runtime.compile import inductor as compiling, onednn as products
+from mitune.runtime.cpu_workers import undisturbed
 
 
 def test_threads_share_what_was_compiled_once_for_each_shape():

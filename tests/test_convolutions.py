@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mitune.convolutions import exact_convolutions, tried_convolutions
+from mitune.runtime.convolutions import exact_convolutions, tried_convolutions
 
 
 def failing(settings, name):

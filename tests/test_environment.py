@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mitune import environment
+from mitune.core import environment
 
 SHOW = (
     "import os, sys, mitune; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('MKL_CBWR'))"

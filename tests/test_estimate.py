@@ -6,9 +6,9 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from mitune_kernels import normal, step
 
-from mitune.errors import UserError
-from mitune.estimate import pointwise_mi
-from mitune.schedule import Schedule
+from mitune.core.errors import UserError
+from mitune.scoring.estimate import pointwise_mi
+from mitune.diffusion.schedule import Schedule
 
 
 def estimate(count: int, **changes):

@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageCms, features
 from torch import Tensor
 
-from mitune.errors import UserError
-from mitune.images import decode_image, read_images
+from mitune.core.errors import UserError
+from mitune.core.images import decode_image, read_images
 
 SIZE = (4, 4)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.load import load, pick_device
-from mitune.shapes.model import FOLDER
-from mitune.shapes.prompts import prompts
+from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:3]
 
@@ -29,9 +29,9 @@ def test_a_folder_is_what_diffusers_makes_of_it(shapes_model):
 
 
 def test_encoding_inverts_decoding(shapes_model):
-    from mitune.shapes.pretrain.vae import object_indices
-    from mitune.shapes.prompts import all_objects
-    from mitune.shapes.scene import render, sample_scenes
+    from mitune.worlds.shapes.pretrain.vae import object_indices
+    from mitune.worlds.shapes.prompts import all_objects
+    from mitune.worlds.shapes.scene import render, sample_scenes
 
     scenes = sample_scenes(
         20,

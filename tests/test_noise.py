@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
-from mitune.errors import UserError
-from mitune.noise import candidate_key, candidate_keys, normal, prompt_id
+from mitune.core.errors import UserError
+from mitune.diffusion.noise import candidate_key, candidate_keys, normal, prompt_id
 
 
 def test_prompt_id_is_the_start_of_sha256() -> None:

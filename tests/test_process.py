@@ -20,7 +20,7 @@ ROOT = Path(mitune.__file__).parent
 START = """
 import os, sys, threading, time
 from mitune.cli import main
-from mitune.commands import COMMANDS
+from mitune.cli.commands import COMMANDS
 
 def work(self):
     {}
@@ -52,7 +52,7 @@ def test_the_package_and_every_help_leave_torch_alone():
 import io, sys, contextlib
 import mitune
 from mitune.cli import main
-from mitune.commands import COMMANDS
+from mitune.cli.commands import COMMANDS
 dir(mitune), mitune.UserError, mitune.TuneConfig, mitune.SamplerConfig
 with contextlib.redirect_stdout(io.StringIO()) as told:
     main(["--help"])
@@ -69,7 +69,7 @@ def test_a_function_keeps_its_name_whoever_imports_its_module_first(tmp_path, mo
     package = tmp_path / "toy"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from mitune.lazy import lazy\n"
+        "from mitune.core.lazy import lazy\n"
         "__getattr__, __dir__ = lazy(__name__, {'do': 'toy.do', 'VALUE': 'toy.other'})\n"
     )
     (package / "do.py").write_text("def do(): return 3\n")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mitune.align import align
-from mitune.build import build_set
+from mitune.methods.align import align
+from mitune.methods.build import build_set
 from mitune.cli import main
-from mitune.errors import UserError
-from mitune.generate import generate
-from mitune.prompts import check_prompts, read_prompts
-from mitune.score import score
+from mitune.core.errors import UserError
+from mitune.engine.stream import generate
+from mitune.core.prompts import check_prompts, read_prompts
+from mitune.scoring.score import score
 
 COMPBENCH = os.environ.get("MITUNE_T2I_COMPBENCH", "")
 """Folder with the prompt lists of T2I-CompBench (color_train.txt and so on)."""

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from mitune.build import build_set
-from mitune.errors import UserError
-from mitune.generate import SamplerConfig
-from mitune.generate.audit import is_audited
-from mitune.generate.prune import PruneConfig
-from mitune.shapes.prompts import prompts
-from mitune.steering import tell_audit
+from mitune.methods.build import build_set
+from mitune.core.errors import UserError
+from mitune.config.sampling import SamplerConfig
+from mitune.selection.audit import is_audited
+from mitune.selection.prune import PruneConfig
+from mitune.worlds.shapes.prompts import prompts
+from mitune.selection.steering import tell_audit
 
 PROMPTS = prompts("train")[:12]
 SHORT = SamplerConfig(steps=10, guidance=2.0, t_min=200)
@@ -41,7 +41,7 @@ def whole(_exact, tmp_path_factory):
     """No step is skipped: every step counts, with the weights of t > 200 put on afterwards."""
     from dataclasses import replace
 
-    from mitune.schedule import Schedule
+    from mitune.diffusion.schedule import Schedule
 
     out = tmp_path_factory.mktemp("whole")
     settings = SETTINGS | {"sampler": replace(SHORT, t_min=None)}
@@ -121,7 +121,7 @@ def test_interrupted_and_resumed_it_keeps_the_same(exact_model, tmp_path, prune)
 def test_a_draft_decides_who_is_made(exact_model, tmp_path):
     """Those with the best scores of the cheaper pass, and nobody else; of the others the set has
     the draft's score, and no step."""
-    from mitune.generate import generate
+    from mitune.engine.stream import generate
 
     built = build_set(exact_model, PROMPTS, tmp_path / "set", prune=DRAFT, **SETTINGS)
     drafted = {

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune import real
+from mitune.methods import real
 from mitune.cli import main
-from mitune.errors import UserError
-from mitune.estimate import pointwise_mi
-from mitune.real import build_real_set
+from mitune.core.errors import UserError
+from mitune.scoring.estimate import pointwise_mi
+from mitune.methods.real import build_real_set
 from mitune.sets import FineTuningSet
 from mitune.sets.captioned import read_captioned
-from mitune.shapes.prompts import Phrase, all_objects
-from mitune.shapes.scene import COLOURS, SHAPES, render, sample_scenes
+from mitune.worlds.shapes.prompts import Phrase, all_objects
+from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
 
 QUICK: dict[str, Any] = {"draws": 2, "seed": 3}
 

@@ -14,8 +14,8 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from mitune.errors import UserError
-from mitune.schedule import Schedule
+from mitune.core.errors import UserError
+from mitune.diffusion.schedule import Schedule
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PREDICTIONS = ["epsilon", "v_prediction"]

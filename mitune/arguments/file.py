@@ -8,7 +8,7 @@ from typing import Any
 from mitune.arguments.option import Option, told
 from mitune.arguments.spec import options as options_of
 from mitune.arguments.words import nearest
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 NAME = "command.yaml"
 """In a run's folder."""

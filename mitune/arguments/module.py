@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from mitune import process
+from mitune.core import process
 from mitune.arguments.parser import Asked, parse
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 Made = TypeVar("Made")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.arguments.fields import Shown
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 _LARGEST = 2**63
 """Whole numbers reach torch, numpy and Parquet, which hold no larger ones."""

@@ -10,7 +10,7 @@ from mitune.arguments import file, words
 from mitune.arguments.help import list_verbs, show_options
 from mitune.arguments.option import Option, told
 from mitune.arguments.spec import options as options_of
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 Made = TypeVar("Made")
 

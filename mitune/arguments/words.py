@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mitune.arguments.option import Option, told
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mitune.bench.rungs import Made
 from mitune.evaluation.agreement import spearman
-from mitune.generate.audit import wilson
+from mitune.selection.audit import wilson
 
 
 def figures_of(

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
-from mitune.provenance import as_json, device_name
+from mitune.core.errors import UserError
+from mitune.core.provenance import as_json, device_name
 
 _BEGIN = time.perf_counter()
 

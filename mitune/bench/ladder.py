@@ -20,8 +20,8 @@ from mitune.bench.plan import BASELINES, PRUNED, Rungs
 from mitune.bench.pruned import curve
 from mitune.bench.rungs import Made, Setting
 from mitune.bench.table import add_ratios, describe
-from mitune.errors import UserError
-from mitune.provenance import environment
+from mitune.core.errors import UserError
+from mitune.core.provenance import environment
 
 PAPER_CANDIDATES = 700 * 50
 """Of the paper's set, which took 24 h on an A100 with 50 steps."""

@@ -19,21 +19,22 @@ from typing import Any
 
 import torch
 
-from mitune import progress
+from mitune.core import progress
 from mitune.arguments.module import run_module
-from mitune.choices import TrainingBackend
-from mitune.environment import SETTINGS, missing
-from mitune.estimate import pointwise_mi
-from mitune.families.prepared import Prepared
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate import SamplerConfig, generate
+from mitune.config.choices import TrainingBackend
+from mitune.core.environment import SETTINGS, missing
+from mitune.scoring.estimate import pointwise_mi
+from mitune.runtime.prepared import Prepared
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate
 from mitune.load import load
-from mitune.provenance import as_json, environment
-from mitune.schedule import Schedule
-from mitune.shapes.prompts import prompts
-from mitune.tuning import adapter
-from mitune.tuning.batches import Batches
-from mitune.tuning.gradient import gradient_of
+from mitune.core.provenance import as_json, environment
+from mitune.diffusion.schedule import Schedule
+from mitune.worlds.shapes.prompts import prompts
+from mitune.adapters import adapter
+from mitune.training.batches import Batches
+from mitune.training.gradient import gradient_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 from mitune_kernels import implementations
 from torch import Tensor
 
-from mitune.allocator import keep_freed_memory
+from mitune.runtime.malloc import keep_freed_memory
 from mitune.bench.baselines import AuthorsLoop, FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.flops import denoiser_flops
@@ -23,13 +23,13 @@ from mitune.bench.rungs import (
     run_settled,
     with_own_unet,
 )
-from mitune.convolutions import exact_convolutions
-from mitune.families.prepared import Prepared
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate.engine import counted_steps
-from mitune.generate.policies import Finish
-from mitune.half import halves_pay
-from mitune.schedule import Schedule
+from mitune.runtime.convolutions import exact_convolutions
+from mitune.runtime.prepared import Prepared
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.engine.engine import counted_steps
+from mitune.engine.policies import Finish
+from mitune.runtime.mixed_precision import halves_pay
+from mitune.diffusion.schedule import Schedule
 
 RUNGS = (
     "slots",
@@ -54,7 +54,7 @@ the step's reference or by a GPU's own kernels, is measured on a GPU alone."""
 BASELINES = ("authors", "fair")
 PRUNED = {"halving late", "halving early", "threshold"}
 SETTLE_REACH = 0.4
-"""Of the rung ``settled``: see ``mitune.generate.settle``."""
+"""Of the rung ``settled``: see ``mitune.selection.recheck``."""
 DRAFT_VERIFIES = 5
 """Candidates of each pool that the rung ``draft`` makes once more in float32."""
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 
 def check_plot(path: Path) -> None:

@@ -12,11 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mitune
 from mitune.bench.step import Case
-from mitune.families.prepared import Prepared
-from mitune.generate import Counts, SamplerConfig, generate, pool
-from mitune.generate.policies import Chain, Finish, Halving, Policy
-from mitune.provenance import versions
-from mitune.shapes.prompts import prompts
+from mitune.runtime.prepared import Prepared
+from mitune.engine.engine import Counts
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate, pool
+from mitune.engine.policies import Chain, Finish, Halving, Policy
+from mitune.core.provenance import versions
+from mitune.worlds.shapes.prompts import prompts
 
 
 class Operations(TorchDispatchMode):

@@ -7,17 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from mitune.bench.rungs import Made, Setting
-from mitune.generate.audit import audit, partial_scores
-from mitune.generate.policies import (
-    Chain,
-    DifferenceHalving,
-    Finish,
-    Halving,
-    Policy,
-    RandomHalving,
-    fit_threshold,
-)
-from mitune.generate.prune import SHARES, shares
+from mitune.selection.audit import audit, partial_scores
+from mitune.engine.policies import Chain, DifferenceHalving, Finish, Halving, Policy, RandomHalving, fit_threshold
+from mitune.selection.prune import SHARES, shares
 
 
 def halvings(setting: Setting) -> dict[str, tuple[tuple[int, int], ...]]:

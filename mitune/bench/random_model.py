@@ -7,9 +7,9 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.shapes import networks
-from mitune.shapes.model import FOLDER
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.worlds.shapes import networks
+from mitune.worlds.shapes.model import FOLDER
 
 NAME, TINY = "sd21-base-random", "tiny-random"
 

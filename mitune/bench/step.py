@@ -15,9 +15,10 @@ from torch.utils.benchmark import Timer
 import mitune
 from mitune.bench.figures import Figures, doing, on
 from mitune.bench.verify import fault
-from mitune.generate import SamplerConfig, generate
-from mitune.provenance import device_name
-from mitune.shapes.prompts import prompts
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate
+from mitune.core.provenance import device_name
+from mitune.worlds.shapes.prompts import prompts
 
 Run = Callable[[], object]
 GUIDANCE = 7.5

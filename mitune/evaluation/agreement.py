@@ -23,20 +23,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mitune import progress
+from mitune.core import progress
 from mitune.arguments.module import run_module
-from mitune.estimate import ESTIMATORS
+from mitune.scoring.estimate import ESTIMATORS
 from mitune.evaluation.compare import Estimate, draw_candidates
-from mitune.families.stable_diffusion import StableDiffusion
+from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.load import pick_device
-from mitune.provenance import as_json, environment
-from mitune.sampler import SamplerConfig
-from mitune.schedule import Schedule
-from mitune.score import score
-from mitune.sets.files import make_folder, publish
-from mitune.shapes import oracle
-from mitune.shapes.model import FOLDER, load_shapes
-from mitune.shapes.prompts import prompts as shapes_prompts
+from mitune.core.provenance import as_json, environment
+from mitune.config.sampling import SamplerConfig
+from mitune.diffusion.schedule import Schedule
+from mitune.scoring.score import score
+from mitune.core.files import make_folder, publish
+from mitune.worlds.shapes import oracle
+from mitune.worlds.shapes.model import FOLDER, load_shapes
+from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mitune.candidate import Candidate
-from mitune.errors import UserError
-from mitune.estimate import ESTIMATORS
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.generate import SamplerConfig, generate
-from mitune.score import score
-from mitune.shapes import oracle
+from mitune.engine.candidate import Candidate
+from mitune.core.errors import UserError
+from mitune.scoring.estimate import ESTIMATORS
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate
+from mitune.scoring.score import score
+from mitune.worlds.shapes import oracle
 
 
 @dataclass(frozen=True, kw_only=True)

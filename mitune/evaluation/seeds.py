@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import torch
 
-from mitune import progress
-from mitune.errors import UserError
+from mitune.core import progress
+from mitune.core.errors import UserError
 
 _Made = TypeVar("_Made")
 

@@ -20,18 +20,18 @@ from typing import Any, Literal
 
 import torch
 
-from mitune import progress
-from mitune.align import align
+from mitune.core import progress
+from mitune.methods.align import align
 from mitune.arguments.module import run_module
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
 from mitune.evaluation.seeds import each_seed, processes
 from mitune.load import load, pick_device
-from mitune.provenance import as_json, environment
-from mitune.report.picture import base_and_tuned, best_and_worst
-from mitune.sets.files import make_folder, publish
-from mitune.shapes.prompts import prompts as shapes_prompts
-from mitune.tuning import adapter
+from mitune.core.provenance import as_json, environment
+from mitune.evaluation.pictures import base_and_tuned, best_and_worst
+from mitune.core.files import make_folder, publish
+from mitune.worlds.shapes.prompts import prompts as shapes_prompts
+from mitune.adapters import adapter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mitune.errors import UserError, printable
-from mitune.images import decode_image
-from mitune.prompts import check_prompts, visible
+from mitune.core.errors import UserError, printable
+from mitune.core.images import decode_image
+from mitune.core.prompts import check_prompts, visible
 from mitune.sets.sources.folder import LISTINGS, beside, listed, scan
 from mitune.sets.sources.found import Found, Notes
 from mitune.sets.sources.shards import COMPRESSED, find_shards, sharded
@@ -45,7 +45,7 @@ class Captioned:
         return hashlib.sha256(json.dumps(self.caption).encode() + self.content).digest()
 
     def picture(self, size: tuple[int, int]) -> Tensor:
-        """``[3, h, w]`` float32 in [0, 1], as ``mitune.images.decode_image``."""
+        """``[3, h, w]`` float32 in [0, 1], as ``mitune.core.images.decode_image``."""
         return decode_image(self.content, self.name, size)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets.select import check_keep, check_rule
 
 FORMAT = "mitune-set"

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 RULES = ("mi", "random", "worst")
 

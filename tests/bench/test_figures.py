@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mitune.bench.figures import Figures
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 SETTING = {"steps": 3, "prompts": ["a", "b"]}
 

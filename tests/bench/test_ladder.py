@@ -13,10 +13,10 @@ from mitune.bench.plot import plot_ladder
 from mitune.bench.rungs import Setting
 from mitune.bench.scale import measure_scale
 from mitune.bench.table import explain
-from mitune.errors import UserError
-from mitune.families.prepared import Prepared
-from mitune.generate import SamplerConfig
-from mitune.shapes.prompts import prompts
+from mitune.core.errors import UserError
+from mitune.runtime.prepared import Prepared
+from mitune.config.sampling import SamplerConfig
+from mitune.worlds.shapes.prompts import prompts
 
 SETTING = Setting(
     model=random_model.TINY,

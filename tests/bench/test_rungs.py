@@ -9,9 +9,9 @@ import torch
 from mitune.bench.machine import Meter
 from mitune.bench.random_model import TINY, random_sd21
 from mitune.bench.rungs import Cost, Made, with_own_unet
-from mitune.commands.measure import Bench
-from mitune.errors import UserError
-from mitune.provenance import as_json
+from mitune.cli.commands.measure import Bench
+from mitune.core.errors import UserError
+from mitune.core.provenance import as_json
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,17 @@ import mitune
 from mitune.bench import baselines
 from mitune.bench import train as module
 from mitune.bench.train import RUNGS, TrainSetting, explain, measure_training
-from mitune.errors import UserError
-from mitune.half import halves_pay
-from mitune.shapes.prompts import prompts
-from mitune.tuning import TuneConfig
+from mitune.core.errors import UserError
+from mitune.runtime.mixed_precision import halves_pay
+from mitune.worlds.shapes.prompts import prompts
+from mitune.config.training import TuneConfig
 
 
 @pytest.fixture
 def setting(monkeypatch):
     """Compiling is tested elsewhere, and takes minutes."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    monkeypatch.setattr("mitune.tuning.merged.compile_unet", lambda run, device: run)
+    monkeypatch.setattr("mitune.training.merged.compile_unet", lambda run, device: run)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
         model=mitune.load("shapes", device="cpu"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 
 
 def tell(seed: int) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ import pytest
 
 from mitune.evaluation import ablation
 from mitune.sets import FineTuningSet
-from mitune.tuning import TuneConfig
+from mitune.config.training import TuneConfig
 
 
 def small(what, out):

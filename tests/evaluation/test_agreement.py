@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mitune.evaluation.agreement import agree, gate, ranks, spearman
-from mitune.sampler import SamplerConfig
-from mitune.shapes.prompts import prompts
+from mitune.config.sampling import SamplerConfig
+from mitune.worlds.shapes.prompts import prompts
 
 
 def test_spearman_without_ties_is_the_textbook_formula():

@@ -12,7 +12,7 @@ import pytest
 import seed_work
 import torch
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.evaluation.seeds import each_seed, processes
 
 

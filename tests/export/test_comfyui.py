@@ -10,8 +10,8 @@ from tiny_model import TinyModel
 from torch import Tensor
 from trained import KINDS, MIXED, NAMES, base_weights, furthest, merged, notes, trained
 
-from mitune.export import export_adapter
-from mitune.tuning.adapter_file import FILE, digest
+from mitune.adapters.export.write import export_adapter
+from mitune.adapters.adapter_file import FILE, digest
 
 EPS = torch.finfo(torch.float32).eps  # ComfyUI patches in float32
 
@@ -91,8 +91,8 @@ def test_half_strength_is_half_the_way_of_the_weights(tmp_path: Path) -> None:
 
 def test_an_output_whose_base_weight_is_zero_is_exact_too(tmp_path: Path) -> None:
     """ComfyUI's eps alone is divided by there."""
-    from mitune.export.formats import comfyui
-    from mitune.export.layers import Layer
+    from mitune.adapters.export.formats import comfyui
+    from mitune.adapters.export.layers import Layer
 
     weight, down, up = torch.zeros(3, 5), torch.randn(2, 5), torch.randn(3, 2)
     layer = Layer(name="x", weight=weight, down=down, up=up, scale=1.0, magnitude=torch.ones(3))

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_model import TinyModel, tree
 from trained import KINDS, NAMES, furthest, loaded, notes, trained
 
-from mitune.errors import UserError
-from mitune.export import FORMATS, export_adapter
-from mitune.tuning import adapter
-from mitune.tuning.adapter_file import FILE
+from mitune.core.errors import UserError
+from mitune.adapters.export.write import FORMATS, export_adapter
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
 
 
 def refusal(
@@ -117,7 +117,7 @@ def test_what_is_cut_short_leaves_nothing(
 
     trained(tmp_path / "a")
     before = tree(tmp_path)
-    monkeypatch.setattr("mitune.export.write.card", fail)
+    monkeypatch.setattr("mitune.adapters.export.write.card", fail)
     with pytest.raises((KeyboardInterrupt, UserError)) as caught:
         export_adapter(TinyModel(), tmp_path / "a", tmp_path / "b", "kohya")
     if isinstance(error, OSError):

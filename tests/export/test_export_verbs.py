@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_model import config, scramble
 
-from mitune.build import build_set
+from mitune.methods.build import build_set
 from mitune.cli import main
-from mitune.export import FORMATS
-from mitune.sampler import SamplerConfig
-from mitune.tuning import adapter
-from mitune.tuning.adapter_file import FILE
+from mitune.adapters.export.write import FORMATS
+from mitune.config.sampling import SamplerConfig
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
 
 
 @pytest.fixture

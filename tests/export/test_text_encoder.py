@@ -13,10 +13,10 @@ from test_comfyui import patched
 from trained import furthest, notes
 
 import mitune
-from mitune.export import export_adapter
-from mitune.tuning import adapter
-from mitune.tuning.adapter_file import FILE
-from mitune.tuning.merge import merged_weights
+from mitune.adapters.export.write import export_adapter
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
+from mitune.adapters.merge import merged_weights
 
 FULL = 10_000
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from tiny_model import TinyModel, config, scramble
 from torch import Tensor
 
-from mitune.tuning import adapter
-from mitune.tuning.adapter_file import FILE
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
 
 # Square and other linear layers, and convolutions of both kernels.
 MIXED = ("to_q", "to_k", "proj_in", "ff.net.2", "conv1", "conv_shortcut", "time_emb_proj")

@@ -1,4 +1,4 @@
-"""What ``mitune.families.tensorrt_engine`` asks of TensorRT, done by onnxruntime on the CPU.
+"""What ``mitune.runtime.compile.tensorrt`` asks of TensorRT, done by onnxruntime on the CPU.
 
 It shows that files, names, addresses and refits are handed over rightly. It shows nothing of
 TensorRT itself, which no machine of this project has. An engine here holds one ONNX file; as in

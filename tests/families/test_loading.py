@@ -12,10 +12,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.load import load
-from mitune.score import score
-from mitune.shapes.model import FOLDER
+from mitune.scoring.score import score
+from mitune.worlds.shapes.model import FOLDER
 
 Damage = Callable[[Path], object]
 WEIGHTS = {

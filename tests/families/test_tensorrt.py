@@ -7,12 +7,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from tiny_model import TinyModel, config, scramble
 
-from mitune.errors import UserError
-from mitune.families.backends import run_by
-from mitune.families.onnx_export import export_onnx
-from mitune.families.prepared import Prepared
-from mitune.families.tensorrt_engine import TensorRT
-from mitune.tuning import adapter
+from mitune.core.errors import UserError
+from mitune.runtime.backends import run_by
+from mitune.runtime.compile.onnx import export_onnx
+from mitune.runtime.prepared import Prepared
+from mitune.runtime.compile.tensorrt import TensorRT
+from mitune.adapters import adapter
 
 onnxruntime = pytest.importorskip("onnxruntime")
 TEXTS = ["a red circle", "a blue square", ""]

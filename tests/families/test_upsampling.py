@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.upsampling import Upsample2D
 
-from mitune.families.prepared import Prepared
-from mitune.families.upsampling import fold_upsampling, transposed
+from mitune.runtime.prepared import Prepared
+from mitune.runtime.upsampling import fold_upsampling, transposed
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 4, 4), (1, 8, 1, 1), (3, 8, 3, 5)])

@@ -12,13 +12,15 @@ from kernel_oracles import IMPLS, device_of
 from mitune_kernels import normal
 
 from mitune.bench.proxies import Operations
-from mitune.errors import UserError
-from mitune.families.prepared import Prepared
-from mitune.generate import Engine, PromptEncoder, SamplerConfig, Work, generate, pool
-from mitune.generate.policies import Unpruned
-from mitune.noise import candidate_keys
-from mitune.schedule import Schedule
-from mitune.shapes.prompts import prompts
+from mitune.core.errors import UserError
+from mitune.runtime.prepared import Prepared
+from mitune.engine.engine import Engine, PromptEncoder, Work
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate, pool
+from mitune.engine.policies import Unpruned
+from mitune.diffusion.noise import candidate_keys
+from mitune.diffusion.schedule import Schedule
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:4]
 SHORT = SamplerConfig(steps=6, guidance=2.0)
@@ -207,7 +209,7 @@ def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(exact_model)
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
 def test_other_solvers_draw_pictures_too(shapes_model, scheduler):
-    from mitune.shapes import oracle
+    from mitune.worlds.shapes import oracle
 
     sampler = SamplerConfig(steps=10, guidance=2.0, scheduler=scheduler)
     made = generate(shapes_model, PROMPTS, candidates=2, sampler=sampler, slots=8)

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import mitune
-from mitune.families.prepared import Prepared
-from mitune.generate import Engine, PromptEncoder, SamplerConfig, generate, pool
-from mitune.generate.policies import Halving, Unpruned
-from mitune.schedule import Schedule
-from mitune.shapes.prompts import prompts
+from mitune.runtime.prepared import Prepared
+from mitune.engine.engine import Engine, PromptEncoder
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.stream import generate, pool
+from mitune.engine.policies import Halving, Unpruned
+from mitune.diffusion.schedule import Schedule
+from mitune.worlds.shapes.prompts import prompts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 PROMPTS = prompts("train")[:3]

@@ -6,20 +6,10 @@ import pytest
 import torch
 from counting_world import run
 
-from mitune.errors import UserError
-from mitune.generate.audit import audit, is_audited, partial_scores, replay, wilson
-from mitune.generate.engine import counted_steps
-from mitune.generate.policies import (
-    Chain,
-    DifferenceHalving,
-    Finish,
-    Halving,
-    RandomHalving,
-    Threshold,
-    Unpruned,
-    best,
-    fit_threshold,
-)
+from mitune.core.errors import UserError
+from mitune.selection.audit import audit, is_audited, partial_scores, replay, wilson
+from mitune.engine.engine import counted_steps
+from mitune.engine.policies import Chain, DifferenceHalving, Finish, Halving, RandomHalving, Threshold, Unpruned, best, fit_threshold
 
 RUNGS = ((10, 8), (20, 4), (30, 2))
 PROMPTS, POOL = 7, 16
@@ -145,7 +135,8 @@ def test_an_unpruned_pool_beside_pruned_ones(whole):
     """A policy may differ from prompt to prompt, as the audit share needs."""
     from counting_world import encode, engine
 
-    from mitune.generate import PromptEncoder, pool
+    from mitune.engine.engine import PromptEncoder
+    from mitune.engine.stream import pool
 
     found, _, _ = whole
     texts = [str(p) for p in range(PROMPTS)]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from joint_model import joint_model
 
-from mitune.build import build_set
-from mitune.candidate import Candidate
-from mitune.errors import UserError
-from mitune.generate import SamplerConfig
-from mitune.generate.prune import PruneConfig
-from mitune.generate.settle import doubtful, settled
-from mitune.shapes.prompts import prompts
+from mitune.methods.build import build_set
+from mitune.engine.candidate import Candidate
+from mitune.core.errors import UserError
+from mitune.config.sampling import SamplerConfig
+from mitune.selection.prune import PruneConfig
+from mitune.selection.recheck import doubtful, settled
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:2]
 SETTINGS = {

@@ -10,7 +10,7 @@ import torch
 from kernel_oracles import IMPLS, device_of
 from mitune_kernels import checked, dispatch
 
-from mitune import doctor
+from mitune.cli import doctor
 from mitune.bench import step as bench_step
 from mitune.bench.verify import fault
 

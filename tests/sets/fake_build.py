@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mitune.candidate import Candidate
+from mitune.engine.candidate import Candidate
 from mitune.sets import SetWriter
 
 PROMPTS = [f"{n} red cubes" for n in range(7)]

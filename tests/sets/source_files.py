@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets.captioned import read_captioned
 
 FOUND = [("a red cube", "png"), ("two blue balls", "jpg"), ("a cone", "webp")]

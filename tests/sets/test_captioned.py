@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from source_files import FOUND, kinds, picture, refusal, shard, write
 
-from mitune.images import decode_image
+from mitune.core.images import decode_image
 from mitune.sets.captioned import read_captioned
 
 

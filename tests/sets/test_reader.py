@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_build import POOL, PROMPTS, SETTINGS, build, fake, pool, writer
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets import FineTuningSet, SetWriter
 
 

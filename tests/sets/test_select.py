@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets import RULES, select
 from mitune.sets.select import rank
 

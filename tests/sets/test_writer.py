@@ -10,7 +10,7 @@ import pytest
 import torch
 from fake_build import PER_PART, POOL, PROMPTS, SETTINGS, build, fake, pool, tree, writer
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets import FineTuningSet, SetWriter
 
 HERE = Path(__file__).parent
@@ -259,7 +259,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from fake_build import fake, pool, writer
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 out = Path(sys.argv[1])
 with writer(out) as target:
     for candidate in pool([0, 1]):

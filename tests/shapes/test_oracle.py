@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from mitune.shapes import oracle
-from mitune.shapes.oracle import Seen, judge
-from mitune.shapes.pretrain.vae import object_indices
-from mitune.shapes.prompts import all_objects
-from mitune.shapes.scene import COLOURS, SHAPES, render, sample_scenes
+from mitune.worlds.shapes import oracle
+from mitune.worlds.shapes.oracle import Seen, judge
+from mitune.worlds.shapes.pretrain.vae import object_indices
+from mitune.worlds.shapes.prompts import all_objects
+from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
 
 
 def scenes_and_truth(count: int):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mitune.errors import UserError
-from mitune.shapes.prompts import HELD_OUT, Phrase, all_objects, parse, prompts
+from mitune.core.errors import UserError
+from mitune.worlds.shapes.prompts import HELD_OUT, Phrase, all_objects, parse, prompts
 
 FIRST = {
     "train": "a green circle and a yellow square",

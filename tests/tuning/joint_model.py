@@ -10,10 +10,11 @@ from tiny_model import WIDTH, TinyModel, config
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.shapes import networks
-from mitune.shapes.model import FOLDER
-from mitune.tuning import TuneConfig, adapter
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.worlds.shapes import networks
+from mitune.worlds.shapes.model import FOLDER
+from mitune.config.training import TuneConfig
+from mitune.adapters import adapter
 
 TEXTS = ["a red circle", "a blue square"]
 

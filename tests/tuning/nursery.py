@@ -90,7 +90,7 @@ def main() -> None:
     import tiny_model  # noqa: F401
     import torch
 
-    import mitune.tuning.shards  # noqa: F401
+    import mitune.training.shards  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

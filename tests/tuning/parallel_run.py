@@ -7,8 +7,8 @@ import torch
 from joint_model import joint, joint_model
 from tiny_model import TinyModel, TinySet, config, full_config
 
-from mitune.tuning import tune
-from mitune.tuning.shards import Shards
+from mitune.training.loop import tune
+from mitune.training.shards import Shards
 
 out, batch, gradient, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 

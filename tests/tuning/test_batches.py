@@ -5,8 +5,8 @@ import torch
 from tiny_model import TinyModel, TinySet, config
 from torch import Tensor
 
-from mitune.errors import UserError
-from mitune.tuning.batches import Batches, MicroBatch
+from mitune.core.errors import UserError
+from mitune.training.batches import Batches, MicroBatch
 
 
 def batches(pairs: int = 5, model: TinyModel | None = None, **changes: object) -> Batches:

@@ -10,11 +10,12 @@ from tiny_model import TinyModel, TinySet, config, refusal, scramble
 from torch import Tensor
 
 import mitune
-from mitune.errors import UserError
-from mitune.tuning import adapter, tune
-from mitune.tuning import captured as captured_module
-from mitune.tuning.batches import Batches
-from mitune.tuning.merged import MergedGradient
+from mitune.core.errors import UserError
+from mitune.adapters import adapter
+from mitune.training.loop import tune
+from mitune.training import captured as captured_module
+from mitune.training.batches import Batches
+from mitune.training.merged import MergedGradient
 
 Work = Callable[[], None]
 

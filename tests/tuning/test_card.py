@@ -12,8 +12,9 @@ import yaml
 from joint_model import predict
 from tiny_model import TinyModel, TinySet, config, scramble
 
-from mitune.tuning import adapter, tune
-from mitune.tuning.card import CARD, card
+from mitune.adapters import adapter
+from mitune.training.loop import tune
+from mitune.adapters.card import CARD, card
 
 
 def text(out: Path) -> str:

@@ -4,9 +4,9 @@ from tiny_model import TinyModel, TinySet, config, scramble
 from torch import Tensor
 from torch.func import functional_call
 
-from mitune.tuning import adapter
-from mitune.tuning.batches import Batches, MicroBatch
-from mitune.tuning.loss import BatchLoss, denoising_loss, loss_weights, noising_table
+from mitune.adapters import adapter
+from mitune.training.batches import Batches, MicroBatch
+from mitune.training.loss import BatchLoss, denoising_loss, loss_weights, noising_table
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_model import TinyModel, TinySet, config
 
-from mitune.errors import UserError
-from mitune.tuning.batches import Batches
-from mitune.tuning.fit import fitting, largest
+from mitune.core.errors import UserError
+from mitune.training.batches import Batches
+from mitune.training.batch_size import fitting, largest
 
 
 class Full:

@@ -14,15 +14,17 @@ from tiny_model import TinyModel, TinySet, config, refusal, tree
 from torch import Tensor
 
 import mitune
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.evaluation.report import compare_models
-from mitune.export import export_adapter
-from mitune.families.prepared import Prepared
-from mitune.sampler import SamplerConfig
-from mitune.tuning import TuneConfig, adapter, tune
-from mitune.tuning.adapter_file import FULL, digest
-from mitune.tuning.batches import Batches
-from mitune.tuning.gradient import gradient_of
+from mitune.adapters.export.write import export_adapter
+from mitune.runtime.prepared import Prepared
+from mitune.config.sampling import SamplerConfig
+from mitune.config.training import TuneConfig
+from mitune.adapters import adapter
+from mitune.training.loop import tune
+from mitune.adapters.adapter_file import FULL, digest
+from mitune.training.batches import Batches
+from mitune.training.gradient import gradient_of
 
 
 class Killed(Exception):

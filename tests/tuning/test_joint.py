@@ -27,18 +27,20 @@ from tiny_model import TinySet, config, tree
 from torch import Tensor
 
 import mitune
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.evaluation.report import compare_models
-from mitune.families.prepared import Prepared
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.options import Tuning
-from mitune.sampler import SamplerConfig
-from mitune.score import score
-from mitune.tuning import TuneConfig, adapter, tune
-from mitune.tuning.adapter_file import FILE
-from mitune.tuning.batches import Batches
-from mitune.tuning.gradient import PeftGradient
-from mitune.tuning.merged import MergedGradient
+from mitune.runtime.prepared import Prepared
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.cli.options.training import Tuning
+from mitune.config.sampling import SamplerConfig
+from mitune.scoring.score import score
+from mitune.config.training import TuneConfig
+from mitune.adapters import adapter
+from mitune.training.loop import tune
+from mitune.adapters.adapter_file import FILE
+from mitune.training.batches import Batches
+from mitune.training.gradient import PeftGradient
+from mitune.training.merged import MergedGradient
 
 START = "text_encoder.text_model."
 LAYER = "encoder.layers.1.self_attn.q_proj"

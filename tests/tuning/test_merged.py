@@ -7,13 +7,13 @@ import torch
 from tiny_model import TinyModel, TinySet, config, scramble
 from torch import nn
 
-from mitune.errors import UserError
-from mitune.half import HalfProducts, Pairing, TrainedProducts
-from mitune.tuning import adapter
-from mitune.tuning import merged as merged_module
-from mitune.tuning.batches import Batches
-from mitune.tuning.gradient import PeftGradient, gradient_of
-from mitune.tuning.merged import MergedGradient
+from mitune.core.errors import UserError
+from mitune.runtime.mixed_precision import HalfProducts, Pairing, TrainedProducts
+from mitune.adapters import adapter
+from mitune.training import merged as merged_module
+from mitune.training.batches import Batches
+from mitune.training.gradient import PeftGradient, gradient_of
+from mitune.training.merged import MergedGradient
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYTHING = (*ATTENTION, "conv1", "conv_shortcut", "proj_in", "ff.net.2", "conv_in", "conv_out")

@@ -11,10 +11,10 @@ from nursery import run_script
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config
 
-from mitune.errors import UserError
-from mitune.tuning import tune
-from mitune.tuning.adapter_file import FILE
-from mitune.tuning.processes import Processes, joined
+from mitune.core.errors import UserError
+from mitune.training.loop import tune
+from mitune.adapters.adapter_file import FILE
+from mitune.training.processes import Processes, joined
 
 HERE = Path(__file__).parent
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from test_processes import run
 from tiny_model import TinyModel, TinySet, config, full_config, refusal
 
-from mitune.tuning import tune
-from mitune.tuning.adapter_file import FULL
-from mitune.tuning.processes import Processes
-from mitune.tuning.shards import check
+from mitune.training.loop import tune
+from mitune.adapters.adapter_file import FULL
+from mitune.training.processes import Processes
+from mitune.training.shards import check
 
 MOMENTS = "checkpoints/step-000006/optimizer.safetensors"
 

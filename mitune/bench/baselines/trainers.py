@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mitune.convolutions import tried_convolutions
-from mitune.families.stable_diffusion import StableDiffusion
-from mitune.tuning import TuneConfig, adapter
-from mitune.tuning.batches import Batches, MicroBatch
-from mitune.tuning.loss import denoising_loss, noising_table
+from mitune.runtime.convolutions import tried_convolutions
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.config.training import TuneConfig
+from mitune.adapters import adapter
+from mitune.training.batches import Batches, MicroBatch
+from mitune.training.loss import denoising_loss, noising_table
 
 Pairs = Sequence[tuple[str, Tensor]]
 _RECOMPILATIONS = 256

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError
-from mitune.sets.files import is_system
+from mitune.core.errors import UserError
+from mitune.core.files import is_system
 from mitune.sets.sources.found import (
     KEYS,
     OTHER_PICTURES,

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, printable
-from mitune.prompts import split_lines, visible
-from mitune.reading import read_file, reason
+from mitune.core.errors import UserError, printable
+from mitune.core.prompts import split_lines, visible
+from mitune.core.reading import read_file, reason
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 OTHER_PICTURES = (

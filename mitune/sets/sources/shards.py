@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 
-from mitune.errors import UserError
-from mitune.sets.files import is_system
+from mitune.core.errors import UserError
+from mitune.core.files import is_system
 from mitune.sets.sources.found import (
     OTHER_PICTURES,
     PICTURES,

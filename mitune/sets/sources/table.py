@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mitune.errors import UserError
+from mitune.core.errors import UserError
 from mitune.sets.sources.found import KEYS, Found, read
 
 

@@ -1,0 +1,1 @@
+"""DoRA and LoRA: layers, files, merging, exports."""

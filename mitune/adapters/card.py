@@ -1,0 +1,201 @@
+"""The model card of an adapter: what was trained and how, and how to use it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitune.training.manifest import FORMAT, METRICS, RUN, VERSION, base_name
+
+CARD = "README.md"
+
+_CARD = """\
+---
+{front}library_name: diffusers
+pipeline_tag: text-to-image
+tags:
+{tags}
+---
+
+# {title}
+
+{about}
+
+## Use
+{use}
+
+## Training
+{training}
+
+## Limits
+{limits}
+"""
+
+_ABOUT = """\
+`{base}` aligned with itself by MI-Tune: trained on pictures of its own that were kept for their
+prompts. (MI-Tune keeps those with the highest point-wise mutual information.)"""
+_FOREIGN = "Of the base model `{base}`; not known to be trained by mitune."
+
+_SHAPES = "    from mitune.worlds.shapes.model import FOLDER\n"
+
+_LIMITS = (
+    "What it does to pictures was not measured for this card; `mitune eval` compares base and "
+    "adapter. Selection adds no knowledge that the base lacks, and keeps its biases.",
+    "The base model's licence and its restrictions of use apply.",
+)
+_ADAPTER_LIMIT = (
+    "It fits this base model alone; another one of the same shape loads it silently and "
+    "draws something else."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a card says that depends on the files beside it.
+
+    Attributes:
+        title: of the card.
+        use: how to load it; ``{base}`` stands for the base model as people write it, ``{source}``
+            for it as an argument of ``from_pretrained``.
+        relation: to the base model, in the hub's words: "adapter" or "finetune".
+        limits: of this form, one sentence or more each.
+    """
+
+    title: str
+    use: str
+    relation: str = "adapter"
+    limits: tuple[str, ...] = ()
+
+
+ADAPTER = Form(
+    title="Adapter",
+    use="""\
+    from diffusers import StableDiffusionPipeline
+    pipeline = StableDiffusionPipeline.from_pretrained({source})
+    pipeline.load_lora_weights("path/of/this/folder")""",
+)
+WHOLE = Form(
+    title="Tuned UNet",
+    relation="finetune",
+    use="""\
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    unet = UNet2DConditionModel.from_pretrained("path/of/this/folder", subfolder="unet")
+    pipeline = StableDiffusionPipeline.from_pretrained({source}, unet=unet)""",
+    limits=("All weights of the UNet were trained; everything else is the base's.",),
+)
+
+
+def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
+    """The bytes of README.md, with the front matter that the Hugging Face hub reads.
+
+    A function of its arguments and of the run's run.json and metrics.jsonl: the same run gives the
+    same card.
+
+    Args:
+        run: folder of a training run; where it has no run.json (a checkpoint, another trainer's
+            adapter) the card says that the training is not known.
+        form: what lies beside the card.
+        base: name of the base model where the run does not tell it.
+    """
+    content = _read(run / RUN)
+    name = content.get("model") or (base and base_name(base)) or "unnamed"
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    # A folder's place means nothing to whoever reads the card.
+    shown = name if hub else Path(name).name
+    front = f"base_model: {name}\nbase_model_relation: {form.relation}\n" if hub else ""
+    adapter = form.relation == "adapter"
+    use = form.use.format(base=f"`{shown}`", source=_source(name, hub))
+    if name == "shapes" and "{source}" in form.use:
+        use = _SHAPES + use
+    text = _CARD.format(
+        front=front,
+        tags="\n".join(f"- {tag}" for tag in ("mitune", *(["lora"] if adapter else []))),
+        title=form.title,
+        about=(_ABOUT if content else _FOREIGN).format(base=shown),
+        use=use,
+        training="\n".join(_training(content, list(_metrics(run)))),
+        limits="\n".join(
+            f"* {limit}"
+            for limit in (*form.limits, *([_ADAPTER_LIMIT] if adapter else []), *_LIMITS)
+        ),
+    )
+    return text.encode()
+
+
+def _source(name: str, hub: bool) -> str:
+    if name == "shapes":
+        return "FOLDER"
+    return f'"{name}"' if hub else '"path/of/the/base/model"'
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """run.json of a training run; nothing where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    return content if ours and content.get("version") == VERSION else {}
+
+
+def _metrics(run: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = (run / METRICS).read_text().splitlines()
+    except OSError:
+        return
+    yield from map(json.loads, lines)
+
+
+def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the section: every setting, where the loss began and ended, and which step's adapter
+    it is where that is not the last one's."""
+    if not content:
+        yield "Not known: no run.json of `mitune tune` lies beside the adapter."
+        return
+    yield "| | |"
+    yield "|---|---|"
+    settings, versions = content["settings"], content["environment"]["versions"]
+    for key, value in _flat(settings["config"]):
+        yield f"| {key} | {value} |"
+    yield f"| trained on from | {settings['adapter'] or 'a fresh adapter'} |"
+    yield f"| base model's fingerprint | {settings['model']['fingerprint']} |"
+    yield f"| set | {settings['set']['pairs']} pairs, SHA-256 {settings['set']['sha256']} |"
+    for key, value in _flat(settings["set"]["settings"]):
+        if not key.startswith("model"):  # it is the base, said above
+            yield f"| set: {key} | {value} |"
+    for name in ("real", "prior"):
+        if name in settings:
+            yield (
+                f"| {name} set | {settings[name]['pairs']} pairs, SHA-256 "
+                f"{settings[name]['sha256']} |"
+            )
+    held_out = settings.get("held_out", {})
+    for key, value in _flat(held_out):
+        yield f"| held-out MI: {key} | {value} |"
+    losses = [line["loss"] for line in metrics]
+    if losses:
+        tenth = max(1, len(losses) // 10)
+        first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
+        yield f"| loss, first and last step | {losses[0]:.4g}, {losses[-1]:.4g} |"
+        yield f"| loss, means of {tenth} steps at either end | {first:.4g}, {last:.4g} |"
+    measured = [line for line in metrics if line.get("held_out_mi") is not None]
+    if measured and held_out:
+        best = max(measured, key=lambda line: line["held_out_mi"])  # of equal ones the first
+        result = best["step"] if held_out["best"] else metrics[-1]["step"]
+        yield f"| best held-out MI | {best['held_out_mi']:.4g} nats, after step {best['step']} |"
+        yield f"| this adapter | after step {result} of {settings['config']['iterations']} |"
+    packages = ("mitune", "torch", "diffusers", "peft")
+    yield f"| made with | {', '.join(f'{p} {versions.get(p)}' for p in packages)} |"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key} ")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        elif value is not None:
+            # A name may hold what would end the table's cell.
+            yield f"{prefix}{key}", str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,126 @@
+"""The tensors of ComfyUI's and kohya's files: names, shapes and what they must hold to mean the
+same weights.
+
+Both name a layer ``lora_unet_`` and its name in diffusers' UNet, or ``lora_te_text_model_`` and its
+name in the text encoder, every dot an underscore. kohya's sd-scripts train Stable Diffusion 1.x and
+2.x under these names; ComfyUI finds them in its key maps (comfy/lora.py, ``model_lora_keys_unet``,
+through comfy/utils.py, ``unet_to_diffusers``, and ``model_lora_keys_clip``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mitune.adapters.export.layers import Layer
+from mitune.adapters.names import TEXT_ENCODER, UNET
+
+_PREFIXES = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approximation:
+    """Plain LoRA tensors, and what they lose of each layer's update: ||D - U|| / ||D||, Frobenius
+    norms, D the update and U what the file holds of it."""
+
+    tensors: dict[str, Tensor]
+    errors: dict[str, float]
+
+
+def comfyui(layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """ComfyUI's tensors, exact at strength 1 for LoRA and DoRA.
+
+    ComfyUI (comfy/weight_adapter/base.py, ``weight_decompose``, since its pull request 7727 of
+    April 2025) divides by the norm of the base weight where ``dora_scale`` has one entry for each
+    output:
+        W' = dora_scale (W + s B A) / (||W|| + eps),    eps of float32, in which it patches,
+    and peft by that of the sum. So the magnitude is not what it wants, but
+        dora_scale = m (||W|| + eps) / ||W + s B A||,   a norm for each output.
+    It divides tensor by tensor without reshaping, so dora_scale has as many dimensions as W. At
+    strength k ComfyUI draws with W + k (W' - W), where diffusers scales B A alone.
+
+    Args:
+        layers: from ``adapted``.
+
+    Returns:
+        ``lora_down.weight`` A, ``lora_up.weight`` B, ``alpha`` s rank, and for DoRA ``dora_scale``
+        ``[out, 1]`` or ``[out, 1, 1, 1]``; float32, for each layer.
+    """
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        tensors |= _plain(_key(layer), layer.down, layer.up, layer.scale * layer.rank)
+        if layer.magnitude is not None:
+            eps = torch.finfo(torch.float32).eps
+            norm = layer.weight.double().flatten(1).norm(dim=1) + eps
+            scale = layer.magnitude.double() * norm / layer.direction().norm(dim=1)
+            shape = (-1, *(1,) * (layer.weight.dim() - 1))
+            tensors[f"{_key(layer)}.dora_scale"] = scale.view(shape).float()
+    return tensors
+
+
+def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
+    """Plain LoRA: the best approximation of each layer's whole update W' - W by so many ranks.
+
+    DoRA's update is of full rank, as m rescales every row of W. Its best approximation in the
+    Frobenius norm is the truncated singular value decomposition (Eckart and Young). A LoRA's own
+    factors are already exact and are kept, unless a smaller rank is asked for.
+
+    Args:
+        layers: from ``adapted``.
+        rank: of the result, at least 1; at most the layer's smaller side is taken, which is exact.
+            None: twice the adapter's for DoRA, the adapter's for LoRA.
+
+    Returns:
+        The tensors as for ``comfyui`` without dora_scale, and each layer's error by its name there.
+    """
+    tensors: dict[str, Tensor] = {}
+    errors: dict[str, float] = {}
+    alpha = _alpha(layers[0], rank)
+    for layer in layers:
+        delta = layer.delta()
+        if layer.magnitude is None and (rank is None or rank >= layer.rank):
+            down, up, scale = layer.down, layer.up, layer.scale
+        else:
+            down, up = _truncated(layer, delta, rank or 2 * layer.rank)
+            scale = 1.0
+        # One alpha for all layers, as diffusers confuses those that differ: of attention layers it
+        # looks for them under names that it has changed meanwhile. The factor is 1 where all is
+        # alike.
+        up = up * (scale * down.shape[0] / alpha)
+        tensors |= _plain(_key(layer), down, up, alpha)
+        held = alpha / down.shape[0] * (up.double().flatten(1) @ down.double().flatten(1))
+        size = delta.norm().item()
+        errors[_key(layer)] = (delta - held).norm().item() / size if size else 0.0
+    return Approximation(tensors=tensors, errors=errors)
+
+
+def _alpha(layer: Layer, rank: int | None) -> float:
+    if layer.magnitude is None and (rank is None or rank >= layer.rank):
+        return layer.scale * layer.rank
+    return float(rank or 2 * layer.rank)
+
+
+def _truncated(layer: Layer, delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Float32 factors (A, B) of the best approximation of ``delta``, shaped as the layer's own."""
+    left, values, right = torch.linalg.svd(delta.float(), full_matrices=False)
+    rank = min(rank, len(values))
+    root = values[:rank].sqrt()  # half of it to either side, so that neither is tiny in half floats
+    down = root.unsqueeze(1) * right[:rank]
+    up = left[:, :rank] * root
+    return (
+        down.view(rank, *layer.weight.shape[1:]),
+        up.reshape(-1, rank, *(1,) * (layer.weight.dim() - 2)),
+    )
+
+
+def _plain(key: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
+    return {
+        f"{key}.lora_down.weight": down.float(),
+        f"{key}.lora_up.weight": up.float(),
+        f"{key}.alpha": torch.tensor(alpha, dtype=torch.float32),
+    }
+
+
+def _key(layer: Layer) -> str:
+    return _PREFIXES[layer.network] + layer.name.replace(".", "_")

@@ -1,0 +1,69 @@
+"""A whole model with an adapter merged into it: a diffusers pipeline folder."""
+
+import copy
+from pathlib import Path
+
+from mitune.adapters.export.folder import new_folder
+from mitune.adapters.export.layers import adapted
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.core.files import publish
+from mitune.adapters import adapter as adapters
+from mitune.adapters.adapter_file import run_of
+from mitune.adapters.card import CARD, Form, card
+from mitune.adapters.merge import merged_weights
+
+_MERGED = Form(
+    title="Tuned model",
+    relation="finetune",
+    use="""\
+    from diffusers import StableDiffusionPipeline
+    pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")""",
+    limits=(
+        "The adapter is merged into the float32 weights of the denoiser, and of the text encoder "
+        "if that was trained, and cannot be taken off again. Adapters of the base are not for this "
+        "model: its weights are others.",
+        "All else is the base's; a safety checker is left out.",
+        "`mitune` takes the paper's settings for it, as for any folder. What the embedded model "
+        "`shapes` has of its own is lost: settings and prompts must be given, and there is no "
+        "oracle.",
+    ),
+)
+
+
+def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
+    """Write a StableDiffusionPipeline folder that predicts what ``model`` with ``adapter`` does.
+
+    Merged in float32 by peft's own merge, rounded once (``mitune.adapters.merge``); saved as
+    safetensors by diffusers. The folder is built under a hidden name and appears whole or not at
+    all. README.md in it is the model card.
+
+    Args:
+        model: the base, in float32 and without an adapter; left so.
+        adapter: its folder or file.
+        out: absent or empty.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
+            or that does not fit, or with which weights are no longer finite; a model in half
+            precision.
+    """
+    run = run_of(adapter)
+    with new_folder(out) as folder:
+        with adapted(model, adapter):
+            # Copies: what a full fine-tuning left on the UNet is taken off it again.
+            weights = {
+                network: {name: tensor.clone() for name, tensor in merged_weights(carrier).items()}
+                for network, carrier in adapters.carriers(model).items()
+            }
+        merged = {name: copy.deepcopy(model.pipeline.components[name]) for name in weights}
+        for name, network in merged.items():
+            network.load_state_dict(weights[name])
+        pipeline = type(model.pipeline)(
+            **(model.pipeline.components | merged), requires_safety_checker=False
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        publish(folder / CARD, card(run, _MERGED, base=model.name))
+    return Path(out)

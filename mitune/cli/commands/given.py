@@ -1,0 +1,71 @@
+"""The prompts that a verb was given, or the embedded world's own; and the sets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mitune.core import progress
+from mitune.core.errors import UserError
+from mitune.core.prompts import read_prompts
+
+if TYPE_CHECKING:
+    from mitune.models.stable_diffusion.model import StableDiffusion
+    from mitune.sets import FineTuningSet
+
+
+def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
+    """The prompts a command works on: a file's up to its ``limit``, or the whole list of the shapes
+    world.
+
+    Raises:
+        UserError: a limit below 1; no file for a model other than shapes; as ``read_prompts``.
+    """
+    if command.limit is not None and command.limit < 1:
+        raise UserError(f"limit is {command.limit}: expected at least 1 prompt")
+    if path is not None:
+        return read_prompts(path, command.limit)
+    if command.model != "shapes":
+        raise UserError(
+            "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "
+            "list)"
+        )
+    return _shapes_prompts(split)
+
+
+def held_out_prompts(model: str, path: Path | None) -> list[str]:
+    """The prompts that ``align`` compares on: a file's, or the shapes world's test list; none for
+    other models.
+
+    Raises:
+        UserError: as ``read_prompts``.
+    """
+    if path is not None:
+        return read_prompts(path)
+    return _shapes_prompts("test") if model == "shapes" else []
+
+
+def _shapes_prompts(split: Literal["train", "test"]) -> list[str]:
+    from mitune.worlds.shapes.prompts import prompts
+
+    return prompts(split)
+
+
+def warn_long(model: "StableDiffusion", prompts: list[str]) -> None:
+    """Tell, on stderr, which prompts the text encoder will not read to their end."""
+    for prompt in model.too_long(prompts):
+        progress.warn(f"prompt is cut to {model.tokenizer.model_max_length} tokens: {prompt}")
+
+
+def whole_set(path: Path, model: "StableDiffusion") -> "FineTuningSet":
+    """The set in folder ``path``, which is complete and of this model.
+
+    Raises:
+        UserError: it is not; as ``FineTuningSet.open``.
+    """
+    from mitune.core.identity import check_same_model
+    from mitune.sets import FineTuningSet
+
+    found = FineTuningSet.open(path)
+    if not found.complete:
+        raise UserError(f"set {path} is not complete: run the command that began it again")
+    check_same_model(f"set {path}", found.settings, model)
+    return found

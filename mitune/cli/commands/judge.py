@@ -1,0 +1,147 @@
+"""The verbs that look at something: score, eval, doctor."""
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+from mitune.arguments.fields import Positional, Repeated, stands_for
+from mitune.config.choices import Convention, ReNoising
+from mitune.cli.commands.given import given_prompts, warn_long
+from mitune.cli.commands.repeat import check_out, leave_command
+from mitune.cli.defaults import of_preset
+from mitune.core.errors import UserError, printable
+from mitune.cli.options.model import Common, Output
+from mitune.core.prompts import check_prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Common):
+    """Point-wise mutual information of given pictures with prompts, in nats, by re-noising."""
+
+    images: Positional[list[Path]]
+    """JPEG, PNG or WebP files; each is cropped at its centre and resized to the model's picture
+    size, as `mitune real` does."""
+    prompt: Repeated[list[str]]
+    """The prompt of all pictures; or repeated, one for each."""
+    adapter: Annotated[Path | None, stands_for("none")] = None
+    """A LoRA or DoRA on the model that scores."""
+    estimator: ReNoising = "orthogonal"
+    """orthogonal: Eq. 2; standard: Kong et al. 2024, the exact point-wise log-ratio on average,
+    which can be negative."""
+    draws: int = 64
+    """Draws of (t, noise) for each picture; more is steadier."""
+    seed: int = 0
+    """Keys the draws."""
+    convention: Convention = "paper"
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
+    t_min: Annotated[int | None, stands_for("the convention's own")] = None
+    """Only t > t_min counts."""
+
+    def run(self) -> dict[str, Any]:
+        from mitune.core.images import read_images
+        from mitune.scoring.score import score
+
+        if not self.images:
+            raise UserError(
+                "no pictures: expected JPEG, PNG or WebP files, such as 'mitune score a.png'"
+            )
+        if len(self.prompt) not in (1, len(self.images)):
+            raise UserError(
+                f"{len(self.prompt)} prompts for {len(self.images)} pictures: expected one for "
+                "all, or one for each"
+            )
+        check_prompts(self.prompt)
+        prompts = self.prompt * len(self.images) if len(self.prompt) == 1 else self.prompt
+        model = self.load(self.adapter)
+        warn_long(model, prompts)
+        pictures = read_images(self.images, model.picture_size)
+        values = score(
+            model,
+            prompts,
+            pictures,
+            estimator=self.estimator,
+            draws=self.draws,
+            seed=self.seed,
+            convention=self.convention,
+            t_min=self.t_min,
+            shared_noise=True,  # pictures are compared, and equal ones score equally
+        ).tolist()
+        rows: list[dict[str, Any]] = [
+            {"image": str(image), "prompt": prompt, "mi_nats": value}
+            for image, prompt, value in zip(self.images, prompts, values, strict=True)
+        ]
+        for row in rows:
+            if not isfinite(row["mi_nats"]):
+                raise UserError(
+                    f"the score of {row['image']} is {row['mi_nats']}: expected a number; the "
+                    "model's predictions are not finite, try --precision float32, or another "
+                    "adapter"
+                )
+        for row in rows:
+            name, prompt = printable(row["image"]), printable(row["prompt"])
+            print(f"{row['mi_nats']:10.3f} nats  {name}  {prompt}")
+        return {"estimator": self.estimator, "draws": self.draws, "scores": rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Common):
+    """Compare base and adapter on the same prompts and the same noise, with standard errors."""
+
+    adapter: Path
+    """The LoRA or DoRA to compare with its base."""
+    prompts: Annotated[Path | None, stands_for("the shapes world's test list")] = None
+    """Text file of held-out prompts."""
+    limit: Annotated[int | None, stands_for("all")] = None
+    """Only the first so many prompts."""
+    images: int = 4
+    """Pictures of each prompt and seed."""
+    seeds: int = 1
+    """Seeds of the noise."""
+    seed: int = 1_000_000
+    """The first of them; far from a set's seeds, so that no noise is shared with it."""
+    steps: Annotated[int | None, of_preset("sampler.steps")] = None
+    """Denoising steps."""
+    guidance: Annotated[float | None, of_preset("use_guidance")] = None
+    """Guidance at which both are used."""
+    slots: int = 64
+    """Pictures in flight."""
+    out: Annotated[Path | None, stands_for("stdout alone")] = None
+    """Folder for eval.json and eval.png."""
+
+    def run(self) -> dict[str, Any]:
+        from mitune.evaluation.report import compare_adapter
+        from mitune.adapters import adapter
+
+        prompts = given_prompts(self, self.prompts, "test")[: self.limit]
+        if self.out is not None:
+            check_out(self.out)
+        model = self.load(self.adapter)  # one that does not fit is told before the base is drawn
+        adapter.detach(model)
+        warn_long(model, prompts)
+        result = compare_adapter(
+            model,
+            self.adapter,
+            prompts,
+            out=self.out,
+            images=self.images,
+            seeds=range(self.seed, self.seed + self.seeds),
+            slots=self.slots,
+            steps=self.steps,
+            guidance=self.guidance,
+        )
+        if self.out is not None:
+            leave_command(self, self.out)
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Output):
+    """Devices, versions, which implementations are active, and why the others are not."""
+
+    def run(self) -> dict[str, Any]:
+        from mitune.cli import doctor
+
+        report = doctor.examine()
+        print(doctor.tell(report))
+        return report

@@ -1,0 +1,50 @@
+"""What a run leaves in its folder so that it can be repeated: the options it was given."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mitune.core import progress
+from mitune.arguments import file
+from mitune.core.errors import UserError
+
+
+def check_out(out: Path) -> None:
+    """Before the work rather than after it, and without making the folder.
+
+    Raises:
+        UserError: ``out`` cannot become a folder with files in it.
+    """
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file: expected a folder for the results; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there} cannot be written: expected a folder for the results")
+
+
+def leave_command(command: Any, out: Path) -> None:
+    """``OUT/command.yaml``, which ``mitune VERB --config`` takes."""
+    if out.is_dir():
+        file.write(command, out)
+
+
+@contextmanager
+def running(command: Any, out: Path, quiet: bool, first: bool = True) -> Iterator[progress.Bars]:
+    """Progress bars of a run into ``out``, and its command.yaml as soon as something is done there:
+    not before, when the folder may be another run's; and not only at the end, which a run that is
+    killed does not see.
+
+    Args:
+        command: the verb.
+        out: the run's folder.
+        quiet: no bars.
+        first: whether this is the process that writes.
+    """
+    started = partial(leave_command, command, out) if first else None
+    with progress.bars(quiet or not first, started) as bars:
+        yield bars
+    if started is not None:
+        started()

@@ -1,0 +1,79 @@
+"""Which model, where, and how a verb talks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from mitune.arguments.fields import stands_for
+from mitune.config.choices import Precision
+
+if TYPE_CHECKING:
+    from mitune.models.stable_diffusion.model import StableDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a verb talks."""
+
+    GROUP: ClassVar[str] = "output"
+
+    json: bool = False
+    """Print one JSON object as the last line of stdout; after a mistake it holds "error" alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Output):
+    """Which model, and where."""
+
+    GROUP: ClassVar[str] = "model"
+
+    model: str = "shapes"
+    """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on
+    the hub."""
+    variant: Annotated[str | None, stands_for("the plain weights")] = None
+    """Weight variant of a model folder, such as fp16."""
+    device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
+    """cpu, cuda or cuda:N."""
+
+    def load(self, adapter: Path | None = None) -> "StableDiffusion":
+        """The model in float32, with ``adapter`` on it if any."""
+        return self._load(adapter, "float32")
+
+    def _load(self, adapter: Path | None, precision: Precision) -> "StableDiffusion":
+        from mitune.load import load
+        from mitune.core.progress import quiet_libraries
+
+        quiet_libraries()
+        return load(
+            self.model,
+            adapter=adapter,
+            device=self.device,
+            precision=precision,
+            variant=self.variant,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Talk:
+    """How a verb with progress bars talks."""
+
+    GROUP: ClassVar[str] = "output"
+
+    quiet: bool = False
+    """No progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(_Talk, Source):
+    """Which model, where, and how to talk."""
+
+    GROUP: ClassVar[str] = "model"
+
+    precision: Precision = "float32"
+    """Of the UNet; float64 is a reference for checks; bf16-mixed generates with bfloat16 products
+    in an otherwise float32 model.
+    Latents and scores stay float32."""
+
+    def load(self, adapter: Path | None = None) -> "StableDiffusion":
+        """The model, with ``adapter`` on it if any."""
+        return self._load(adapter, self.precision)

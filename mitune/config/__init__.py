@@ -1,0 +1,1 @@
+"""What decides a run: settings as frozen dataclasses, presets, the words to choose from."""

@@ -1,0 +1,35 @@
+"""The numbers a model is used with unless told otherwise: the paper's for Stable Diffusion, their
+own for others."""
+
+from dataclasses import dataclass, field
+
+from mitune.config.sampling import SamplerConfig
+from mitune.config.training import TuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Defaults of one model.
+
+    Attributes:
+        candidates: pool size M of each prompt.
+        keep: how many of the pool are kept.
+        estimator: what the pool is ranked by: "trajectory", "orthogonal" or "standard".
+        draws: re-noising draws of the two latter.
+        sampler: how the fine-tuning set's candidates are sampled.
+        use_guidance: guidance at which base and tuned model are used and compared.
+        tuning: hyper-parameters of the adapter.
+    """
+
+    candidates: int = 50
+    keep: int = 1
+    estimator: str = "trajectory"
+    draws: int = 64
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    use_guidance: float = 7.5
+    tuning: TuneConfig = field(default_factory=TuneConfig)
+
+
+PAPER = Preset()
+"""Wang et al., section 4 and Table 5: M = 50, k = 1, 50 ancestral steps, guidance 7.5, DoRA rank
+32."""

@@ -1,0 +1,1 @@
+"""What every other package may use: errors, files, prompts, pictures, what a run tells of itself."""

@@ -1,0 +1,130 @@
+"""Files that are either whole or absent, and a folder with one writer at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mitune.core.errors import UserError
+
+_LOCK = ".lock"
+
+SYSTEM = (
+    *("__MACOSX", ".DS_Store", ".AppleDouble", ".Spotlight-V100", ".Trashes", ".fseventsd"),
+    *("Thumbs.db", "desktop.ini", "@eaDir", "lost+found"),
+)
+"""What desktops, file servers and file systems put into folders."""
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Write a whole file so that a reader, or a run after a crash, finds all of it or nothing.
+
+    The bytes go to a hidden temporary in the same folder (os.replace is atomic only within a file
+    system), reach the disk, and only then take the name; syncing the folder makes the name itself
+    survive a power cut.
+
+    Raises UserError when the disk is full or the folder cannot be written; the temporary is
+    removed.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents if absent. Raises UserError when that is impossible."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove the temporaries that a killed ``publish`` left in ``folder`` for files matching the
+    glob ``names``.
+
+    Only under the folder's lock: otherwise the temporary may be another writer's. Raises
+    UserError when one stays.
+    """
+    for temporary in folder.glob(f".{names}.tmp"):
+        try:
+            temporary.unlink()
+        except OSError as error:
+            raise _unwritable(temporary, error) from error
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name can stand in a folder that nobody has put anything into: what a
+    writer leaves that was killed before its first file, and what systems put there unasked.
+    """
+    return name == _LOCK or (name.startswith(".") and name.endswith(".tmp")) or is_system(name)
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is no user's own, but one of a desktop, a file server
+    or a file system."""
+    return name in SYSTEM or name.startswith("._")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second writer, in this process or another on the same machine.
+
+    The kernel drops the lock when its holder dies, so a killed run never blocks the next one. The
+    empty lock file
+    stays: removing it would let two writers lock two different files of the same name.
+
+    Raises UserError when another writer holds the folder or the lock file cannot be made.
+    """
+    path = folder / _LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder} is being written by another run; expected one writer at a time: "
+                "wait for it to end or choose another folder"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {path} ({error.strerror}); expected a file system with file locks: "
+                "choose another folder"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path} ({error.strerror}); expected a writable folder with free space: "
+        "mend that and run the same command again, finished parts are kept"
+    )

@@ -1,0 +1,163 @@
+"""What a model is: everything of it that changes a number, as digests and plain JSON.
+
+Two things are told apart. The **fingerprint** is of the weights of the UNet and the text encoder,
+which an adapter changes: an adapter belongs to them, whatever scheduler or VAE stands beside. The
+**parts** are the rest: configs, the VAE, the tokenizer and the scheduler. What resumes, mixes or
+compares asks for both to be equal. Where a model was loaded from, and how its path was spelt, is a
+note and never compared.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mitune.core.errors import UserError
+
+_SCHEDULER = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "variance_type",
+    "set_alpha_to_one",
+    "final_sigmas_type",
+)
+# The sizes follow from the weights; these do not.
+_TEXT_ENCODER = ("hidden_act", "layer_norm_eps", "num_attention_heads", "use_attention_mask")
+_PROBES = [
+    "A photo of TWO cats, sitting on a sofa;  don't (ever) move!",
+    "Zürich 2026: naïve café ½ 東京 🙂",
+    "",
+    "red " * 100,
+]
+"""Texts that a tokenizer's normalisation, splitting, padding and cutting show in."""
+
+
+def weights_digest(*modules: torch.nn.Module) -> str:
+    """SHA-256 over names and values of all tensors, in the dtypes they are in, in one pass."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            # A view of the tensor's own memory: weights are gigabytes.
+            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()
+
+
+def parts_of(pipeline: Any) -> dict[str, Any]:
+    """All of a pipeline that changes a number but is not in the weights of UNet and text encoder,
+    by part, as plain JSON.
+
+    Args:
+        pipeline: with ``unet``, ``text_encoder``, ``vae``, ``tokenizer`` and ``scheduler``, its
+            weights as they were loaded.
+    """
+    text = {name: getattr(pipeline.text_encoder.config, name, None) for name in _TEXT_ENCODER}
+    vae = {"weights": weights_digest(pipeline.vae), **_chosen(pipeline.vae)}
+    parts = {
+        "unet": _chosen(pipeline.unet),
+        "text_encoder": {name: value for name, value in text.items() if value is not None},
+        "vae": vae,
+        "tokenizer": _tokenizer(pipeline.tokenizer),
+        "scheduler": _scheduler(pipeline.scheduler),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(parts))
+    return plain
+
+
+def merges_of(tokenizer: Any) -> list[str] | None:
+    """The merges of a byte-pair tokenizer as "left right", in order; None for another kind."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        found = json.loads(backend.to_str())["model"].get("merges")
+    else:
+        found = getattr(tokenizer, "bpe_ranks", None)
+    if found is None:
+        return None
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in found]
+
+
+def check_same_model(what: str, settings: Mapping[str, Any], model: Any) -> None:
+    """Refuse a set that was built with another model.
+
+    Args:
+        what: the set, as the message names it.
+        settings: the set's; what they do not tell of their model is not compared.
+        model: has ``name``, ``fingerprint`` and ``parts``.
+
+    Raises:
+        UserError: naming each part that differs.
+    """
+    found = []
+    if settings.get("model_fingerprint", model.fingerprint) != model.fingerprint:
+        found.append("the weights of UNet or text encoder differ")
+    there, here = settings.get("model_parts", {}), model.parts
+    found += [
+        f"the {name} differs ({_changes(there[name], here[name])})"
+        for name in there.keys() & here.keys()
+        if there[name] != here[name]
+    ]
+    if found:
+        raise UserError(
+            f"{what} was built with another model than {model.name}: {', '.join(sorted(found))}; "
+            "give the model it was built with, or build a set with this one"
+        )
+
+
+def _changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {_short(there.get(key))} -> {_short(here.get(key))}"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 20 else f"{text[:12]}..."
+
+
+def _chosen(module: Any) -> dict[str, Any]:
+    """The options of a network of diffusers that are not its class's defaults.
+
+    So a file that spells a default out is the same as one that leaves it out, and an option that a
+    later diffusers adds changes nothing.
+    """
+    defaults = inspect.signature(type(module).__init__).parameters
+    plain = json.loads(json.dumps({k: v for k, v in module.config.items() if k in defaults}))
+    return {
+        name: value
+        for name, value in plain.items()
+        if value != json.loads(json.dumps(defaults[name].default))
+    }
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    length = tokenizer.model_max_length
+    ids = tokenizer(_PROBES, padding="max_length", max_length=length, truncation=True).input_ids
+    vocabulary = [sorted(tokenizer.get_vocab().items()), merges_of(tokenizer)]
+    return {"vocabulary": _sha(vocabulary), "encoding": _sha(ids), "model_max_length": length}
+
+
+def _scheduler(scheduler: Any) -> dict[str, Any]:
+    config = scheduler.config
+    found = {name: config[name] for name in _SCHEDULER if name in config}
+    if found.get("trained_betas") is not None:
+        found["trained_betas"] = _sha([float(beta) for beta in found["trained_betas"]])
+    found["class"] = type(scheduler).__name__
+    # Another solver's own default takes the place of an option that was not given (``Schedule``).
+    found["by_default"] = sorted({*config.get("_use_default_values", ())} & found.keys())
+    return found
+
+
+def _sha(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

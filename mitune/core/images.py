@@ -1,0 +1,181 @@
+"""Pictures from files, as tensors: one decoder for every verb."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mitune.core.errors import UserError
+from mitune.core.reading import read_file, reason
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What pictures of strangers are decoded as: other formats of Pillow's start other programs."""
+
+BACKGROUND = (255, 255, 255)
+"""What lies behind transparent pixels: white paper, as in most viewers."""
+
+# How files of other formats begin, so that they can be called by their names.
+_OTHERS = (
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"\0\0\1\0", "ICO"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "SVG"),
+    (b"<!DOC", "HTML"),
+    (b"<html", "HTML"),
+    (b"version https://git-lfs", "Git LFS pointer"),
+)
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts a picture upright, by EXIF's orientation."""
+
+# What Pillow's decoders raise for damaged files, and its refusal of pictures that unpack to
+# gigabytes.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
+    """Read pictures and bring them to one size, as ``decode_image`` does.
+
+    Args:
+        paths: JPEG, PNG or WebP files.
+        size: (height, width) in pixels.
+
+    Returns:
+        ``[N, 3, height, width]`` float32 in [0, 1].
+
+    Raises:
+        UserError: a file that is missing, or as ``decode_image``.
+    """
+    pictures = []
+    for path in paths:
+        try:
+            content = read_file(path)
+        except FileNotFoundError:
+            raise UserError(
+                f"picture {path} does not exist: expected a JPEG, PNG or WebP file"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"picture {path} cannot be read ({reason(error)}): expected a JPEG, PNG or WebP "
+                "file"
+            ) from error
+        pictures.append(decode_image(content, str(path), size))
+    return torch.stack(pictures)
+
+
+def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
+    """The centre of a picture, as large as the asked shape allows, resized to it.
+
+    A camera's note of which side is up (EXIF) is followed; one that makes no sense is passed over,
+    as viewers do. Transparent pixels show BACKGROUND. Grey becomes colour, CMYK is converted by
+    (1 - ink) (1 - black), 16-bit grey keeps its precision. A colour profile is not applied: the
+    numbers are taken as sRGB.
+
+    Args:
+        content: the bytes of a JPEG, PNG or WebP file.
+        name: what to call it in a message.
+        size: (height, width) in pixels.
+
+    Returns:
+        ``[3, height, width]`` float32 in [0, 1].
+
+    Raises:
+        UserError: bytes that are no whole picture of these formats, an animation, or a picture too
+            large to be safe.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from half of what it refuses on, and of notes that make no sense.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                frames = getattr(image, "n_frames", 1)
+                # A JPEG with several pictures (MPO) is a camera's: the first is the photograph.
+                if frames > 1 and image.format in ("PNG", "WEBP"):
+                    raise UserError(
+                        f"picture {name} is an animation of {frames} frames: expected a single "
+                        "picture; save the frame that is meant, or take it out with its caption"
+                    )
+                upright = _upright(image)
+            return _tensor(upright, (size[1], size[0]))
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(
+            f"picture {name} cannot be read ({_fault(content, error)}): expected a whole JPEG, PNG "
+            "or WebP file; replace it, or take it out with its caption"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        orientation = image.getexif().get(0x0112)
+    except _DAMAGED:
+        orientation = None
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image.copy() if turn is None else image.transpose(turn)
+
+
+def _tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    if image.mode.startswith("I"):
+        # Only PNG's 16-bit grey comes in such a mode; in 8 bits it would lose its precision.
+        values = np.asarray(image).astype(np.float32)
+        values[values == image.info.get("transparency")] = 65535
+        grey = ImageOps.fit(Image.fromarray(values / 65535), size, Image.Resampling.LANCZOS)
+        level = torch.from_numpy(np.asarray(grey).copy()).clamp(0, 1)  # Lanczos overshoots
+        return level.expand(3, *level.shape).clone()
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKGROUND, 255)), layer)
+    fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+    return (torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy()) / 255).permute(2, 0, 1)
+
+
+def _fault(content: bytes, error: Exception) -> str:
+    """What is wrong with a picture's bytes, in a few words."""
+    if not content:
+        return "it is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+    if isinstance(error, UnidentifiedImageError):
+        brand = _BRANDS.get(content[8:12]) if content[4:8] == b"ftyp" else None
+        other = next((name for start, name in _OTHERS if content.startswith(start)), brand)
+        return f"it is a {other} file" if other else "it is of no such format"
+    return (str(error).splitlines() or [type(error).__name__])[0]

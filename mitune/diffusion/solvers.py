@@ -1,0 +1,227 @@
+"""Solvers as affine steps, derived in float64 from the scheduler that diffusers would run.
+
+Every solver moves from z to a sum of the predicted x0, the predicted eps, z and fresh noise, each
+with a coefficient of its own; both predictions are affine in z and in the model's output.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from torch import Tensor
+
+from mitune.core.errors import UserError
+
+SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
+"""Names of the solvers, and the diffusers class that each must agree with."""
+
+_COMMON = {"clip_sample": False, "thresholding": False}
+_REQUIRED: dict[str, dict[str, object]] = {
+    "ddpm": {**_COMMON},
+    "ddim": {**_COMMON},
+    "euler": {
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "interpolation_type": "linear",
+        "timestep_type": "discrete",
+    },
+}
+_REASONS = {
+    "clip_sample": "latents are not pictures in [-1, 1]",
+    "thresholding": "it is not affine in the latent",
+}
+NO_SIGNAL = 2.0**-24
+"""The largest abar that counts as none: a zero-terminal-SNR schedule ends in 0, or as Euler's,
+whose sigma has to stay finite, in this."""
+
+
+# What diffusers raises for configs with values of the wrong kind or size.
+_UNBUILDABLE = (NotImplementedError, ValueError, TypeError, IndexError, RuntimeError)
+
+
+class Rows(NamedTuple):
+    """N steps, each field ``[N]`` float64: abar where the model is called, and the coefficients of
+    its predicted x0 and eps, of the latent z and of fresh noise in the next latent.
+    """
+
+    abar: Tensor
+    x0: Tensor
+    eps: Tensor
+    z: Tensor
+    sigma: Tensor
+
+    def fold(self, prediction: str) -> tuple[Tensor, Tensor]:
+        """Coefficients a of z and b of the model's output, ``[N]`` float64 each."""
+        signal, noise = self.abar.sqrt(), (1 - self.abar).sqrt()
+        if prediction == "epsilon":
+            # x0 = (z - noise eps) / signal
+            return self.z + self.x0 / signal, self.eps - self.x0 * noise / signal
+        # x0 = signal z - noise v, eps = signal v + noise z
+        return self.z + self.x0 * signal + self.eps * noise, self.eps * signal - self.x0 * noise
+
+
+def config_of(scheduler: Any) -> dict[str, Any]:
+    """The config of a diffusers scheduler, or the config itself, as a new dict.
+
+    Raises:
+        UserError: neither of the two, or a scheduler without the noise levels of discrete
+            timesteps.
+    """
+    config = getattr(scheduler, "config", scheduler)
+    if not isinstance(config, Mapping):
+        raise UserError(
+            f"the scheduler is a {type(scheduler).__name__}: expected a diffusers scheduler or its "
+            "config"
+        )
+    # An object's config may lack its class, which from_config and the choice of solver go by.
+    own = config.get("_class_name") if config is scheduler else type(scheduler).__name__
+    levels = ("beta_schedule", "beta_start", "trained_betas")
+    if own not in SOLVERS.values() and all(config.get(name) is None for name in levels):
+        # Else from_config would silently fill in DDPM's default betas, for a flow model even.
+        raise UserError(
+            f"the scheduler {own or 'config'} has no noise levels: expected one of "
+            f"{', '.join(levels)}"
+        )
+    return {**config} if own is None else {**config, "_class_name": own}
+
+
+def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
+    """The solver's name and the scheduler that diffusers builds for it from this config.
+
+    Args:
+        scheduler: a diffusers scheduler, or its config.
+        kind: one of SOLVERS; None takes the scheduler's own class.
+
+    Raises:
+        UserError: an unknown solver, or a config whose step is not an affine table.
+    """
+    if kind is not None and kind not in SOLVERS:
+        raise UserError(f"scheduler {kind!r} is not known: choose one of {', '.join(SOLVERS)}")
+    config = config_of(scheduler)
+    own = config.get("_class_name")
+    kind = kind or next((k for k, name in SOLVERS.items() if name == own), None)
+    if kind is None:
+        raise UserError(
+            f"the model's own scheduler, {own or 'of no named class'}, is no affine table: choose "
+            f"one of {', '.join(SOLVERS)}"
+        )
+    if "clip_sample" not in config and own != SOLVERS[kind]:
+        # A class without the option never clips; on by default in ddpm and ddim, for pixel models.
+        config["clip_sample"] = False
+    try:
+        native = getattr(diffusers, SOLVERS[kind]).from_config(config)
+    except _UNBUILDABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"diffusers cannot build {SOLVERS[kind]} from the scheduler's config ({reason}): "
+            "expected the config that the model was trained with"
+        ) from error
+    for option, expected in _REQUIRED[kind].items():
+        got = native.config.get(option) or False
+        if got != expected:
+            reason = f", as {_REASONS[option]}" if option in _REASONS else ""
+            raise UserError(
+                f"the scheduler's {option} is {got!r}: expected {expected!r}{reason}; build it "
+                f"with from_config(config, {option}={expected!r})"
+            )
+    total, levels = native.config.num_train_timesteps, len(native.alphas_cumprod)
+    if total != levels:
+        raise UserError(
+            f"the scheduler's num_train_timesteps is {total}: expected {levels}, as many as it has "
+            "betas"
+        )
+    _check_levels(native)
+    return kind, native
+
+
+def _check_levels(native: Any) -> None:
+    """Raise UserError unless every timestep adds noise, and only the last may leave no signal."""
+    betas = native.betas.double()
+    # Without a first noise level above 0 the score's weights divide by 0.
+    if (
+        len(betas) < 2
+        or not bool(((betas > 0) & (betas <= 1)).all())
+        or bool((betas[:-1] == 1).any())
+        or not 0 < float(native.alphas_cumprod[0]) < 1
+    ):
+        shown = f"{float(betas.min()):g} to {float(betas.max()):g}" if len(betas) else "none"
+        raise UserError(
+            f"the scheduler's {len(betas)} betas are {shown}: expected at least 2, above 0 and "
+            "below 1 (the last may be 1); restore beta_start, beta_end and num_train_timesteps in "
+            "scheduler_config.json"
+        )
+
+
+def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows, float]:
+    """Timesteps ``[N]`` float64, the rows of the steps, and the scale of the initial noise.
+
+    Raises:
+        UserError: an option that is not known, or more steps than the timesteps can hold.
+    """
+    try:
+        native.set_timesteps(steps)
+    except ValueError as error:
+        raise UserError(f"the scheduler cannot take {steps} steps: {error}") from error
+    # With trailing spacing, rounding gives diffusers for some N one timestep too many, t = -1.
+    t = torch.as_tensor(native.timesteps).double()[:steps]
+    alphas, last = native.alphas_cumprod.double(), len(native.alphas_cumprod) - 1
+    if float(t[0]) > last:
+        raise UserError(
+            f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} the "
+            f"first timestep is {int(t[0])}, past the model's last, {last}; use fewer steps"
+        )
+    if kind == "ddpm":
+        return t, _ddpm(native, alphas, t.long()), 1.0
+    if kind == "ddim":
+        return t, _ddim(native, alphas, t.long(), eta), 1.0
+    first = native.sigmas[0].double()
+    return t, _euler(native, steps), float(native.init_noise_sigma / (first.square() + 1).sqrt())
+
+
+def _ddpm(native: Any, alphas: Tensor, t: Tensor) -> Rows:
+    """Ancestral sampling, Ho et al. 2020, Eqs. 6-7, between the visited timesteps; the last step
+    goes to abar = 1.
+    """
+    abar = alphas[t]
+    before = torch.cat([abar[1:], abar.new_ones(1)])
+    beta = 1 - abar / before
+    posterior = (1 - before) / (1 - abar) * beta
+    kinds = {"fixed_small": posterior, "fixed_large": beta}
+    # Configs of DPM-Solver write the variance that it does not use as null; diffusers: fixed_small.
+    variance_type = native.config.variance_type or "fixed_small"
+    if variance_type not in kinds:
+        raise UserError(
+            f"the scheduler's variance_type is {variance_type!r}: expected one of "
+            f"{', '.join(kinds)}"
+        )
+    # As diffusers: the step from t = 0 adds no noise.
+    variance = kinds[variance_type] * (t > 0)
+    x0 = before.sqrt() * beta / (1 - abar)
+    z = (1 - beta).sqrt() * (1 - before) / (1 - abar)
+    return Rows(abar, x0, torch.zeros_like(abar), z, variance.sqrt())
+
+
+def _ddim(native: Any, alphas: Tensor, t: Tensor, eta: float) -> Rows:
+    """Song et al. 2021, Eqs. 12 and 16."""
+    # Not the next visited timestep: diffusers goes one stride back, which differs by rounding where
+    # N does not divide T.
+    back = t - len(alphas) // len(t)
+    final = native.final_alpha_cumprod.double()
+    abar, before = alphas[t], torch.where(back >= 0, alphas[back.clamp(min=0)], final)
+    sigma = eta * ((1 - before) / (1 - abar) * (1 - abar / before)).clamp(min=0).sqrt()
+    eps = (1 - before - sigma.square()).clamp(min=0).sqrt()
+    return Rows(abar, before.sqrt(), eps, torch.zeros_like(abar), sigma)
+
+
+def _euler(native: Any, steps: int) -> Rows:
+    """Karras et al. 2022, Algorithm 1 without correction: ``x' = x0 + sigma' eps``, written for
+    ``z = x / sqrt(sigma^2 + 1)``.
+    """
+    sigmas = native.sigmas.double()
+    now = sigmas[:steps]
+    then = torch.cat([now[1:], sigmas[-1:]])
+    shrink = 1 / (then.square() + 1).sqrt()
+    zero = torch.zeros_like(now)
+    return Rows(1 / (now.square() + 1), shrink, then * shrink, zero, zero)

@@ -1,0 +1,321 @@
+"""The engine: a fixed number of slots that are kept full from a stream of work.
+
+Every slot holds one candidate at its own timestep under its own prompt; a slot that becomes free is
+refilled, so that the shape of the batch never changes. There is no scheduler object, and the host
+only counts: it knows without asking the device when a candidate is done, or has reached a rung of
+its pool's policy. At a rung it leaves its slot and waits until the pool is whole; whoever goes on
+is let in again before any new work.
+"""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mitune.engine.candidate import Candidate
+from mitune.models.protocol import Conditioning, Denoiser
+from mitune.engine.policies import Policy, Unpruned
+from mitune.engine.slots import Slots, State
+from mitune.diffusion.noise import candidate_keys
+from mitune.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number
+    ``prompt_index``."""
+
+    prompt: str
+    prompt_index: int
+    index: int
+
+
+@dataclass
+class Counts:
+    """What a run cost, filled while it goes on."""
+
+    slots: int = 0
+    ticks: int = 0
+    """Batched model calls."""
+    steps: int = 0
+    """Candidates moved by one step, in all ticks."""
+    rows: int = 0
+    """Rows given to the model, those of idle slots among them."""
+
+    @property
+    def occupancy(self) -> float:
+        """Share of slots that held a candidate, over all ticks."""
+        return self.steps / (self.ticks * self.slots) if self.ticks else math.nan
+
+
+class PromptEncoder:
+    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is
+    needed.
+
+    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same
+    texts together, and so gets the same bits.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[str]], Conditioning],
+        prompts: Sequence[str],
+        block: int = 32,
+    ) -> None:
+        self._encode = encode
+        self._prompts = prompts
+        self._block = block
+        self._current = -1
+        self._rows: Conditioning = {}
+
+    def row(self, prompt_index: int) -> dict[str, Tensor]:
+        """The conditioning of one prompt, without the row dimension. New work goes forward, so one
+        block is kept."""
+        block, offset = divmod(prompt_index, self._block)
+        if block != self._current:
+            start = block * self._block
+            self._rows = self._encode(self._prompts[start : start + self._block])
+            self._current = block
+        return {name: tensor[offset] for name, tensor in self._rows.items()}
+
+
+@dataclass
+class _Pool:
+    """Candidates of one prompt that are on their way to the same rung."""
+
+    policy: Policy
+    key: dict[int, Tensor]
+    cond: dict[str, Tensor]
+    left: int
+    arrived: list["_Entry"] = field(default_factory=list)
+
+
+@dataclass
+class _Entry:
+    """One candidate: where it stands, and, outside a slot, its state (rows of one)."""
+
+    work: Work
+    pool: _Pool
+    done: int
+    state: State | None
+
+
+class Engine:
+    """Slots, and who sits in them.
+
+    Args:
+        denoise, schedule, weights, guidance, null, latent_shape, input_dtype, slots, device,
+            implementation: as :class:`mitune.engine.slots.Slots`.
+        seed: the run's seed, which keys all noise.
+        scored: whether candidates carry their score and terms along the path; NaN if not. Without
+            scores and at guidance 1 the denoiser is called with the conditional rows alone.
+        captured: hold the tick in a CUDA graph.
+        counts: filled with what the runs cost.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        schedule: Schedule,
+        weights: Tensor,
+        *,
+        guidance: float,
+        seed: int,
+        null: Conditioning,
+        latent_shape: Sequence[int],
+        input_dtype: torch.dtype = torch.float32,
+        slots: int,
+        device: torch.device,
+        scored: bool = True,
+        captured: bool = False,
+        implementation: str = "auto",
+        counts: Counts | None = None,
+    ) -> None:
+        self._passes = 2 if scored or guidance != 1.0 else 1
+        self._slots = Slots(
+            denoise,
+            schedule,
+            weights,
+            guidance=guidance,
+            null=null,
+            latent_shape=latent_shape,
+            input_dtype=input_dtype,
+            slots=slots,
+            device=device,
+            passes=self._passes,
+            implementation=implementation,
+        )
+        if captured:
+            self._slots.capture()
+        self._steps = schedule.steps
+        self._counted = counted_steps(weights)
+        self._scored = scored
+        self._seed = seed
+        self.counts = counts or Counts()
+        self.counts.slots = slots
+        self._seats: list[_Entry | None] = [None] * slots
+        self._until = [0] * slots
+
+    def warm_up(self) -> None:
+        """Compile what a tick calls, and wait for it. All slots are idle: no candidate moves."""
+        for _ in range(2):
+            self._slots.tick()
+        self._slots.wait()
+
+    def run(
+        self,
+        stream: Iterable[Work],
+        prompts: PromptEncoder,
+        policy: Callable[[int], Policy] | None = None,
+    ) -> Iterator[Candidate]:
+        """Make the candidates of ``stream``.
+
+        Args:
+            stream: prompt by prompt: a pool is the neighbours in it with one ``prompt_index``.
+            prompts: the conditioning of each ``prompt_index``.
+            policy: of each ``prompt_index``; None prunes nothing.
+
+        Yields:
+            Each candidate once, when it is finished or dropped.
+
+        Raises:
+            ValueError: a policy whose rungs or survivors there are not.
+        """
+        fresh = self._entries(stream, prompts, policy or (lambda prompt_index: Unpruned()))
+        survivors: deque[_Entry] = deque()
+        while self._refill(itertools.chain(_drain(survivors), fresh)):
+            self._tick()
+            leaving = [s for s, e in enumerate(self._seats) if e and e.done == self._until[s]]
+            if leaving:
+                yield from self._leave(leaving, survivors)
+
+    def _entries(
+        self, stream: Iterable[Work], prompts: PromptEncoder, policy: Callable[[int], Policy]
+    ) -> Iterator[_Entry]:
+        for prompt_index, works in itertools.groupby(stream, key=lambda work: work.prompt_index):
+            members = list(works)
+            own = policy(prompt_index)
+            if any(not 0 < rung < self._steps for rung in own.rungs):
+                raise ValueError(f"policy: got rungs {own.rungs}, expected 1 to {self._steps - 1}")
+            keys = candidate_keys([(self._seed, work.prompt, work.index) for work in members])
+            pool = _Pool(
+                policy=own,
+                key={work.index: key for work, key in zip(members, keys, strict=True)},
+                cond=prompts.row(prompt_index),
+                left=len(members),
+            )
+            for work in members:
+                yield _Entry(work=work, pool=pool, done=0, state=None)
+
+    def _refill(self, entries: Iterator[_Entry]) -> bool:
+        """Fill the free slots; whether anybody is in one."""
+        free = [slot for slot, entry in enumerate(self._seats) if entry is None]
+        taken = list(itertools.islice(entries, len(free)))
+        slots = free[: len(taken)]
+        for slot, entry in zip(slots, taken, strict=True):
+            self._seats[slot] = entry
+            ahead = [rung for rung in entry.pool.policy.rungs if rung > entry.done]
+            self._until[slot] = min([*ahead, self._steps])
+        if taken:
+            key = torch.stack([entry.pool.key[entry.work.index] for entry in taken])
+            new = [i for i, entry in enumerate(taken) if entry.state is None]
+            if new:
+                for i, state in zip(new, _rows(self._slots.first(key[new])), strict=True):
+                    taken[i].state = state
+            self._slots.put(
+                slots,
+                key,
+                [entry.pool.cond for entry in taken],
+                _joined(taken),
+                [entry.done for entry in taken],
+            )
+            for entry in taken:
+                entry.state = None
+        return len(taken) > 0 or len(free) < len(self._seats)
+
+    def _tick(self) -> None:
+        self._slots.tick()
+        busy = [entry for entry in self._seats if entry]
+        for entry in busy:
+            entry.done += 1
+        self.counts.ticks += 1
+        self.counts.steps += len(busy)
+        self.counts.rows += self._passes * len(self._seats)
+
+    def _leave(self, slots: list[int], survivors: deque[_Entry]) -> Iterator[Candidate]:
+        entries = [entry for slot in slots if (entry := self._seats[slot])]
+        state = self._slots.take(slots)
+        for slot in slots:
+            self._seats[slot] = None
+        out = []
+        for i, (entry, own) in enumerate(zip(entries, _rows(state), strict=True)):
+            if entry.done == self._steps:
+                out.append(i)
+                continue
+            entry.state = own
+            entry.pool.arrived.append(entry)
+            if len(entry.pool.arrived) == entry.pool.left:
+                yield from self._decide(entry.pool, survivors)
+        yield from self._candidates([entries[i] for i in out], State(*(t[out] for t in state)))
+
+    def _decide(self, pool: _Pool, survivors: deque[_Entry]) -> Iterator[Candidate]:
+        """A pool stands whole at a rung: the host waits for the device, and its policy decides."""
+        here = sorted(pool.arrived, key=lambda entry: entry.work.index)
+        rung = here[0].done
+        state = _joined(here)
+        kept = pool.policy.survivors(rung, state.score.cpu(), state.terms[:, :rung].cpu())
+        valid = all(isinstance(i, int) and 0 <= i < len(here) for i in kept)
+        if not valid or not kept or kept != sorted(set(kept)):
+            raise ValueError(
+                f"policy: got survivors {kept!r} of {len(here)} at rung {rung}, expected ascending "
+                "positions, at least one"
+            )
+        survivors.extend(here[i] for i in kept)
+        pool.arrived, pool.left = [], len(kept)
+        lost = [i for i in range(len(here)) if i not in set(kept)]
+        yield from self._candidates([here[i] for i in lost], State(*(t[lost] for t in state)))
+
+    def _candidates(self, entries: list[_Entry], state: State) -> Iterator[Candidate]:
+        state = State(*(tensor.cpu() for tensor in state))
+        if not self._scored:
+            state.score.fill_(math.nan)
+            state.terms.fill_(math.nan)
+        for i, entry in enumerate(entries):
+            state.terms[i, entry.done :] = math.nan
+            yield Candidate(
+                prompt=entry.work.prompt,
+                prompt_index=entry.work.prompt_index,
+                index=entry.work.index,
+                seed=self._seed,
+                score=float(state.score[i]),
+                terms=state.terms[i],
+                latent=state.z[i],
+                steps=entry.done,
+                pruned=entry.done < self._counted,
+            )
+
+
+def counted_steps(weights: Tensor) -> int:
+    """The number of steps after which a score is complete: the place of the last weight that is
+    not 0, counted from 1."""
+    return int(weights.nonzero()[-1]) + 1
+
+
+def _drain(entries: deque[_Entry]) -> Iterator[_Entry]:
+    while entries:
+        yield entries.popleft()
+
+
+def _joined(entries: list[_Entry]) -> State:
+    """The states of entries outside a slot, as one."""
+    states = [entry.state for entry in entries if entry.state is not None]
+    return State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+
+def _rows(state: State) -> list[State]:
+    """The state of each row, as a state of one."""
+    return [State(*parts) for parts in zip(*(tensor.split(1) for tensor in state), strict=True)]

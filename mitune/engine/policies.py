@@ -1,0 +1,235 @@
+"""Which candidates of a pool go on: rungs at which the pool is looked at, and who survives each.
+
+A policy is a pure function of what the pool has shown so far. It therefore never changes a
+candidate that it keeps (a candidate's noise is its own), and what it would have kept can be told
+afterwards from the terms of a pool that nobody pruned (``mitune.selection.audit``).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mitune.core.errors import UserError
+
+
+class Policy(Protocol):
+    """Decides at rungs. A pool that reaches a rung waits there until it is whole."""
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Ascending numbers of steps done."""
+        ...
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        """Who goes on.
+
+        Args:
+            rung: one of ``rungs``.
+            scores: ``[n]`` float32, nats so far of the n candidates that are left, by index.
+            terms: ``[n, rung, 2]`` float32, their ``(||delta||^2, <uncond, delta>)`` so far.
+
+        Returns:
+            Ascending positions, at least one.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpruned:
+    """Every candidate takes every step."""
+
+    rungs: tuple[int, ...] = ()
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        """Not called: there is no rung."""
+        return list(range(len(scores)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving:
+    """At each rung only so many with the highest partial score go on (successive halving)."""
+
+    at: tuple[tuple[int, int], ...]
+    """(steps done, candidates that go on), both strictly in order."""
+
+    def __post_init__(self) -> None:
+        check_rungs(self.at)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(step for step, _ in self.at)
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        return best(self.measure(rung, scores, terms), dict(self.at)[rung])
+
+    def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
+        """``[n]``, what candidates are ranked by."""
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceHalving(Halving):
+    """Baseline: ranked by the accumulated difference sum_i ||delta_i||, without weights
+    (CFG-Rejection, arXiv 2505.23343)."""
+
+    def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
+        return terms[:, :rung, 0].double().sqrt().sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomHalving(Halving):
+    """Baseline: who goes on is drawn. The draw is keyed by what the pool's first step has shown,
+    so that it is another for each pool and the same when it is repeated."""
+
+    def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
+        digests = [hashlib.sha256(first.tobytes()).digest()[:6] for first in terms[:, 0].numpy()]
+        return torch.tensor([int.from_bytes(digest) for digest in digests], dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A candidate is dropped when its partial score is out of reach of the k-th best one.
+
+    Within a pool the final score follows the partial one, ``F = mean + slope S + residual``, with a
+    slope and a residual's standard deviation for each rung, fitted on pools that nobody pruned.
+    Candidate i is dropped where ``P(F_i > F_k) < 1 - confidence``, k the k-th best by partial score
+    and both residuals normal and independent:
+    ``slope (S_k - S_i) > quantile(confidence) sqrt(2) spread``.
+    """
+
+    at: tuple[tuple[int, float, float], ...]
+    """(steps done, slope, spread in nats), ascending."""
+    keep: int
+    """k."""
+    confidence: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise UserError(f"confidence is {self.confidence}: expected 0.5 to less than 1")
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(step for step, _, _ in self.at)
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        slope, spread = next((slope, spread) for step, slope, spread in self.at if step == rung)
+        usable = _usable(scores)
+        reach = NormalDist().inv_cdf(self.confidence) * math.sqrt(2) * spread
+        bar = usable.sort(descending=True).values[min(self.keep, len(usable)) - 1]
+        # The k best stay whatever the fit says; a slope <= 0 says that nothing can be told yet.
+        stays = (usable >= bar) | (slope * (bar - usable) <= reach)
+        return [i for i, yes in enumerate(stays.tolist()) if yes]
+
+
+def fit_threshold(
+    partial: Sequence[Tensor], rungs: Sequence[int], *, keep: int, confidence: float = 0.99
+) -> Threshold:
+    """A threshold policy from pools that nobody pruned.
+
+    Args:
+        partial: ``[M, N]`` for each pool, scores after each step, nats.
+        rungs: numbers of steps done.
+        keep, confidence: of the policy.
+
+    Raises:
+        UserError: no pool of at least two candidates with finite scores.
+    """
+    # A candidate whose score is not finite has already lost, and tells nothing about the others.
+    pools = [pool[pool.isfinite().all(1)].double() for pool in partial]
+    pools = [pool - pool.mean(0) for pool in pools if len(pool) > 1]
+    if not pools:
+        raise UserError(
+            f"the calibration has {len(partial)} pools: expected one of at least two candidates "
+            "with finite scores"
+        )
+    centred = torch.cat(pools)
+    final = centred[:, -1]
+    fitted = []
+    for rung in rungs:
+        so_far = centred[:, rung - 1]
+        slope = float((so_far * final).sum() / so_far.square().sum().clamp_min(1e-300))
+        # A mean is fitted for each pool, and one slope.
+        freedom = max(1, len(final) - len(pools) - 1)
+        spread = math.sqrt(float((final - slope * so_far).square().sum()) / freedom)
+        fitted.append((rung, slope, spread))
+    return Threshold(at=tuple(fitted), keep=keep, confidence=confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """Exact: what is left of the path cannot change the score any more, and only the best take
+    it."""
+
+    step: int
+    """The first number of steps after which no weight is left."""
+    keep: int
+    """How many of the pool are wanted."""
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return (self.step,)
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        return best(scores, self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Who goes on was decided before the first step, by a cheaper pass over the whole pool (a
+    draft). For an audit's replay: the engine knows no rung 0, and is given the chosen as work."""
+
+    kept: tuple[int, ...]
+    """Ascending positions."""
+    rungs: tuple[int, ...] = (0,)
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        return list(self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Several policies, each at its own rungs."""
+
+    policies: tuple[Policy, ...]
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return tuple(sorted({rung for policy in self.policies for rung in policy.rungs}))
+
+    def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
+        left = list(range(len(scores)))
+        for policy in self.policies:
+            if rung in policy.rungs:
+                kept = policy.survivors(rung, scores[left], terms[left])
+                left = [left[i] for i in kept]
+        return left
+
+
+def best(measure: Tensor, keep: int) -> list[int]:
+    """Ascending positions of the ``keep`` highest; ties go to the lower position, and what is not
+    finite loses to everything finite."""
+    order = torch.sort(_usable(measure), descending=True, stable=True).indices
+    return sorted(order[:keep].tolist())
+
+
+def check_rungs(at: Sequence[tuple[int, int]]) -> None:
+    """Raise UserError unless steps ascend from 1 and the numbers that go on descend to 1 or
+    more."""
+    steps, left = [step for step, _ in at], [keep for _, keep in at]
+    if steps != sorted(set(steps)) or left != sorted(set(left), reverse=True) or not at:
+        raise UserError(
+            f"rungs {at} are not in order: expected steps that grow and candidates that shrink, "
+            "such as 10:25 20:12"
+        )
+    if steps[0] < 1 or left[-1] < 1:
+        raise UserError(f"rungs {at}: expected steps and candidates of at least 1")
+
+
+def _usable(measure: Tensor) -> Tensor:
+    return torch.where(measure.isfinite(), measure, -math.inf)

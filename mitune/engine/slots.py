@@ -1,0 +1,197 @@
+"""What the device holds of the candidates in flight, and the tick that moves all of them by one
+step.
+
+Every buffer keeps its address for good: a tick is one model call and one operation on them, which a
+CUDA graph can hold.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import mitune_kernels
+import torch
+from torch import Tensor
+
+from mitune.runtime.cuda_graphs import capture, need_gpu
+from mitune.runtime.cpu_workers import undisturbed
+from mitune.models.protocol import Conditioning, Denoiser, PairDenoiser
+from mitune.diffusion.schedule import Schedule
+
+
+class State(NamedTuple):
+    """What a candidate is between two steps, for n of them; on the slots' device."""
+
+    z: Tensor
+    """``[n, C, H, W]`` float32, the latents."""
+    score: Tensor
+    """``[n]`` float32, nats so far."""
+    terms: Tensor
+    """``[n, N, 2]`` float32; of the steps that are done, valid."""
+
+
+class Slots:
+    """S candidates in flight, each at its own step under its own prompt.
+
+    Args:
+        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first, or does so by its
+            ``pairs``; for ``[S, C, H, W]`` where ``passes`` is 1.
+        schedule: the solver's table; its prediction type is the denoiser's.
+        weights: ``[N]`` float64, of each step in the score.
+        guidance: classifier-free guidance scale.
+        null: conditioning of the empty prompt, one row.
+        latent_shape: (C, H, W).
+        input_dtype: of the latents that the denoiser is called with; the slots' own are float32.
+        slots: S.
+        device: where the denoiser runs.
+        passes: 2, or 1 for the conditional pass alone.
+        implementation: of ``mitune_kernels.step``.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        schedule: Schedule,
+        weights: Tensor,
+        *,
+        guidance: float,
+        null: Conditioning,
+        latent_shape: Sequence[int],
+        input_dtype: torch.dtype,
+        slots: int,
+        device: torch.device,
+        passes: int,
+        implementation: str,
+    ) -> None:
+        self.count = slots
+        self._denoise: Callable[[Tensor, Tensor, Conditioning], Tensor] = denoise
+        self._own_cores = getattr(denoise, "own_cores", False)
+        self._copies = passes
+        if passes == 2 and isinstance(denoise, PairDenoiser):
+            self._denoise, self._copies = denoise.pairs, 1
+        self._guidance = guidance
+        self._implementation = implementation
+        self._init_scale = schedule.init_scale
+        self._table = schedule.table(weights, device)
+        self._device = device
+        self._z = torch.zeros(slots, *latent_shape, device=device)
+        self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
+        # What the model is called with. The step writes its next latents and timesteps there. Noise
+        # while nobody was there yet: the model computes idle rows too, and zeros are a GPU less
+        # work than a candidate is.
+        noise = mitune_kernels.normal(
+            self._key, self._key.new_zeros(slots), latent_shape, impl=implementation
+        )
+        self._input = torch.cat([noise.to(input_dtype)] * self._copies)
+        self._t = self._table[0, 4].repeat(self._copies * slots)
+        self._score = torch.zeros(slots, device=device)
+        # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
+        # untouched.
+        self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
+        self._terms = torch.zeros(slots, schedule.steps, 2, device=device)
+        self._replay: Callable[[], None] | None = None
+        self._cond = {
+            name: tensor.expand(passes * slots, *tensor.shape[1:]).clone()
+            for name, tensor in null.items()
+        }
+
+    def first(self, key: Tensor) -> State:
+        """The states that n candidates start from: their noise, and nothing counted yet.
+
+        Args:
+            key: ``[n, 4]`` int64, as ``mitune.diffusion.noise.candidate_keys`` makes them, on any device.
+        """
+        key = key.to(self._device)
+        step = torch.zeros(len(key), dtype=torch.int64, device=self._device)
+        noise = mitune_kernels.normal(key, step, self._z.shape[1:], impl=self._implementation)
+        return State(
+            z=self._init_scale * noise,
+            score=self._score.new_zeros(len(key)),
+            terms=self._terms.new_zeros(len(key), *self._terms.shape[1:]),
+        )
+
+    def put(
+        self,
+        slots: Sequence[int],
+        key: Tensor,
+        cond: Sequence[Mapping[str, Tensor]],
+        state: State,
+        done: Sequence[int],
+    ) -> None:
+        """Let n candidates into ``slots``.
+
+        Args:
+            slots: n free ones.
+            key: ``[n, 4]`` int64, of their noise.
+            cond: their conditioning, without the row dimension.
+            state: of n rows, to go on from.
+            done: steps each has done, less than N.
+        """
+        rows = torch.tensor(slots, device=self._device)
+        index = torch.tensor(done, device=self._device)
+        self._z[rows] = state.z
+        self._score[rows] = state.score
+        self._terms[rows] = state.terms
+        self._key[rows] = key.to(self._device)
+        self._index[rows] = index
+        self._input.unflatten(0, (self._copies, self.count))[:, rows] = state.z.to(
+            self._input.dtype
+        )
+        self._t.view(self._copies, self.count)[:, rows] = self._table[index, 4]
+        for slot, record in zip(slots, cond, strict=True):
+            for name, tensor in record.items():
+                self._cond[name][slot - self.count] = tensor
+
+    def take(self, slots: Sequence[int]) -> State:
+        """Copies of the states in ``slots``, which are idle from now on."""
+        rows = torch.tensor(slots, device=self._device)
+        self._index[rows] = -1
+        return State(z=self._z[rows], score=self._score[rows], terms=self._terms[rows])
+
+    def tick(self) -> None:
+        """One step of every candidate in flight."""
+        if self._replay is None:
+            with undisturbed() if self._own_cores else nullcontext():
+                self._step()
+        else:
+            self._replay()
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def capture(self) -> None:
+        """Hold the tick in a CUDA graph from now on. All slots are idle, so that neither the calls
+        that warm up nor the one that is recorded moves a candidate.
+
+        Raises:
+            UserError: slots that are not on a GPU.
+        """
+        need_gpu(self._device)
+        self._replay = capture(self._step, self._device)
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        prediction = self._denoise(self._input, self._t, self._cond)
+        # One and the same where there is a single pass: guidance 1 is the conditional prediction.
+        uncond, cond = prediction[: self.count], prediction[-self.count :]
+        # All in place, and each step's terms at its place in the history: between two calls of the
+        # model this is the only operation.
+        mitune_kernels.step_out(
+            uncond,
+            cond,
+            self._z,
+            self._score,
+            self._index,
+            self._key,
+            self._table,
+            self._guidance,
+            self._z,
+            self._score,
+            self._terms,
+            model_input=self._input,
+            index_next=self._index,
+            t_next=self._t,
+            impl=self._implementation,
+        )

@@ -1,0 +1,133 @@
+"""What a person looks at after a run: base beside tuned on the same noise, and the best beside the
+worst by MI."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.config.sampling import SamplerConfig
+from mitune.engine.engine import Work
+from mitune.engine.stream import generate
+from mitune.sets import FineTuningSet
+
+_GAP = 4
+_CAPTION = 16
+_LEAST = 64
+"""Smaller pictures are enlarged to at least this many pixels a side, by whole factors."""
+
+
+def _to_image(picture: Tensor) -> Image.Image:
+    values = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    image = Image.fromarray(values.numpy())
+    factor = max(1, -(-_LEAST // image.width))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
+    """Write a PNG with one captioned row of pictures for each entry.
+
+    Args:
+        rows: (caption, pictures ``[3, h, w]`` float in [0, 1]) from top to bottom; captions may be
+            empty.
+        path: where; it appears at once, complete.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    images = [(caption, [_to_image(p) for p in pictures]) for caption, pictures in rows]
+    width, height = images[0][1][0].size
+    columns = max(len(row) for _, row in images)
+    line = height + _CAPTION + _GAP
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, len(images) * line + _GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (caption, row) in enumerate(images):
+        top = _GAP + i * line
+        pen.text((_GAP, top), caption, fill="black", font=font)
+        for j, image in enumerate(row):
+            sheet.paste(image, (_GAP + j * (width + _GAP), top + _CAPTION))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.png")
+        sheet.save(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"picture {path} cannot be written ({error.strerror}): choose a folder with room"
+        ) from error
+
+
+def base_and_tuned(prompts: Sequence[str], base: Tensor, tuned: Tensor, path: Path) -> None:
+    """Two rows for each prompt, base above tuned, columns of equal noise.
+
+    Args:
+        prompts: distinct prompts in order.
+        base, tuned: ``[P * n, 3, h, w]``, the n pictures of each prompt one after the other.
+        path: of the PNG.
+    """
+    each = len(base) // len(prompts)
+    rows: list[tuple[str, Sequence[Tensor]]] = []
+    for i, prompt in enumerate(prompts):
+        part = slice(i * each, (i + 1) * each)
+        rows += [(f"{prompt}: base", list(base[part])), ("tuned, same noise", list(tuned[part]))]
+    grid(rows, path)
+
+
+def best_and_worst(
+    model: StableDiffusion,
+    fine_tuning_set: FineTuningSet,
+    sampler: SamplerConfig,
+    path: Path,
+    *,
+    prompts: int = 8,
+    each: int = 5,
+) -> None:
+    """For each of the first ``prompts`` that have a score the ``each`` highest candidates, then the
+    lowest.
+
+    A set keeps only the selected latents; the others are made again from their keys.
+
+    Args:
+        model: in the state in which it built the set.
+        fine_tuning_set: the set.
+        sampler: the one it was built with.
+        path: of the PNG.
+    """
+    table = fine_tuning_set.table(
+        ["prompt_index", "candidate", "score", "finite", "pruned", "seed"]
+    ).to_pydict()
+    pools: dict[int, list[tuple[float, int]]] = {}
+    names = ("prompt_index", "candidate", "score", "finite", "pruned")
+    columns = [table[name] for name in names]
+    for prompt_index, candidate, score, finite, pruned in zip(*columns, strict=True):
+        if finite and not pruned and (prompt_index in pools or len(pools) < prompts):
+            pools.setdefault(prompt_index, []).append((score, candidate))
+    chosen = {}
+    for prompt_index, pool in pools.items():
+        ranked = sorted(pool, reverse=True)
+        shown = min(each, len(ranked) // 2)  # none twice
+        chosen[prompt_index] = ranked[: max(shown, 1)] + ranked[len(ranked) - shown :]
+    texts = fine_tuning_set.prompts
+    work = [
+        Work(prompt=texts[p], prompt_index=p, index=c)
+        for p, pairs in chosen.items()
+        for _, c in pairs
+    ]
+    seed, slots = table["seed"][0], min(64, len(work))
+    made = {
+        (c.prompt_index, c.index): c.latent
+        for c in generate(
+            model, texts, sampler=sampler, seed=seed, work=work, slots=slots, scored=False
+        )
+    }
+    rows = []
+    for p, pairs in chosen.items():
+        pictures = model.decode(torch.stack([made[p, c] for _, c in pairs]))
+        low, high = pairs[-1][0], pairs[0][0]
+        rows.append((f"{texts[p]}: MI {high:.1f} ... {low:.1f} nats", list(pictures)))
+    grid(rows, path)

@@ -1,0 +1,1 @@
+"""MI-Tune: building a set, tuning on it, both in rounds."""

@@ -1,0 +1,1 @@
+"""What a model is to everything else, and the families of models."""

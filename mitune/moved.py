@@ -1,0 +1,166 @@
+"""Where modules went when packages were laid out by what they do (0.2): importing one by its former
+name gives the module itself and a DeprecationWarning. To be removed with 0.3."""
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "align": "methods.align",
+    "allocator": "runtime.malloc",
+    "attention": "runtime.attention",
+    "build": "methods.build",
+    "caches": "core.caches",
+    "candidate": "engine.candidate",
+    "capturing": "runtime.cuda_graphs",
+    "choices": "config.choices",
+    "commands": "cli.commands",
+    "commands.give": "cli.commands.give",
+    "commands.given": "cli.commands.given",
+    "commands.judge": "cli.commands.judge",
+    "commands.make": "cli.commands.make",
+    "commands.measure": "cli.commands.measure",
+    "commands.repeat": "cli.commands.repeat",
+    "commands.watching": "cli.commands.watching",
+    "compiling": "runtime.compile.inductor",
+    "convolutions": "runtime.convolutions",
+    "cores": "runtime.cpu_workers",
+    "defaults": "cli.defaults",
+    "denoiser": "models.protocol",
+    "doctor": "cli.doctor",
+    "environment": "core.environment",
+    "errors": "core.errors",
+    "estimate": "scoring.estimate",
+    "export": "adapters.export",
+    "export.folder": "adapters.export.folder",
+    "export.formats": "adapters.export.formats",
+    "export.layers": "adapters.export.layers",
+    "export.merge": "adapters.export.merge",
+    "export.write": "adapters.export.write",
+    "families.backends": "runtime.backends",
+    "families.loading": "models.loading",
+    "families.onnx_export": "runtime.compile.onnx",
+    "families.pairs": "runtime.cfg_batch",
+    "families.prepared": "runtime.prepared",
+    "families.stable_diffusion": "models.stable_diffusion.model",
+    "families.tensorrt_engine": "runtime.compile.tensorrt",
+    "families.upsampling": "runtime.upsampling",
+    "families.verify": "models.verify",
+    "generate": "engine",
+    "generate.audit": "selection.audit",
+    "generate.candidates": "engine.stream",
+    "generate.engine": "engine.engine",
+    "generate.policies": "engine.policies",
+    "generate.prune": "selection.prune",
+    "generate.settle": "selection.recheck",
+    "generate.slots": "engine.slots",
+    "half": "runtime.mixed_precision",
+    "identity": "core.identity",
+    "images": "core.images",
+    "lazy": "core.lazy",
+    "noise": "diffusion.noise",
+    "options": "cli.options",
+    "options.model": "cli.options.model",
+    "options.sampling": "cli.options.sampling",
+    "options.training": "cli.options.training",
+    "preset": "config.preset",
+    "process": "core.process",
+    "products": "runtime.compile.onednn",
+    "progress": "core.progress",
+    "prompts": "core.prompts",
+    "provenance": "core.provenance",
+    "reading": "core.reading",
+    "real": "methods.real",
+    "report.picture": "evaluation.pictures",
+    "sampler": "config.sampling",
+    "schedule": "diffusion.schedule",
+    "score": "scoring.score",
+    "sets.files": "core.files",
+    "shapes": "worlds.shapes",
+    "shapes.model": "worlds.shapes.model",
+    "shapes.networks": "worlds.shapes.networks",
+    "shapes.oracle": "worlds.shapes.oracle",
+    "shapes.preset": "worlds.shapes.preset",
+    "shapes.pretrain": "worlds.shapes.pretrain",
+    "shapes.pretrain.text": "worlds.shapes.pretrain.text",
+    "shapes.pretrain.unet": "worlds.shapes.pretrain.unet",
+    "shapes.pretrain.vae": "worlds.shapes.pretrain.vae",
+    "shapes.prompts": "worlds.shapes.prompts",
+    "shapes.scene": "worlds.shapes.scene",
+    "solvers": "diffusion.solvers",
+    "steering": "selection.steering",
+    "tuning": "training",
+    "tuning.adapter": "adapters.adapter",
+    "tuning.adapter_config": "adapters.adapter_config",
+    "tuning.adapter_file": "adapters.adapter_file",
+    "tuning.batches": "training.batches",
+    "tuning.captured": "training.captured",
+    "tuning.card": "adapters.card",
+    "tuning.checkpoint": "training.checkpoint",
+    "tuning.config": "config.training",
+    "tuning.fit": "training.batch_size",
+    "tuning.full": "adapters.full",
+    "tuning.gradient": "training.gradient",
+    "tuning.interrupt": "training.interrupt",
+    "tuning.loop": "training.loop",
+    "tuning.loss": "training.loss",
+    "tuning.merge": "adapters.merge",
+    "tuning.merged": "training.merged",
+    "tuning.mixing": "training.mixing",
+    "tuning.names": "adapters.names",
+    "tuning.network": "adapters.network",
+    "tuning.plain": "training.plain",
+    "tuning.processes": "training.processes",
+    "tuning.record": "training.manifest",
+    "tuning.shards": "training.shards",
+    "tuning.trackers": "training.trackers",
+    "tuning.watch": "training.callbacks",
+}
+"""Former name below ``mitune`` to today's."""
+
+GONE = ("families", "report")
+"""Packages whose modules went to several others."""
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != "mitune":
+            return None
+        if name in GONE:
+            return ModuleSpec(fullname, None, is_package=True)  # empty: a namespace
+        if name not in MOVED:
+            return None
+        return ModuleSpec(fullname, _Loader(f"mitune.{MOVED[name]}"))
+
+
+class _Loader(Loader):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        warnings.warn(
+            f"{spec.name} is {self._name} now", DeprecationWarning, stacklevel=_OF_THE_IMPORT
+        )
+        module = importlib.import_module(self._name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # which the import system has just set to the former name's
+
+
+_OF_THE_IMPORT = 7
+"""Frames of the import system between the warning and the import statement."""
+
+
+def find_by_former_names() -> None:
+    """Have imports look here, after everything that exists."""
+    import sys
+
+    sys.meta_path.append(_Finder())

@@ -1,8 +1,0 @@
-"""Options that several verbs share. None as a default always means the model's own preset (the
-paper's numbers for Stable Diffusion)."""
-
-from mitune.options.model import Common, Output, Source
-from mitune.options.sampling import Pool, Pruned, Sampling
-from mitune.options.training import Tuning
-
-__all__ = ["Common", "Output", "Pool", "Pruned", "Sampling", "Source", "Tuning"]

@@ -1,0 +1,1 @@
+"""How a network runs: precision, attention, cores, CUDA graphs, compilers."""

@@ -1,0 +1,65 @@
+"""What runs a UNet, by name: torch operation by operation, or compiled for one shape."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.core.caches import cache_folder
+from mitune.runtime.compile.inductor import Run, compile_unet
+from mitune.runtime.cpu_workers import Cores
+from mitune.core.errors import UserError
+from mitune.runtime.compile.tensorrt import TensorRT
+
+BACKENDS = {
+    "eager": "torch, operation by operation",
+    "inductor": "torch.compile of the whole UNet for one shape; on a CPU one worker for each core",
+    "tensorrt": "an engine for each shape, where TensorRT is installed and a GPU is there",
+}
+
+
+def run_by(backend: str, unet: Any) -> Run:
+    """The UNet as ``backend`` runs it. Its weights may change afterwards, in place; TensorRT has to
+    be told (``refit``).
+
+    Raises:
+        UserError: an unknown name, or one that does not run here.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"backend {backend!r} is not known: choose one of {', '.join(BACKENDS)}")
+    device = next(unet.parameters()).device
+    if backend == "tensorrt":
+        if device.type != "cuda":
+            raise UserError(f"backend tensorrt needs a GPU and the model is on the {device}")
+        return TensorRT(unet, cache_folder() / "tensorrt")
+
+    def plain(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
+        return prediction
+
+    if backend == "eager":
+        return plain
+    compiled = compile_unet(plain, device)
+    return PerCore(compiled, torch.get_num_threads()) if device.type == "cpu" else compiled
+
+
+class PerCore:
+    """Splits a batch over one worker thread for each core."""
+
+    def __init__(self, run: Run, workers: int) -> None:
+        self._run = run
+        self._cores = Cores(workers)
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        parts = self._cores.parts(len(z))
+        # A worker's rows of text: of each half of a pair's the same.
+        texts = text.unflatten(0, (-1, len(z))).chunk(parts, dim=1)
+        chunks = list(zip(z.chunk(parts), t.chunk(parts), texts, strict=True))
+        made = self._cores.map(self._one, chunks, (z.shape, text.shape))
+        return torch.cat(made, dim=1).flatten(0, 1)
+
+    @torch.no_grad()  # a thread's own setting, which the caller's does not reach
+    def _one(self, chunk: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        z, t, text = chunk
+        halves: Tensor = self._run(z, t, text.flatten(0, 1)).unflatten(0, (-1, len(z)))
+        return halves

@@ -1,0 +1,1 @@
+"""What compiles a UNet: inductor, ONNX, TensorRT."""

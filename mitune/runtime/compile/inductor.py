@@ -1,0 +1,125 @@
+"""torch.compile as this package uses it, and where what it makes is kept."""
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.runtime.compile import onednn as products
+from mitune.core.caches import cache_folder, writable
+from mitune.core.errors import UserError
+
+Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
+the predictions (``mitune.runtime.cfg_batch``)."""
+
+
+def compile_unet(run: Run, device: torch.device) -> Run:
+    """``run`` by torch.compile: one graph, static shapes, code kept between runs. On a CPU threads
+    may call it at the same time."""
+    # Where the user has not said where: torch's own default is a temporary folder, which it names
+    # after the user, who may have no name.
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if not given:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
+    elif not writable(Path(given)):
+        raise UserError(
+            f"TORCHINDUCTOR_CACHE_DIR is {given}, which cannot be written: expected a folder for "
+            "what is compiled, or unset it"
+        )
+    if device.type != "cpu":
+        return torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+    return _ForThreads(run) if compiler() is not None else _OneByOne(run)
+
+
+@functools.cache
+def compiler() -> Callable[..., Any] | None:
+    """inductor's ``compile_fx``, which is private to torch; None where this version has none."""
+    try:
+        from torch._inductor.compile_fx import compile_fx
+    except ImportError:
+        return None
+    return compile_fx if "config_patches" in inspect.signature(compile_fx).parameters else None
+
+
+class _OneByOne:
+    """torch.compile as it is, for a torch that lacks what ``_ForThreads`` needs: its checks are
+    not made for threads, which take turns."""
+
+    def __init__(self, run: Run) -> None:
+        self._compiled = torch.compile(run, fullgraph=True, dynamic=False, **_alone())
+        self._lock = threading.Lock()
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        with self._lock:
+            return self._compiled(z, t, text)
+
+
+class _ForThreads:
+    """Calls what torch.compile made for a shape without torch's checks that it still holds.
+
+    They take a hundredth of a call each, one thread at a time, and are not made for threads:
+    objects that two of them check at once look changed, and all is compiled again, eight times and
+    then no more. Nothing that they look at changes here: a UNet's weights keep their addresses, and
+    of one object every call is made with gradients, or every one without.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._made: dict[Hashable, Run] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        key = tuple((x.shape, x.stride(), x.dtype) for x in (z, t, text))
+        made = self._made.get(key)
+        if made is None:
+            with self._lock:
+                made = self._made.get(key) or self._compile(z, t, text)
+                self._made[key] = made
+        return made(z, t, text)
+
+    def _compile(self, *given: Tensor) -> Run:
+        made: list[Run] = []
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            # The calls between kernels in C++ too: in Python they hold the lock that threads share.
+            patches: dict[str, Any] = {"cpp_wrapper": True}
+            from torch._inductor import config
+
+            if hasattr(config, "cpp_wrapper_build_separate"):
+                # Apart from the kernels: what only calls them then takes -O1, and a third less
+                # time to compile.
+                patches["cpp_wrapper_build_separate"] = True
+            if products.why_not() is None:
+                patches["post_grad_custom_post_pass"] = products.by_onednn()
+            compile_fx = compiler()
+            assert compile_fx is not None
+            code: Any = compile_fx(graph, inputs, config_patches=patches)
+            # Weights are inputs as well, the same at every call; the three are put in their places.
+            places = [(i, j) for i, x in enumerate(inputs) for j in range(3) if x is given[j]]
+
+            def call(*now: Tensor) -> Tensor:
+                values = list(inputs)
+                for i, j in places:
+                    values[i] = now[j]
+                prediction: Tensor = code(*values)[0]
+                return prediction
+
+            made.append(call)
+            return code  # type: ignore[no-any-return]
+
+        torch.compile(self._run, backend=backend, fullgraph=True, dynamic=False, **_alone())(*given)
+        return made[0]
+
+
+def _alone() -> dict[str, Any]:
+    """Of ``torch.compile``, from torch 2.13 on: each UNet counts its own compilations, of which the
+    ninth is an error."""
+    known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    return {"isolate_recompiles": True} if known else {}

@@ -1,0 +1,158 @@
+"""A UNet run by TensorRT: one refittable engine for each shape, built from ONNX.
+
+TensorRT is optional and imported where it is used. No machine of this project has had it: see
+docs/generation.md for what was run of this and what was not.
+"""
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.core.errors import UserError
+from mitune.runtime.compile.onnx import INPUTS, OUTPUT, export_onnx
+
+MISSING = (
+    "backend tensorrt is not installed: pip install 'mitune[tensorrt]' on a machine with an NVIDIA "
+    "GPU; or use inductor"
+)
+_WORST = {torch.float32: 1e-2, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+"""Relative error against torch above which an engine is not to be used. TensorRT 11.3's release
+notes know refittable engines that drop a bias; TF32 and half precision stay well below."""
+
+
+class TensorRT:
+    """Runs a UNet as :data:`mitune.runtime.backends.Run`; the engine of a shape is built when it
+    is first asked for, or read from ``folder`` and given this UNet's weights.
+
+    Args:
+        unet: with weights that may change afterwards in place; ``refit`` then tells.
+        folder: keeps what was built, by architecture, shape, GPU and version. Its files are
+            TensorRT's own and must be as trusted as a program.
+
+    Raises:
+        UserError: tensorrt is not installed.
+    """
+
+    def __init__(self, unet: Any, folder: Path) -> None:
+        if importlib.util.find_spec("tensorrt") is None:
+            raise UserError(MISSING)
+        self._unet = unet
+        self._folder = folder
+        self._engines: dict[tuple[torch.Size, torch.Size], _Engine] = {}
+
+    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        shape = z.shape, text.shape
+        if shape not in self._engines:
+            self._engines[shape] = self._build(z, t, text)
+        return self._engines[shape].run(z, t, text)
+
+    def refit(self) -> None:
+        """Give every engine the UNet's weights as they are now."""
+        for engine in self._engines.values():
+            self._refit(engine)
+
+    def _build(self, z: Tensor, t: Tensor, text: Tensor) -> "_Engine":
+        import tensorrt
+
+        kept = self._folder / f"{_key(self._unet, z, text, tensorrt.__version__)}.engine"
+        example = z.clone(), t.clone(), text.clone()
+        if kept.exists():
+            engine = _Engine(tensorrt, kept.read_bytes(), example)
+            self._refit(engine)  # it was built with other weights
+            return engine
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "unet.onnx"
+            export_onnx(self._unet, path, *example)
+            plan = _plan(tensorrt, path)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}.part")
+        part.write_bytes(plan)
+        part.replace(kept)
+        engine = _Engine(tensorrt, plan, example)
+        self._check(engine)
+        return engine
+
+    def _refit(self, engine: "_Engine") -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "unet.onnx"
+            export_onnx(self._unet, path, *engine.example)
+            engine.refit(path)
+        self._check(engine)
+
+    @torch.no_grad()
+    def _check(self, engine: "_Engine") -> None:
+        z, t, text = engine.example
+        expected = self._unet(z, t, encoder_hidden_states=text, return_dict=False)[0].float()
+        got = engine.run(z, t, text).float()
+        error = float((got - expected).norm() / expected.norm())
+        if not error <= _WORST[z.dtype]:
+            raise RuntimeError(
+                f"the TensorRT engine differs from torch by {error:.1e}, expected at most "
+                f"{_WORST[z.dtype]:.0e}: use backend inductor, or another version of TensorRT"
+            )
+
+
+class _Engine:
+    """One engine and its execution context; ``example`` are arguments of its shape."""
+
+    def __init__(self, trt: Any, plan: bytes, example: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.example = example
+        self._trt = trt
+        self._logger = trt.Logger(trt.Logger.WARNING)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise RuntimeError("TensorRT cannot read its engine; remove it from the cache folder")
+        self._context = self._engine.create_execution_context()
+
+    def run(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        given = [tensor.contiguous() for tensor in (z, t, text)]
+        prediction = given[0].new_empty(len(text), *z.shape[1:])
+        for name, tensor in zip((*INPUTS, OUTPUT), (*given, prediction), strict=True):
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        stream = torch.cuda.current_stream(z.device).cuda_stream if z.is_cuda else 0
+        if not self._context.execute_async_v3(stream):
+            raise RuntimeError("TensorRT did not run its engine; its own message says why")
+        return prediction
+
+    def refit(self, path: Path) -> None:
+        """Take over the weights of an ONNX file of the same architecture and shape."""
+        refitter = self._trt.Refitter(self._engine, self._logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(path)) or not refitter.refit_cuda_engine():
+            raise RuntimeError(f"TensorRT did not take the new weights: {_errors(parser)}")
+
+
+def _plan(trt: Any, path: Path) -> bytes:
+    """Build a serialized engine from an ONNX file, in the precision that the file states."""
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        raise RuntimeError(f"TensorRT cannot read the UNet's ONNX file: {_errors(parser)}")
+    config = builder.create_builder_config()
+    config.set_flag(trt.BuilderFlag.REFIT)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RuntimeError("TensorRT cannot build the engine; its own message says why")
+    return bytes(plan)
+
+
+def _errors(parser: Any) -> str:
+    return "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or "no message"
+
+
+def _key(unet: Any, z: Tensor, text: Tensor, version: str) -> str:
+    device = torch.cuda.get_device_name(z.device) if z.is_cuda else str(z.device)
+    processors = sorted({type(p).__name__ for p in unet.attn_processors.values()})
+    config = sorted((name, repr(value)) for name, value in dict(unet.config).items())
+    facts = (config, processors, z.shape, text.shape, z.dtype, device, version, torch.__version__)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

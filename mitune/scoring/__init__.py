@@ -1,0 +1,1 @@
+"""Point-wise mutual information of prompt and image."""

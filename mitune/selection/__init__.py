@@ -1,0 +1,1 @@
+"""Which candidates are made to the end, and which are kept."""

@@ -1,0 +1,204 @@
+"""Pruning of a set that is being built: the fit, the draft, the policy of each prompt, the audit.
+
+What a policy is fitted on and judged by is read from the set itself, or drafted again, so that a
+resumed build goes on with the same policy and ends in the same audit.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.engine.candidate import Candidate
+from mitune.engine.engine import Work
+from mitune.engine.stream import pool
+from mitune.selection.audit import audit, is_audited
+from mitune.engine.policies import Chain, Policy, Verify, best
+from mitune.selection.prune import PruneConfig, exact, policies
+from mitune.core.provenance import as_json
+from mitune.sets import FineTuningSet
+from mitune.core.files import publish
+from mitune.sets.schema import AUDIT
+
+Make = Callable[[list[Work], Callable[[int], Policy]], Iterator[Candidate]]
+Draft = Callable[[list[Work]], Iterator[Candidate]]
+
+
+class Steering:
+    """Which candidates of a set under construction go on.
+
+    Args:
+        prune: None for the exact policy alone.
+        prompts, weights, keep, seed: of the set.
+        path: its folder.
+        make: makes candidates under a policy.
+        draft: makes them cheaply, for the policy of that name.
+        block: candidates that are drafted before the best of them are made: enough of them to
+            keep slots full, and few enough to lose when interrupted.
+    """
+
+    def __init__(
+        self,
+        prune: PruneConfig | None,
+        prompts: Sequence[str],
+        weights: Tensor,
+        keep: int,
+        seed: int,
+        path: Path,
+        *,
+        make: Make,
+        draft: Draft,
+        block: int,
+    ) -> None:
+        self.prune = prune
+        self.prompts = prompts
+        self.weights = weights
+        self.keep = keep
+        self.seed = seed
+        self.path = path
+        self._make = make
+        self._draft = draft
+        self._block = block
+
+    def make(self, work: list[Work]) -> Iterator[Candidate]:
+        """The candidates of ``work``, whole pools prompt by prompt; those that a fit is made on
+        first."""
+        prune, make = self.prune, self._make
+        if prune is None:
+            yield from make(work, self._choose(None))
+            return
+        if prune.policy == "draft":
+            whole = [list(own) for _, own in itertools.groupby(work, lambda w: w.prompt_index)]
+            each = max(1, self._block // max(map(len, whole), default=1))
+            for first in range(0, len(whole), each):
+                yield from self._drafted(prune, list(itertools.chain(*whole[first : first + each])))
+            return
+        fresh: dict[int, dict[int, Tensor]] = {}
+        for candidate in make(
+            [w for w in work if prune.calibrates(w.prompt_index)], self._choose(None)
+        ):
+            fresh.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.terms
+            yield candidate
+        rest = [w for w in work if not prune.calibrates(w.prompt_index)]
+        if rest:
+            stored = FineTuningSet.open(self.path).terms(
+                p for p in range(len(self.prompts)) if prune.calibrates(p) and p not in fresh
+            )
+            pools = stored | {
+                p: torch.stack([terms[c] for c in sorted(terms)]) for p, terms in fresh.items()
+            }
+            fitted = prune.fitted([pools[p] for p in sorted(pools)], self.weights, self.keep)
+            yield from make(rest, self._choose(fitted))
+
+    def _drafted(self, prune: PruneConfig, work: list[Work]) -> Iterator[Candidate]:
+        """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
+        exact_only = self._audited(prune)
+        rough = [w for w in work if w.prompt_index not in exact_only]
+        drafted = list(self._draft(rough)) if rough else []
+        chosen = choose_drafted(drafted, prune.verify)
+        for candidate in drafted:
+            if candidate.index not in chosen[candidate.prompt_index]:
+                # Of its own path nothing was taken, and its score is the draft's.
+                yield replace(candidate, steps=0, pruned=True)
+        yield from self._make(
+            [w for w in work if w.index in chosen.get(w.prompt_index, [w.index])],
+            self._choose(None),
+        )
+
+    def write_audit(self) -> None:
+        """Judge the policy on the audit share of the complete set, into its ``audit.json``."""
+        if self.prune is None or (self.path / AUDIT).exists():
+            return
+        prune, built = self.prune, FineTuningSet.open(self.path)
+        steps, total = len(self.weights), len(self.prompts) * built.candidates
+        drawn = sorted(self._audited(prune))
+        taken = sum(len(row) for row in built.table(["terms"])["terms"])
+        result: dict[str, Any] = {
+            "policy": asdict(prune),
+            "audited_prompts": len(drawn),
+            "steps_taken": taken / (total * steps),
+            "draft_steps_taken": 0.0,
+            "least_recall": prune.least_recall,
+            "audit": None,
+        }
+        by_prompt: dict[int, Policy]
+        if prune.policy == "draft":
+            # Of every prompt: those of the audit are drafted here.
+            result["draft_steps_taken"] = (prune.draft_steps or steps) / steps
+            result["steps_taken"] += result["draft_steps_taken"]
+            own = [w for w in pool(self.prompts, built.candidates) if w.prompt_index in drawn]
+            chosen = choose_drafted(self._draft(own) if own else (), prune.verify)
+            by_prompt = {p: Verify(kept=tuple(kept)) for p, kept in chosen.items()}
+        else:
+            calibration = built.terms(p for p in range(len(self.prompts)) if prune.calibrates(p))
+            fitted = prune.fitted(
+                [calibration[p] for p in sorted(calibration)], self.weights, self.keep
+            )
+            result["fitted"] = asdict(fitted)  # type: ignore[call-overload]
+            by_prompt = dict.fromkeys(drawn, fitted)
+        if drawn:
+            found = built.terms(drawn)
+            whole = exact(self.weights, self.keep)
+            judged = audit(
+                lambda place: Chain(policies=(by_prompt[drawn[place]], whole)),
+                [found[p] for p in drawn],
+                self.weights,
+                self.keep,
+            )
+            result["audit"] = asdict(judged)
+            result["audit"]["passes"] += result["draft_steps_taken"]
+        publish(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+
+    def _audited(self, prune: PruneConfig) -> set[int]:
+        """The prompts of the audit share."""
+        return {
+            p
+            for p, prompt in enumerate(self.prompts)
+            if is_audited(self.seed, prompt, prune.audit) and not prune.calibrates(p)
+        }
+
+    def _choose(self, policy: Policy | None) -> Callable[[int], Policy]:
+        return policies(policy, self.prune, self.prompts, self.weights, self.keep, self.seed)
+
+
+def choose_drafted(drafted: Iterable[Candidate], verify: int) -> dict[int, list[int]]:
+    """Of each prompt the ``verify`` candidates with the highest scores, by index."""
+    scores: dict[int, dict[int, float]] = {}
+    for candidate in drafted:
+        scores.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.score
+    chosen = {}
+    for prompt_index, own in scores.items():
+        index = sorted(own)
+        chosen[prompt_index] = [
+            index[i] for i in best(torch.tensor([own[c] for c in index]), verify)
+        ]
+    return chosen
+
+
+def tell_audit(result: dict[str, Any]) -> str:
+    """The audit in one line, and loudly where it is not good enough or nothing is known."""
+    cost = f"pruned: {result['steps_taken']:.1%} of the steps of an unpruned run taken"
+    if result["draft_steps_taken"]:
+        cost += f", of which {result['draft_steps_taken']:.1%} as a draft"
+    if result["audit"] is None:
+        return (
+            f"{cost}. WARNING: no prompt was drawn for the audit, so nothing is known of what was "
+            "lost: give a larger --audit"
+        )
+    found = result["audit"]
+    recall, regret = found["recall_top1"], found["regret_nats"]
+    line = (
+        f"{cost}; audit of {result['audited_prompts']} prompts: the best was kept in "
+        f"{recall['mean']:.1%} [{recall['low']:.1%}, {recall['high']:.1%}], regret "
+        f"{regret['mean']:.3f} nats"
+    )
+    if recall["mean"] < result["least_recall"]:
+        return (
+            f"{line}. WARNING: that is less often than {result['least_recall']:.0%}: use later "
+            "rungs, a higher confidence, more to verify, or do not prune"
+        )
+    return line

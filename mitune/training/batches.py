@@ -1,0 +1,243 @@
+"""The batches of a run: a pure function of (seed, step, position), whatever is resumed or split.
+
+The whole set lies on the device. Which pair a position gets comes from shuffled epochs laid end to
+end, its timestep and noise from Philox words keyed by (seed, step, position).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from mitune_kernels import normal, philox
+from torch import Tensor
+
+from mitune.models.protocol import Conditioning, concat, take
+from mitune.core.errors import UserError
+from mitune.diffusion.noise import prompt_id
+from mitune.config.training import TuneConfig
+
+_ENCODE = 64
+# The prompt's word of the key keeps the streams apart, from each other and from the candidates'.
+_SHUFFLE, _TIMES, _NOISE, _PRIOR = (
+    prompt_id(f"mitune.training/{use}") for use in ("shuffle", "times", "noise", "prior")
+)
+
+
+class Tunable(Protocol):
+    """What training needs of a model; ``mitune.load`` gives one."""
+
+    name: str
+    unet: Any
+    text_encoder: Any
+    scheduler: Any
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    latent_shape: tuple[int, int, int]
+    prediction: str
+    fingerprint: str
+    parts: Mapping[str, Any]
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """As ``mitune.models.protocol.Denoiser``."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """One row of conditioning for each prompt."""
+        ...
+
+    def encode_null(self) -> Mapping[str, Tensor]:
+        """The empty prompt's row."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Of each prompt the row of what ``embed`` takes."""
+        ...
+
+    def embed(self, tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As ``encode_prompts``, of what ``tokenize`` made, with gradients."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """B samples of one pass, on the model's device: clean latents and noise ``[B, C, H, W]``
+    float32, t ``[B]`` int64, B rows of conditioning; of tokens, where the text encoder is trained.
+    ``weight`` ``[B]`` float32 is that of each one's loss; None is 1.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    t: Tensor
+    cond: Conditioning
+    weight: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
+        """The samples with ``change`` made to each tensor."""
+        return MicroBatch(
+            latents=change(self.latents),
+            noise=change(self.noise),
+            t=change(self.t),
+            cond={name: change(tensor) for name, tensor in self.cond.items()},
+            weight=None if self.weight is None else change(self.weight),
+        )
+
+    def copy_(self, other: "MicroBatch") -> None:
+        """Take the samples of ``other``, which are as many and of the same kind."""
+        for own, its in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(its)
+
+    def _tensors(self) -> list[Tensor]:
+        weight = [] if self.weight is None else [self.weight]
+        return [self.latents, self.noise, self.t, *self.cond.values(), *weight]
+
+    def chunk(self, parts: int) -> list["MicroBatch"]:
+        """The samples in ``parts`` equal parts, which divide B."""
+        size = len(self.t) // parts
+        cuts = [
+            partial(torch.narrow, dim=0, start=i, length=size) for i in range(0, len(self.t), size)
+        ]
+        return [self.map(cut) for cut in cuts]
+
+
+class Batches:
+    """The (prompt, latent) pairs on the device, and the samples of every step.
+
+    With a prior, positions and pairs of the prior follow all others, and as many: what the others
+    get does not depend on it.
+
+    Args:
+        model: encodes each distinct prompt once, or where the text encoder is trained turns it into
+            tokens.
+        pairs: (prompt, latent ``[C, H, W]`` float32).
+        config: seed, batch, micro_batch, t_range, caption_dropout, text_encoder_lr and prior_weight
+            are used.
+        prior: pairs of the prior-preservation term.
+
+    Raises:
+        UserError: no pairs; a latent of another shape, or not finite; a t_range beyond the model's.
+    """
+
+    def __init__(
+        self,
+        model: Tunable,
+        pairs: Sequence[tuple[str, Tensor]],
+        config: TuneConfig,
+        prior: Sequence[tuple[str, Tensor]] = (),
+    ) -> None:
+        if not pairs:
+            raise UserError("the set has no selected pair: expected at least one; finish its build")
+        _check(model, pairs, "set")
+        _check(model, prior, "prior set")
+        trained = int(model.scheduler.config.num_train_timesteps)
+        if config.t_range[1] > trained:
+            raise UserError(
+                f"t_range is {config.t_range}: expected an end of at most {trained}, the model's "
+                "timesteps"
+            )
+        self._config = config
+        self._own, self._prior = len(pairs), len(prior)
+        pairs = [*pairs, *prior]
+        self._size = config.batch * (2 if prior else 1)
+        self.device = model.device
+        self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
+        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+        # A text encoder that is trained encodes anew in every step; its tokens stay.
+        frozen = config.text_encoder_lr is None
+        encode = model.encode_prompts if frozen else model.tokenize
+        parts: list[Conditioning] = [
+            encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
+        ]
+        if config.caption_dropout > 0:
+            parts.append(model.encode_null() if frozen else model.tokenize([""]))
+        self._cond = {name: tensor.to(model.device) for name, tensor in concat(parts).items()}
+        row = {prompt: number for number, prompt in enumerate(prompts)}
+        self._row = torch.tensor([row[prompt] for prompt, _ in pairs])
+        self._null = len(prompts)
+
+    def __len__(self) -> int:
+        """The number of pairs, the prior's not among them."""
+        return self._own
+
+    def pairs(self, step: int) -> Tensor:
+        """Which pair each position of ``step`` (from 0) trains on, ``[batch]`` int64 on the CPU, or
+        with a prior ``[2 batch]``."""
+        found = self._shuffled(step, _SHUFFLE, self._own)
+        if not self._prior:
+            return found
+        return torch.cat([found, self._own + self._shuffled(step, _PRIOR, self._prior)])
+
+    def _shuffled(self, step: int, stream: int, count: int) -> Tensor:
+        """``[batch]`` of ``count`` things that come in shuffled epochs."""
+        place = step * self._config.batch + torch.arange(self._config.batch)
+        epoch, within = place // count, place % count
+        epochs, row = epoch.unique(return_inverse=True)
+        words = philox(self._key(stream, torch.zeros_like(epochs)), epochs, count)
+        order = words.argsort(dim=1, stable=True)
+        return order[row, within]
+
+    def times(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of each position of ``step``: its timestep in t_range, int64, and whether its caption is
+        dropped, bool; as many as ``pairs``, on the CPU.
+        """
+        size = self._size
+        words = philox(self._key(_TIMES, torch.arange(size)), torch.full((size,), step), 2)
+        low, end = self._config.t_range
+        t = low + (words[:, 0] * (end - low) >> 32)
+        return t, words[:, 1] < self._config.caption_dropout * 2**32
+
+    def step(
+        self,
+        step: int,
+        micro_batch: int | None = None,
+        part: Callable[[Tensor], Tensor] = lambda positions: positions,
+    ) -> Iterator[MicroBatch]:
+        """The micro-batches of ``step`` (from 0): together its batch and the prior's, each position
+        once; of the config's size unless told otherwise, and of the positions that ``part`` leaves.
+        """
+        pairs = self.pairs(step)
+        t, dropped = self.times(step)
+        rows = torch.where(dropped, self._null, self._row[pairs])
+        asked = self._config.micro_batch
+        size = micro_batch or (self._config.batch if asked == "auto" else asked)
+        weights = None
+        if self._prior:
+            weights = torch.ones(self._size)
+            weights[self._config.batch :] = self._config.prior_weight
+        for positions in part(torch.arange(self._size)).split(size):
+            if len(positions) == 0:  # no part of this batch is this process's
+                return
+            keys = self._key(_NOISE, positions).to(self.device)
+            steps = torch.full((len(positions),), step, device=self.device)
+            yield MicroBatch(
+                latents=self._latents[pairs[positions].to(self.device)],
+                noise=normal(keys, steps, self._latents.shape[1:]),
+                t=t[positions].to(self.device),
+                cond=take(self._cond, rows[positions]),
+                weight=None if weights is None else weights[positions].to(self.device),
+            )
+
+    def _key(self, stream: int, position: Tensor) -> Tensor:
+        """Noise keys ``[B, 4]``: seed, position ([B] int64) as candidate, stream as prompt."""
+        seed = self._config.seed
+        low, high, last = (
+            torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)
+        )
+        return torch.stack([low, high, position, last], dim=1)
+
+
+def _check(model: Tunable, pairs: Sequence[tuple[str, Tensor]], name: str) -> None:
+    for number, (prompt, latent) in enumerate(pairs):
+        if tuple(latent.shape) != tuple(model.latent_shape):
+            raise UserError(
+                f"pair {number} ({prompt!r}) of the {name} has a latent of shape "
+                f"{list(latent.shape)}: expected {list(model.latent_shape)}; use a set built with "
+                "this model"
+            )
+        if not latent.isfinite().all():
+            raise UserError(
+                f"pair {number} ({prompt!r}) of the {name} has a latent that is not finite: "
+                "expected numbers; build the set anew"
+            )

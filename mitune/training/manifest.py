@@ -1,0 +1,207 @@
+"""What a training folder says of itself: run.json, and metrics.jsonl with one line a step."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mitune.core.errors import UserError
+from mitune.core.files import is_ours, publish
+from mitune.adapters.adapter_file import digest
+from mitune.training.batches import Tunable
+from mitune.config.training import TuneConfig
+
+FORMAT = "mitune-tuning"
+VERSION = 1
+RUN, METRICS = "run.json", "metrics.jsonl"
+
+# They change speed and memory, so a run may go on with other ones.
+_FREE = ("micro_batch", "captured", "checkpoint_every", "keep_checkpoints")
+# Without an adapter they say nothing.
+_ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
+
+
+def settings(
+    model: Tunable,
+    pairs: Sequence[tuple[str, Tensor]],
+    built_with: Mapping[str, Any],
+    config: TuneConfig,
+    start: Path | None,
+    real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    held_out: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that decides the adapter, as plain JSON.
+
+    Args:
+        model: its fingerprint, parts and precision count.
+        pairs: the (prompt, latent) pairs; their SHA-256 counts.
+        built_with: the set's settings, so that a difference can be named.
+        config: without what changes only speed and memory, or nothing.
+        start: the adapter training starts from, by the SHA-256 of its file, or None.
+        real: the real pairs that are trained on too, and their set's settings.
+        prior: the same of the prior pairs.
+        held_out: what is measured on held-out prompts, where it decides when the run stops or
+            which step's adapter is its result.
+
+    Raises:
+        UserError: ``start`` is not there.
+    """
+    unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
+    chosen = {name: value for name, value in asdict(config).items() if name not in unused}
+    found = {
+        "config": chosen,
+        "model": {
+            "fingerprint": model.fingerprint,
+            "parts": dict(model.parts),
+            "precision": model.precision,
+        },
+        "set": _described(pairs, built_with),
+        "adapter": start and digest(start),
+    }
+    if real is not None:
+        found["real"] = _described(*real)
+    if held_out is not None:
+        found["held_out"] = dict(held_out)
+    if prior is not None:
+        found["prior"] = _described(*prior)
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def _described(
+    pairs: Sequence[tuple[str, Tensor]], built_with: Mapping[str, Any]
+) -> dict[str, Any]:
+    content = hashlib.sha256()
+    for prompt, latent in pairs:
+        content.update(json.dumps(prompt).encode())
+        content.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
+    return {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)}
+
+
+def identity(wanted: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings: what tells one run's checkpoints from another's."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+
+def check(out: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether ``out`` is a run with these settings, else a new folder; nothing is written.
+
+    Raises:
+        UserError: another run's folder (each difference is named), or something else's.
+    """
+    path = out / RUN
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        others = [p.name for p in out.iterdir() if not is_ours(p.name)] if out.is_dir() else []
+        if others or (out.exists() and not out.is_dir()):
+            raise UserError(
+                f"{out} holds {others[0] if others else 'a file'} but no training run: expected a "
+                "new or empty folder, or an earlier run's; choose another"
+            ) from None
+        return False
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): expected a readable file"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged (not JSON): expected the file that `mitune tune` wrote; restore "
+            "it, or train in another folder"
+        ) from error
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != FORMAT
+        or content.get("version") != VERSION
+        or not isinstance(content.get("settings"), dict)
+    ):
+        raise UserError(
+            f"{path} describes no training run of this version: expected a new folder, or one that "
+            "`mitune tune` made; choose another"
+        )
+    there, here = _flat(content["settings"]), _flat(wanted)
+    if "parts" not in content["settings"].get("model", {}):
+        # A run of an earlier version, which recorded the weights only: what it does not tell cannot
+        # differ. What it trains on tells its own model.
+        here = {key: value for key, value in here.items() if not key.startswith("model.parts.")}
+    differing = [
+        f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if key not in there or key not in here or there[key] != here[key]
+    ]
+    if differing:
+        raise UserError(
+            f"{out} was trained with other settings ({'; '.join(differing)}): expected the same; "
+            "give those, or choose another folder"
+        )
+    return True
+
+
+def settings_in(out: Path) -> dict[str, Any]:
+    """The settings of the run in ``out``, as they were written when it began: its checkpoints go by
+    the ``identity`` of these."""
+    content: dict[str, Any] = json.loads((out / RUN).read_bytes())
+    return dict(content["settings"])
+
+
+def base_name(name: str) -> str:
+    """A model's name as records keep it: a folder by its whole path, which no name on the hub can
+    be mistaken for."""
+    return str(Path(name).resolve()) if "/" in name and Path(name).is_dir() else name
+
+
+def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], model: str) -> None:
+    """Write run.json. ``model`` is the base's name, for people: a run may go on with the same model
+    from elsewhere. Raises UserError when the folder cannot be written."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": base_name(model),
+        "settings": dict(wanted),
+        "environment": dict(environment),
+    }
+    publish(out / RUN, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def cut_metrics(out: Path, step: int) -> None:
+    """Keep the lines of steps up to ``step``.
+
+    A killed run wrote lines, and perhaps half of one, after its last checkpoint; those steps are
+    done again.
+    """
+    path = out / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    publish(path, "".join(kept).encode())
+
+
+def append_metrics(out: Path, line: Mapping[str, float | None]) -> None:
+    """Add one line. Raises UserError when the folder cannot be written or the disk is full."""
+    try:
+        with (out / METRICS).open("a") as file:
+            file.write(json.dumps(dict(line)) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out / METRICS} ({error.strerror}): expected a writable folder with "
+            "free space; mend that and run the same command again"
+        ) from error
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = entry
+    return flat

@@ -1,0 +1,87 @@
+"""Pairs beside the generated ones: a share of real ones (Wang et al., appendix D.1, Table 7), and
+those of a prior-preservation term."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mitune.core.errors import UserError
+
+
+class Ranked(Protocol):
+    """What training needs of a set of real pictures; ``mitune.build_real_set`` makes one."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the set was built with, as plain JSON."""
+        ...
+
+    def best(self, count: int) -> list[tuple[str, Tensor]]:
+        """The ``count`` pairs with the highest scores, best first, or all where there are fewer."""
+        ...
+
+
+def real_pairs(real: Ranked | None, share: float, generated: int) -> list[tuple[str, Tensor]]:
+    """The real (prompt, latent) pairs that join ``generated`` others.
+
+    Table 7 composes the set of ``1 - x`` generated and ``x`` real images, both selected by MI. No
+    generated pair is left out here, since each stands for a prompt: the set grows by the
+    ``x / (1 - x) generated`` real pairs with the highest scores, rounded to whole ones. An epoch
+    shows every pair once, so the share of real samples is x as well, to half a pair in an epoch.
+
+    Args:
+        real: their set; None for none.
+        share: x, 0 <= x < 1.
+        generated: number of generated pairs.
+
+    Raises:
+        UserError: a share without a set or a set without a share; more pairs than the set has, or a
+            share of less than half a pair.
+    """
+    if real is None and share == 0:
+        return []
+    if real is None or share == 0:
+        raise UserError(
+            f"real_share is {share} {'without' if real is None else 'with'} a set of real "
+            "pictures: expected both or neither; give a set that `mitune real` made, and a share "
+            "above 0"
+        )
+    count = round(generated * share / (1 - share))
+    pairs = real.best(count)
+    if generated and not count:
+        raise UserError(
+            f"real_share is {share}: of a set with {generated} generated pairs this is not one "
+            "real pair; give a larger share"
+        )
+    if len(pairs) < count:
+        most = len(pairs) / (generated + len(pairs))
+        raise UserError(
+            f"real_share is {share}, which takes {count} real pairs beside {generated} generated "
+            f"ones, and the set of real pictures keeps {len(pairs)}: expected a share of at most "
+            f"{most:.3f}, or a larger set"
+        )
+    return pairs
+
+
+def prior_pairs(
+    prior: Sequence[tuple[str, Tensor]] | None, weight: float
+) -> list[tuple[str, Tensor]]:
+    """The pairs of the prior-preservation term (Ruiz et al., arXiv 2208.12242, Eq. 2).
+
+    Args:
+        prior: (prompt, latent) of the model's own pictures that nobody selected; None for no term.
+        weight: of the term.
+
+    Raises:
+        UserError: a weight without pairs or pairs without a weight; no pair.
+    """
+    if (prior is None) != (weight == 0):
+        raise UserError(
+            f"prior_weight is {weight} {'without' if prior is None else 'with'} a set of prior "
+            "pairs: expected both or neither; give a set built with select random, and a weight "
+            "above 0"
+        )
+    if prior is not None and not prior:
+        raise UserError("the prior set has no selected pair: expected at least one")
+    return list(prior or ())

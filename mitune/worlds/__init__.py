@@ -1,0 +1,1 @@
+"""Embedded worlds, whose pictures an oracle can judge."""

@@ -1,0 +1,28 @@
+"""The shipped embedded model: where it lies, and how it is loaded."""
+
+from pathlib import Path
+
+import torch
+
+from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import StableDiffusion, load_stable_diffusion
+from mitune.worlds.shapes.preset import PRESET
+
+FOLDER = Path(__file__).parent / "pretrained"
+
+
+def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> StableDiffusion:
+    """The embedded model, or another training of it in ``folder``, through the same loader as any
+    Stable Diffusion folder.
+
+    Raises:
+        UserError: the weights are not installed.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"the embedded model is not at {folder}: reinstall mitune, or make it with "
+            "'python -m mitune.worlds.shapes.pretrain'"
+        )
+    model = load_stable_diffusion(folder, device=device, precision=precision, preset=PRESET)
+    model.name = model.world = "shapes"
+    return model

@@ -1,0 +1,130 @@
+"""The four parts of the embedded model, with random weights: the same classes as Stable Diffusion,
+made small."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mitune.worlds.shapes.scene import COLOURS, RELATIONS, SHAPES, SIZE
+
+TOKENS = 16
+"""Text length: the longest caption has 12 words and two special tokens; what is left is free for
+summaries."""
+TEXT_WIDTH = 64
+LATENT_CHANNELS = 4
+LATENT_SIZE = SIZE // 4
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write ``vocab.json`` and ``merges.txt`` in which each word of the world is one token, and
+    load them.
+
+    The byte alphabet is in the vocabulary, so any other text still encodes, as untrained single
+    characters.
+    """
+    words = sorted(
+        {w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"}
+    )
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        while True:
+            # Apply the merges known so far in order of rank, as BPE does, then add the one still
+            # missing.
+            for left, right in merges:
+                i = 0
+                while i < len(symbols) - 1:
+                    if (symbols[i], symbols[i + 1]) == (left, right):
+                        symbols[i : i + 2] = [left + right]
+                    i += 1
+            if len(symbols) == 1:
+                break
+            merges.append((symbols[0], symbols[1]))
+    # GPT-2's printable stand-ins for the 256 bytes: printable ones stand for themselves.
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
+    merged = list(dict.fromkeys(left + right for left, right in merges))
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *merged]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=TOKENS
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A three-layer CLIP text transformer for ``tokenizer``'s vocabulary."""
+    end = tokenizer.eos_token_id
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+
+
+def vae() -> AutoencoderKL:
+    """An autoencoder from 32x32 pictures to 8x8 latents of four channels."""
+    return AutoencoderKL(
+        sample_size=SIZE,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """The denoiser: 4.2 M parameters, cross-attention at both resolutions (8x8 and 4x4)."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 128),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        # diffusers reads this as the number of heads for this model class, as in SD-1.x's config.
+        attention_head_dim=2,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDPMScheduler:
+    """Stable Diffusion's own noise schedule."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        variance_type="fixed_small",
+    )
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Number of parameters of ``module``."""
+    return sum(p.numel() for p in module.parameters())

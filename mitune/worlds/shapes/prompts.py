@@ -1,0 +1,110 @@
+"""Captions and prompts of the embedded world: one small grammar, read and written by the same code.
+
+caption  = object | object " and " object | object " " relation " " object
+object   = "a " colour " " shape
+"""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from mitune.core.errors import UserError
+from mitune.worlds.shapes.scene import COLOURS, RELATIONS, SHAPES
+
+Object = tuple[str, str]
+"""(colour, shape)."""
+
+HELD_OUT: frozenset[Object] = frozenset({("green", "triangle"), ("yellow", "circle")})
+"""Pairs that no pre-training caption or picture shows."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """What a prompt asks for: one or two objects, and for two perhaps how the first lies to the
+    second."""
+
+    objects: tuple[Object, ...]
+    relation: str | None = None
+
+    def __str__(self) -> str:
+        words = [f"a {colour} {shape}" for colour, shape in self.objects]
+        return f" {self.relation or 'and'} ".join(words)
+
+
+def parse(prompt: str) -> Phrase:
+    """Read a prompt of the grammar above.
+
+    Raises:
+        UserError: the prompt is not of this world; the message gives the grammar's words.
+    """
+    text = " ".join(prompt.lower().replace(",", " ").rstrip(" .").split())
+    relation = next((r for r in RELATIONS if f" {r} " in text), None)
+    parts = text.split(f" {relation or 'and'} ")
+    objects = []
+    for part in parts:
+        words = part.split()
+        if (
+            len(words) != 3
+            or words[0] not in ("a", "the")
+            or words[1] not in COLOURS
+            or (words[2] not in SHAPES)
+        ):
+            raise UserError(
+                f"prompt {prompt!r} is not of the shapes world: expected 'a COLOUR SHAPE', or two "
+                "of them "
+                f"joined by 'and' or a relation; colours: {', '.join(COLOURS)}; shapes: "
+                f"{', '.join(SHAPES)}; relations: {', '.join(RELATIONS)}"
+            )
+        objects.append((words[1], words[2]))
+    if len(objects) > 2:
+        raise UserError(
+            f"prompt {prompt!r} names {len(objects)} objects; the shapes world draws at most two"
+        )
+    return Phrase(tuple(objects), relation)
+
+
+def all_objects(*, held_out: bool = False) -> list[Object]:
+    """The (colour, shape) pairs shown in pre-training, or with ``held_out`` all twelve."""
+    pairs = itertools.product(COLOURS, SHAPES)
+    return [pair for pair in pairs if held_out or pair not in HELD_OUT]
+
+
+def _splits() -> tuple[list[tuple[Object, Object]], list[tuple[Object, Object]]]:
+    """Unordered pairs of shown objects for training and for testing, disjoint, fixed for ever."""
+    combinations = list(itertools.combinations(all_objects(), 2))
+    random.Random(20261123).shuffle(combinations)
+    test = len(combinations) // 3
+    return combinations[test:], combinations[:test]
+
+
+def prompts(split: str, kind: str = "pair") -> list[str]:
+    """The world's prompt lists, in a fixed order.
+
+    Args:
+        split: "train" or "test": disjoint as unordered pairs of objects.
+        kind: "pair" ("a red circle and a blue square", both orders: 60 train, 30 test), "spatial"
+            (with a
+            relation, both orders and all four: 240 train, 120 test), or "unseen" (test only: pairs
+                with an
+            object that pre-training never showed).
+
+    Raises:
+        UserError: unknown split or kind.
+    """
+    if split not in ("train", "test") or kind not in ("pair", "spatial", "unseen"):
+        raise UserError(
+            f"no prompt list {split!r}/{kind!r} in the shapes world: splits are train, test; kinds "
+            "are pair, "
+            "spatial, unseen (test only)"
+        )
+    if kind == "unseen":
+        if split == "train":
+            raise UserError("the 'unseen' prompts are for testing only: use split 'test'")
+        unordered = [(h, o) for h in sorted(HELD_OUT) for o in all_objects()]
+    else:
+        unordered = _splits()[0 if split == "train" else 1]
+    ordered = [pair for a, b in unordered for pair in ((a, b), (b, a))]
+    relations = RELATIONS if kind == "spatial" else (None,)
+    phrases = [Phrase(pair, relation) for relation in relations for pair in ordered]
+    random.Random(f"{split}/{kind}").shuffle(phrases)
+    return [str(phrase) for phrase in phrases]
