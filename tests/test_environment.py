@@ -8,9 +8,7 @@ import pytest
 
 from mitune.core import environment
 
-SHOW = (
-    "import os, sys, mitune; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('MKL_CBWR'))"
-)
+SHOW = "import os, mitune; print(*(os.environ.get(n) for n in mitune.environment.SETTINGS))"
 
 
 def shown(code: str = SHOW, **given: str) -> list[str]:
@@ -22,11 +20,16 @@ def shown(code: str = SHOW, **given: str) -> list[str]:
 
 
 def test_importing_mitune_sets_them() -> None:
-    assert shown() == ["passive", "AUTO,STRICT"]
+    assert shown() == ["passive", "10000", "AUTO,STRICT"]
 
 
 def test_what_the_user_set_stays() -> None:
-    assert shown(OMP_WAIT_POLICY="active", MKL_CBWR="COMPATIBLE") == ["active", "COMPATIBLE"]
+    given = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "7", "MKL_CBWR": "COMPATIBLE"}
+    assert shown(**given) == ["active", "7", "COMPATIBLE"]
+
+
+def test_a_policy_of_the_users_is_not_overruled_by_a_count() -> None:
+    assert shown(OMP_WAIT_POLICY="active") == ["active", "None", "AUTO,STRICT"]
 
 
 def test_where_torch_was_first_they_are_told_and_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,25 @@
 """What the libraries under torch read from the environment once, when they are loaded.
 
-Two settings change how a run behaves and cannot be given later:
+These settings change how a run behaves and cannot be given later:
 
-* ``OMP_WAIT_POLICY=passive``: OpenMP's threads sleep while they wait for each other. Otherwise they
-  spin, on cores that another program needs: beside two busy processes a step may then take ten
-  times as long instead of twice (docs/processors.md has a table).
+* ``OMP_WAIT_POLICY=passive`` and ``GOMP_SPINCOUNT=10000``: OpenMP's threads sleep when the thread
+  that they wait for does not come at once; GNU's count says how long "at once" is. By its own
+  setting they spin 30 times as long, on cores that another program needs: beside two busy processes
+  a step may then take ten times as long instead of twice. Without any spinning a thread has to be
+  woken after each operation, and training took twice as long alone (docs/processors.md has both).
 * ``MKL_CBWR=AUTO,STRICT``: a matrix product has the same bits wherever its operands lie in memory.
   On processors with AVX512 MKL otherwise promises this only for equal addresses, and a resumed set
   would differ from an uninterrupted one in its last bits.
 
-``import mitune`` makes both settings unless torch was imported before, or the user has set them.
+``import mitune`` makes these settings unless torch was imported before, or the user has set them; a
+policy of the user's stands for the count too.
 """
 
 import os
 import sys
 
-SETTINGS = {"OMP_WAIT_POLICY": "passive", "MKL_CBWR": "AUTO,STRICT"}
+_POLICY, _COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+SETTINGS = {_POLICY: "passive", _COUNT: "10000", "MKL_CBWR": "AUTO,STRICT"}
 
 _too_late: list[str] = []
 
@@ -24,6 +28,8 @@ def prepare() -> None:
     """Set what is not set. Where torch is loaded already it has no effect, and ``missing`` says
     so."""
     unset = [name for name in SETTINGS if name not in os.environ]
+    if _COUNT in unset and _POLICY not in unset:
+        unset.remove(_COUNT)  # it would overrule the policy
     if "torch" in sys.modules:
         _too_late.extend(name for name in unset if name not in _too_late)
         return
