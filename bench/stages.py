@@ -21,11 +21,11 @@ from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.rungs import Setting, load_model
 from mitune.bench.train import OurTrainer
-from mitune.runtime.prepared import Prepared
-from mitune.engine.stream import Ready
 from mitune.config.sampling import SamplerConfig
-from mitune.worlds.shapes.prompts import prompts
 from mitune.config.training import TuneConfig
+from mitune.engine.stream import Ready
+from mitune.runtime.prepared import Prepared
+from mitune.worlds.shapes.prompts import prompts
 
 parser = argparse.ArgumentParser()
 parser.add_argument("stage")

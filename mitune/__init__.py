@@ -15,18 +15,18 @@ environment.prepare()  # before anything imports torch
 find_by_former_names()
 
 if TYPE_CHECKING:
-    from mitune.methods.align import align
-    from mitune.methods.build import build_set
-    from mitune.engine.candidate import Candidate
+    from mitune.config.sampling import SamplerConfig
+    from mitune.config.training import TuneConfig
     from mitune.core.errors import UserError
+    from mitune.diffusion.schedule import Schedule
+    from mitune.engine.candidate import Candidate
     from mitune.engine.stream import generate
     from mitune.load import load
+    from mitune.methods.align import align
+    from mitune.methods.build import build_set
     from mitune.methods.real import build_real_set
-    from mitune.config.sampling import SamplerConfig
-    from mitune.diffusion.schedule import Schedule
     from mitune.scoring.score import score
     from mitune.sets import FineTuningSet
-    from mitune.config.training import TuneConfig
     from mitune.training.loop import tune
 else:  # a type checker would take __getattr__ for a promise of every name
     __getattr__, __dir__ = lazy(

@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 
-from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion, check_precision, load_stable_diffusion
-from mitune.worlds.shapes.model import load_shapes
 from mitune.adapters import adapter as adapters
+from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import (
+    StableDiffusion,
+    check_precision,
+    load_stable_diffusion,
+)
+from mitune.worlds.shapes.model import load_shapes
 
 
 def pick_device(name: str | None) -> torch.device:

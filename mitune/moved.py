@@ -134,9 +134,18 @@ class _Finder(MetaPathFinder):
             return None
         if name in GONE:
             return ModuleSpec(fullname, None, is_package=True)  # empty: a namespace
-        if name not in MOVED:
-            return None
-        return ModuleSpec(fullname, _Loader(f"mitune.{MOVED[name]}"))
+        today = MOVED.get(name) or _within(name)
+        return ModuleSpec(fullname, _Loader(f"mitune.{today}")) if today else None
+
+
+def _within(name: str) -> str | None:
+    """``from mitune.tuning import adapter`` looks for ``training.adapter``, as what it was given
+    for ``mitune.tuning`` says of itself: where that is, if it is no submodule there."""
+    package, _, module = name.rpartition(".")
+    for former, today in MOVED.items():
+        if today == package and MOVED.get(f"{former}.{module}", name) != name:
+            return MOVED[f"{former}.{module}"]
+    return None
 
 
 class _Loader(Loader):
@@ -144,9 +153,7 @@ class _Loader(Loader):
         self._name = name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        warnings.warn(
-            f"{spec.name} is {self._name} now", DeprecationWarning, stacklevel=_OF_THE_IMPORT
-        )
+        warnings.warn(f"{spec.name} is {self._name} now", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(self._name)
         self._spec = module.__spec__
         return module
@@ -155,12 +162,8 @@ class _Loader(Loader):
         module.__spec__ = self._spec  # which the import system has just set to the former name's
 
 
-_OF_THE_IMPORT = 7
-"""Frames of the import system between the warning and the import statement."""
-
-
 def find_by_former_names() -> None:
-    """Have imports look here, after everything that exists."""
+    """Have imports look here first: nothing else has these names."""
     import sys
 
-    sys.meta_path.append(_Finder())
+    sys.meta_path.insert(0, _Finder())

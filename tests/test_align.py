@@ -7,12 +7,12 @@ import torch
 from joint_model import pipeline
 
 import mitune
-from mitune.methods.align import align
-from mitune.core.errors import UserError
-from mitune.config.sampling import SamplerConfig
-from mitune.worlds.shapes.prompts import prompts
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import digest
+from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.methods.align import align
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:4]
 

@@ -5,13 +5,13 @@ import typing
 
 import pytest
 
-from mitune.config import choices
 from mitune.arguments.file import NAME
 from mitune.arguments.parser import parse
 from mitune.cli import main
 from mitune.cli.commands import COMMANDS
-from mitune.cli.commands.make import Align, Build, Tune
 from mitune.cli.commands.judge import Score
+from mitune.cli.commands.make import Align, Build, Tune
+from mitune.config import choices
 from mitune.core.errors import UserError
 
 OUT = ["--out", "a"]
@@ -197,13 +197,12 @@ def test_a_file_repeats_a_command_of_odd_values(tmp_path):
 
 def test_choices_are_those_of_what_they_name():
     """They are written down apart, so that the command line need not import torch."""
-    from mitune.runtime import attention
-    from mitune.methods import build
-    from mitune.scoring import estimate
-    from mitune.diffusion import schedule
     from mitune.adapters.export.write import FORMATS
-    from mitune.runtime import backends
+    from mitune.diffusion import schedule
+    from mitune.methods import build
     from mitune.models.stable_diffusion.model import PRECISIONS
+    from mitune.runtime import attention, backends
+    from mitune.scoring import estimate
     from mitune.sets import RULES
     from mitune.training.trackers import TRACKERS
 

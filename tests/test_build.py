@@ -9,10 +9,10 @@ import pytest
 import torch
 from joint_model import joint_model
 
-from mitune.methods.build import build_set
-from mitune.core.errors import UserError
-from mitune.runtime.prepared import Prepared
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.methods.build import build_set
+from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:20]

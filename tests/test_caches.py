@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from mitune.core import caches
-from mitune.runtime.compile import inductor as compiling, onednn as products
 from mitune.core.errors import UserError
+from mitune.runtime.compile import inductor as compiling
+from mitune.runtime.compile import onednn as products
 
 CPU = torch.device("cpu")
 

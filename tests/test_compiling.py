@@ -6,7 +6,8 @@ from unittest import mock
 import pytest
 import torch
 
-from mitune.runtime.compile import inductor as compiling, onednn as products
+from mitune.runtime.compile import inductor as compiling
+from mitune.runtime.compile import onednn as products
 from mitune.runtime.cpu_workers import undisturbed
 
 

@@ -7,8 +7,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from mitune_kernels import normal, step
 
 from mitune.core.errors import UserError
-from mitune.scoring.estimate import pointwise_mi
 from mitune.diffusion.schedule import Schedule
+from mitune.scoring.estimate import pointwise_mi
 
 
 def estimate(count: int, **changes):

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mitune.methods.build import build_set
+from mitune.adapters import adapter
 from mitune.cli import main
+from mitune.config.sampling import SamplerConfig
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.load import load
-from mitune.config.sampling import SamplerConfig
+from mitune.methods.build import build_set
 from mitune.sets import FineTuningSet
-from mitune.worlds.shapes.model import FOLDER
-from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
 from mitune.training.loop import tune
+from mitune.worlds.shapes.model import FOLDER
 
 TINY = TuneConfig(rank=2, alpha=2, batch=2, iterations=1)
 PROMPTS = ["a red circle", "a blue square"]
@@ -219,9 +219,11 @@ def test_a_run_of_an_earlier_version_goes_on(shapes_model, tmp_path: Path) -> No
         (out / "run.json").write_text(json.dumps(content))
 
     # The record is an earlier version's before the first checkpoint is written under its name.
-    written = tune.__globals__["record"].write
+    written = tune.__globals__["manifest"].write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mitune.training.manifest.write", lambda *given: (written(*given), as_before()))
+        patch.setattr(
+            "mitune.training.manifest.write", lambda *given: (written(*given), as_before())
+        )
         with pytest.raises(KeyboardInterrupt):
             tune(shapes_model, found, out, steps, progress=stop)
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000001"]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mitune.methods.align import align
-from mitune.methods.build import build_set
 from mitune.cli import main
 from mitune.core.errors import UserError
-from mitune.engine.stream import generate
 from mitune.core.prompts import check_prompts, read_prompts
+from mitune.engine.stream import generate
+from mitune.methods.align import align
+from mitune.methods.build import build_set
 from mitune.scoring.score import score
 
 COMPBENCH = os.environ.get("MITUNE_T2I_COMPBENCH", "")

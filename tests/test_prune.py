@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from mitune.methods.build import build_set
-from mitune.core.errors import UserError
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.methods.build import build_set
 from mitune.selection.audit import is_audited
 from mitune.selection.prune import PruneConfig
-from mitune.worlds.shapes.prompts import prompts
 from mitune.selection.steering import tell_audit
+from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:12]
 SHORT = SamplerConfig(steps=10, guidance=2.0, t_min=200)

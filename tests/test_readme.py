@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import mitune
-from mitune.cli.program import parse
 from mitune.cli.commands import COMMANDS
+from mitune.cli.program import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,7 +1,6 @@
 """Sets of real captioned pictures: scores, pools, resume, refusals. The embedded world's scenes are
 the pictures: what they show is known."""
 
-import importlib
 import io
 import json
 import os
@@ -12,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.methods import real
 from mitune.cli import main
 from mitune.core.errors import UserError
-from mitune.scoring.estimate import pointwise_mi
+from mitune.methods import real
 from mitune.methods.real import build_real_set
+from mitune.scoring.estimate import pointwise_mi
 from mitune.sets import FineTuningSet
 from mitune.sets.captioned import read_captioned
 from mitune.worlds.shapes.prompts import Phrase, all_objects
@@ -328,8 +327,7 @@ def test_score_and_real_see_a_picture_alike(tmp_path, capsys):
 
 def test_a_score_that_is_no_number_is_told(shapes_model, tmp_path, capsys, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    module = importlib.import_module("mitune.score")  # of that name mitune itself has the function
-    monkeypatch.setattr(module, "score", lambda *_, **__: torch.tensor([float("nan")]))
+    monkeypatch.setattr("mitune.scoring.score.score", lambda *_, **__: torch.tensor([float("nan")]))
     with pytest.raises(SystemExit) as stop:
         main(["score", str(tmp_path / "a.png"), "--prompt", "a red circle"])
     assert stop.value.code == 2

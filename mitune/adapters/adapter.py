@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from mitune.core.errors import UserError
-from mitune.diffusion.noise import prompt_id
 from mitune.adapters import full, network
 from mitune.adapters.adapter_config import misfit
 from mitune.adapters.adapter_file import FILE, read_file, resolve, write_file
-from mitune.config.training import TuneConfig
 from mitune.adapters.names import TEXT_ENCODER, UNET
+from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
+from mitune.diffusion.noise import prompt_id
 
 _TEXT_STREAM = prompt_id("mitune.training/text_encoder")
 

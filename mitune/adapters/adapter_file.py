@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mitune.core.errors import UserError
-from mitune.core.files import make_folder, publish
 from mitune.adapters.adapter_config import check_tensors, describe, misfit, parse_config
 from mitune.adapters.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
+from mitune.core.errors import UserError
+from mitune.core.files import make_folder, publish
 
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitune.training.manifest import FORMAT, METRICS, RUN, VERSION, base_name
+from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
 
 CARD = "README.md"
 

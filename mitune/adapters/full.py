@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mitune.core.errors import UserError
-from mitune.core.files import make_folder, publish
 from mitune.adapters.adapter_config import check_finite, misfit
 from mitune.adapters.adapter_file import FULL, NOTES, to_bytes
+from mitune.core.errors import UserError
+from mitune.core.files import make_folder, publish
 
 # The plain weights of each UNet that carries tuned ones. Not on the UNet: copies of it need none.
 _PLAIN: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()

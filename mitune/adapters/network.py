@@ -17,11 +17,11 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from mitune.core.errors import UserError
 from mitune.adapters.adapter_config import misfit
 from mitune.adapters.adapter_file import Part
-from mitune.config.training import TuneConfig
 from mitune.adapters.names import TEXT_ENCODER, TEXT_MODEL, UNET
+from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 """The text encoder's layers that are adapted, those of diffusers' train_dreambooth_lora."""

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from mitune.core import process
 from mitune.arguments.parser import Asked, parse
+from mitune.core import process
 from mitune.core.errors import UserError
 
 Made = TypeVar("Made")

@@ -19,22 +19,22 @@ from typing import Any
 
 import torch
 
-from mitune.core import progress
+from mitune.adapters import adapter
 from mitune.arguments.module import run_module
 from mitune.config.choices import TrainingBackend
-from mitune.core.environment import SETTINGS, missing
-from mitune.scoring.estimate import pointwise_mi
-from mitune.runtime.prepared import Prepared
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import generate
-from mitune.load import load
+from mitune.core import progress
+from mitune.core.environment import SETTINGS, missing
 from mitune.core.provenance import as_json, environment
 from mitune.diffusion.schedule import Schedule
-from mitune.worlds.shapes.prompts import prompts
-from mitune.adapters import adapter
+from mitune.engine.stream import generate
+from mitune.load import load
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import Prepared
+from mitune.scoring.estimate import pointwise_mi
 from mitune.training.batches import Batches
 from mitune.training.gradient import gradient_of
+from mitune.worlds.shapes.prompts import prompts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from typing import Any
 from mitune_kernels import implementations
 from torch import Tensor
 
-from mitune.runtime.malloc import keep_freed_memory
 from mitune.bench.baselines import AuthorsLoop, FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.flops import denoiser_flops
@@ -23,13 +22,14 @@ from mitune.bench.rungs import (
     run_settled,
     with_own_unet,
 )
-from mitune.runtime.convolutions import exact_convolutions
-from mitune.runtime.prepared import Prepared
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.diffusion.schedule import Schedule
 from mitune.engine.engine import counted_steps
 from mitune.engine.policies import Finish
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.convolutions import exact_convolutions
+from mitune.runtime.malloc import keep_freed_memory
 from mitune.runtime.mixed_precision import halves_pay
-from mitune.diffusion.schedule import Schedule
+from mitune.runtime.prepared import Prepared
 
 RUNGS = (
     "slots",

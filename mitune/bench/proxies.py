@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mitune
 from mitune.bench.step import Case
-from mitune.runtime.prepared import Prepared
-from mitune.engine.engine import Counts
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import generate, pool
-from mitune.engine.policies import Chain, Finish, Halving, Policy
 from mitune.core.provenance import versions
+from mitune.engine.engine import Counts
+from mitune.engine.policies import Chain, Finish, Halving, Policy
+from mitune.engine.stream import generate, pool
+from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
 

@@ -7,8 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from mitune.bench.rungs import Made, Setting
+from mitune.engine.policies import (
+    Chain,
+    DifferenceHalving,
+    Finish,
+    Halving,
+    Policy,
+    RandomHalving,
+    fit_threshold,
+)
 from mitune.selection.audit import audit, partial_scores
-from mitune.engine.policies import Chain, DifferenceHalving, Finish, Halving, Policy, RandomHalving, fit_threshold
 from mitune.selection.prune import SHARES, shares
 
 

@@ -15,14 +15,14 @@ from mitune.bench import random_model
 from mitune.bench.baselines import AuthorsLoop
 from mitune.bench.figures import doing
 from mitune.bench.machine import Meter, metered
+from mitune.config.sampling import SamplerConfig
 from mitune.engine.candidate import Candidate
+from mitune.engine.engine import Counts, Work
+from mitune.engine.policies import Policy, best
+from mitune.engine.stream import Ready, pool
+from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion
 from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.prepared import Prepared
-from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion
-from mitune.engine.engine import Counts, Work
-from mitune.engine.stream import Ready, pool
-from mitune.config.sampling import SamplerConfig
-from mitune.engine.policies import Policy, best
 from mitune.selection.recheck import settled
 from mitune.selection.steering import choose_drafted
 

@@ -12,12 +12,12 @@ from mitune_kernels.dispatch import choose
 
 from mitune.bench.figures import Figures, doing, on
 from mitune.bench.memory import peak, reset_peak
-from mitune.core.errors import UserError
-from mitune.runtime.prepared import Prepared
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.engine.engine import Counts
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.engine.engine import Counts
 from mitune.engine.stream import generate
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import Prepared
 
 TIMES = 10
 

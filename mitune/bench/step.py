@@ -16,8 +16,8 @@ import mitune
 from mitune.bench.figures import Figures, doing, on
 from mitune.bench.verify import fault
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import generate
 from mitune.core.provenance import device_name
+from mitune.engine.stream import generate
 from mitune.worlds.shapes.prompts import prompts
 
 Run = Callable[[], object]

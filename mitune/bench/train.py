@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mitune.runtime.malloc import keep_freed_memory
+from mitune.adapters import adapter
 from mitune.bench.baselines import AuthorsTrainer, FairTrainer
 from mitune.bench.baselines.trainers import Pairs
 from mitune.bench.figures import Figures, doing, on
@@ -20,12 +20,12 @@ from mitune.bench.flops import peak_flops
 from mitune.bench.memory import TensorPeak
 from mitune.bench.rungs import with_own_unet
 from mitune.bench.table import add_ratios
-from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.runtime.mixed_precision import halves_pay
-from mitune.core.provenance import environment
 from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
+from mitune.core.errors import UserError
+from mitune.core.provenance import environment
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.malloc import keep_freed_memory
+from mitune.runtime.mixed_precision import halves_pay
 from mitune.training.batches import Batches
 from mitune.training.gradient import PeftGradient, gradient_of
 from mitune.training.merged import MergedGradient

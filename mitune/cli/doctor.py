@@ -8,9 +8,9 @@ import torch
 from mitune_kernels import checked
 from mitune_kernels.dispatch import choose
 
-from mitune.runtime.compile import inductor as compiling, onednn as products
 from mitune.core import environment
 from mitune.core.provenance import device_name, versions
+from mitune.runtime.compile import inductor, onednn
 
 _OPTIONAL = {
     "xformers": "pip install xformers, built for the same CUDA as torch",
@@ -34,8 +34,8 @@ def _compiled() -> dict[str, str | None]:
     version may lack; without them it is slower."""
     lacks = f"torch {torch.__version__} has another inductor than expected: workers take turns"
     return {
-        "workers": lacks if compiling.compiler() is None else None,
-        "products": products.why_not(),
+        "workers": lacks if inductor.compiler() is None else None,
+        "products": onednn.why_not(),
     }
 
 

@@ -50,12 +50,12 @@ def parse(arguments: Sequence[str]) -> "Command":
 def run(command: "Command") -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
-    from mitune.runtime import malloc as allocator
     from mitune.cli.commands.measure import Bench
     from mitune.core.provenance import as_json
+    from mitune.runtime.malloc import keep_freed_memory
 
     if not isinstance(command, Bench):  # which does so itself, after the baselines
-        allocator.keep_freed_memory()
+        keep_freed_memory()
     result = command.run()
     if command.json:
         print(as_json(result), flush=True)

@@ -16,13 +16,11 @@ def lazy(
     Args:
         package: its ``__name__``.
         public: name to the module that defines it. A name may be that of a submodule as well, as
-            ``mitune.methods.align.align`` is: ``mitune.align`` is then the function, whoever imported the
-            submodule first.
+            ``mitune.load.load`` is, or have been one (``mitune.moved``): ``mitune.load`` is then
+            the function, whoever imported the submodule first.
     """
     module = sys.modules[package]
-    own = {name for name, home in public.items() if home == f"{package}.{name}"}
-    if own:
-        module.__class__ = _without_submodules(own)
+    module.__class__ = _without_submodules(set(public))
 
     def find(name: str) -> Any:
         if name in public:

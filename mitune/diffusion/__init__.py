@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: levels of noise, solvers, the schedule as a table. No model, no device."""
+"""The mathematics of diffusion: noise, solvers, the schedule as a table. It knows no model."""

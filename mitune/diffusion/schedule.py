@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.diffusion import solvers
 from mitune.core.errors import UserError
+from mitune.diffusion import solvers
 from mitune.diffusion.solvers import SOLVERS
 
 __all__ = ["CONVENTIONS", "SOLVERS", "Schedule"]

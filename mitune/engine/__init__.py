@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from mitune.core.lazy import lazy
 
 if TYPE_CHECKING:
-    from mitune.engine.stream import Ready, check_run, generate, pool
-    from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
     from mitune.config.sampling import SamplerConfig
+    from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
+    from mitune.engine.stream import Ready, check_run, generate, pool
 else:
     __getattr__, __dir__ = lazy(
         __name__,

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mitune.engine.candidate import Candidate
-from mitune.models.protocol import Conditioning, Denoiser
-from mitune.engine.policies import Policy, Unpruned
-from mitune.engine.slots import Slots, State
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.candidate import Candidate
+from mitune.engine.policies import Policy, Unpruned
+from mitune.engine.slots import Slots, State
+from mitune.models.protocol import Conditioning, Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ import mitune_kernels
 import torch
 from torch import Tensor
 
-from mitune.runtime.cuda_graphs import capture, need_gpu
-from mitune.runtime.cpu_workers import undisturbed
-from mitune.models.protocol import Conditioning, Denoiser, PairDenoiser
 from mitune.diffusion.schedule import Schedule
+from mitune.models.protocol import Conditioning, Denoiser, PairDenoiser
+from mitune.runtime.cpu_workers import undisturbed
+from mitune.runtime.cuda_graphs import capture, need_gpu
 
 
 class State(NamedTuple):
@@ -99,7 +99,7 @@ class Slots:
         """The states that n candidates start from: their noise, and nothing counted yet.
 
         Args:
-            key: ``[n, 4]`` int64, as ``mitune.diffusion.noise.candidate_keys`` makes them, on any device.
+            key: ``[n, 4]`` int64, of ``mitune.diffusion.noise.candidate_keys``, on any device.
         """
         key = key.to(self._device)
         step = torch.zeros(len(key), dtype=torch.int64, device=self._device)

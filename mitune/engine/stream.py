@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from mitune.engine.candidate import Candidate
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.runtime.prepared import Prepared, prepare
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.core.prompts import check_prompts
+from mitune.diffusion.schedule import Schedule
+from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
 from mitune.engine.policies import Policy
-from mitune.core.prompts import check_prompts
-from mitune.config.sampling import SamplerConfig
-from mitune.diffusion.schedule import Schedule
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import Prepared, prepare
 
 
 def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
@@ -74,8 +74,8 @@ def generate(
         scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
             of the work, out: for those who want the pictures alone.
         backend, attention: what runs the UNet: names of ``mitune.runtime.backends.BACKENDS`` and
-            of ``mitune.runtime.attention.ATTENTIONS``; None: "eager" and "auto", or those of what is
-            prepared.
+            of ``mitune.runtime.attention.ATTENTIONS``; None: "eager" and "auto", or those of what
+            is prepared.
         precision: in which it is run, in place of the model's.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
         captured: hold the tick in a CUDA graph; on a GPU only.
@@ -84,8 +84,8 @@ def generate(
         counts: filled with what the run cost.
 
     Yields:
-        :class:`mitune.engine.candidate.Candidate`, score in nats, in the order of completion; one that a
-        policy dropped when it was dropped.
+        :class:`mitune.engine.candidate.Candidate`, score in nats, in the order of completion; one
+        that a policy dropped when it was dropped.
 
     Raises:
         UserError: a number out of range, an unknown backend, or an empty prompt list; a prepared

@@ -21,24 +21,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mitune.core import progress
 from mitune.arguments.fields import Positional
 from mitune.arguments.module import run_module
-from mitune.methods.build import build_set
+from mitune.config.training import TuneConfig
+from mitune.core import progress
+from mitune.core.files import make_folder, publish
+from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
 from mitune.evaluation.seeds import each_seed, processes
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.load import load, pick_device
-from mitune.core.provenance import as_json, environment
+from mitune.methods.build import build_set
 from mitune.methods.real import build_real_set
+from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.sets import FineTuningSet
-from mitune.core.files import make_folder, publish
+from mitune.training.loop import tune
 from mitune.worlds.shapes.prompts import parse
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
-from mitune.config.training import TuneConfig
-from mitune.training.loop import tune
 
 SHARES = (0.25, 0.5, 0.9)
 """Of real pictures, the paper's."""

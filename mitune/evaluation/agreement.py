@@ -23,17 +23,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mitune.core import progress
 from mitune.arguments.module import run_module
-from mitune.scoring.estimate import ESTIMATORS
-from mitune.evaluation.compare import Estimate, draw_candidates
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.load import pick_device
-from mitune.core.provenance import as_json, environment
 from mitune.config.sampling import SamplerConfig
-from mitune.diffusion.schedule import Schedule
-from mitune.scoring.score import score
+from mitune.core import progress
 from mitune.core.files import make_folder, publish
+from mitune.core.provenance import as_json, environment
+from mitune.diffusion.schedule import Schedule
+from mitune.evaluation.compare import Estimate, draw_candidates
+from mitune.load import pick_device
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.scoring.estimate import ESTIMATORS
+from mitune.scoring.score import score
 from mitune.worlds.shapes import oracle
 from mitune.worlds.shapes.model import FOLDER, load_shapes
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts

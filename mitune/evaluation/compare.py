@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mitune.engine.candidate import Candidate
-from mitune.core.errors import UserError
-from mitune.scoring.estimate import ESTIMATORS
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.engine.candidate import Candidate
 from mitune.engine.stream import generate
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.worlds.shapes import oracle
 

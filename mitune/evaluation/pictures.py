@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
 from mitune.engine.engine import Work
 from mitune.engine.stream import generate
+from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.sets import FineTuningSet
 
 _GAP = 4

@@ -5,14 +5,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mitune.core.errors import UserError
-from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.core.provenance import as_json, environment
-from mitune.evaluation.pictures import base_and_tuned
-from mitune.config.sampling import SamplerConfig
-from mitune.core.files import make_folder, publish
 from mitune.adapters import adapter as adapters
+from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.core.files import make_folder, publish
+from mitune.core.provenance import as_json, environment
+from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
+from mitune.evaluation.pictures import base_and_tuned
+from mitune.models.stable_diffusion.model import StableDiffusion
 
 MI_DRAWS = 8
 _PICTURED = 8

@@ -20,18 +20,18 @@ from typing import Any, Literal
 
 import torch
 
-from mitune.core import progress
-from mitune.methods.align import align
+from mitune.adapters import adapter
 from mitune.arguments.module import run_module
+from mitune.core import progress
+from mitune.core.files import make_folder, publish
+from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, pooled
+from mitune.evaluation.pictures import base_and_tuned, best_and_worst
 from mitune.evaluation.report import compare_models, use_sampler
 from mitune.evaluation.seeds import each_seed, processes
 from mitune.load import load, pick_device
-from mitune.core.provenance import as_json, environment
-from mitune.evaluation.pictures import base_and_tuned, best_and_worst
-from mitune.core.files import make_folder, publish
+from mitune.methods.align import align
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts
-from mitune.adapters import adapter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mitune.adapters import adapter
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
-from mitune.evaluation.report import MI_DRAWS, use_sampler
-from mitune.runtime.prepared import prepare
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.evaluation.pictures import grid
-from mitune.config.sampling import SamplerConfig
-from mitune.adapters import adapter
+from mitune.evaluation.report import MI_DRAWS, use_sampler
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import prepare
 
 _SLOTS = 16  # room for the training beside them
 

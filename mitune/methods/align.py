@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mitune.methods.build import build_set
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import digest
+from mitune.config.sampling import SamplerConfig
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
+from mitune.methods.build import build_set
 from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.selection.prune import PruneConfig
-from mitune.config.sampling import SamplerConfig
 from mitune.sets import FineTuningSet
-from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
 from mitune.training.loop import tune
-from mitune.adapters.adapter_file import digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,22 +10,22 @@ from typing import Any
 
 import torch
 
-from mitune.engine.candidate import Candidate
-from mitune.core.errors import UserError
-from mitune.scoring.estimate import pointwise_mi
-from mitune.runtime.prepared import prepare
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.engine.engine import PromptEncoder, Work
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import check_run, generate, pool
-from mitune.engine.policies import Policy, Unpruned
-from mitune.selection.prune import PruneConfig, exact
-from mitune.selection.recheck import check_reach, settled
+from mitune.core.errors import UserError
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
-from mitune.sets import FineTuningSet, SetWriter
+from mitune.engine.candidate import Candidate
+from mitune.engine.engine import PromptEncoder, Work
+from mitune.engine.policies import Policy, Unpruned
+from mitune.engine.stream import check_run, generate, pool
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import prepare
+from mitune.scoring.estimate import pointwise_mi
+from mitune.selection.prune import PruneConfig, exact
+from mitune.selection.recheck import check_reach, settled
 from mitune.selection.steering import Steering
+from mitune.sets import FineTuningSet, SetWriter
 
 ESTIMATORS = ("trajectory", "orthogonal", "standard")
 """What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other two

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from mitune.engine.candidate import Candidate
 from mitune.core.errors import UserError, printable
-from mitune.scoring.estimate import ESTIMATORS
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.candidate import Candidate
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.sets import FineTuningSet, SetWriter
 from mitune.sets.captioned import Captioned, read_captioned

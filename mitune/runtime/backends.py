@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mitune.core.caches import cache_folder
-from mitune.runtime.compile.inductor import Run, compile_unet
-from mitune.runtime.cpu_workers import Cores
 from mitune.core.errors import UserError
+from mitune.runtime.compile.inductor import Run, compile_unet
 from mitune.runtime.compile.tensorrt import TensorRT
+from mitune.runtime.cpu_workers import Cores
 
 BACKENDS = {
     "eager": "torch, operation by operation",

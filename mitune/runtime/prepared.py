@@ -14,17 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mitune.runtime.attention import set_attention
-from mitune.runtime.convolutions import tried_convolutions
-from mitune.models.protocol import Conditioning
-from mitune.runtime.backends import PerCore, run_by
-from mitune.runtime.cfg_batch import share_prefix
-from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion, check_precision
-from mitune.runtime.compile.tensorrt import TensorRT
-from mitune.runtime.upsampling import fold_upsampling, transposed
-from mitune.runtime.mixed_precision import FLOAT32_ENDS, HalfProducts, Pairing, Product, tell_if_slow
 from mitune.adapters import network
 from mitune.adapters.merge import merged_weights
+from mitune.models.protocol import Conditioning
+from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion, check_precision
+from mitune.runtime.attention import set_attention
+from mitune.runtime.backends import PerCore, run_by
+from mitune.runtime.cfg_batch import share_prefix
+from mitune.runtime.compile.tensorrt import TensorRT
+from mitune.runtime.convolutions import tried_convolutions
+from mitune.runtime.mixed_precision import (
+    FLOAT32_ENDS,
+    HalfProducts,
+    Pairing,
+    Product,
+    tell_if_slow,
+)
+from mitune.runtime.upsampling import fold_upsampling, transposed
 
 
 class Prepared:
@@ -34,9 +40,9 @@ class Prepared:
         model: what it was made from.
         backend: a name of ``mitune.runtime.backends.BACKENDS``.
         attention: of ``mitune.runtime.attention.ATTENTIONS``.
-        precision: of ``mitune.models.stable_diffusion.model.PRECISIONS``; the model's own by default.
+        precision: of ``PRECISIONS`` beside :class:`StableDiffusion`; the model's own by default.
         dtype: of the latents that it is called with.
-        own_cores: it runs on a worker for each core, see ``mitune.runtime.cpu_workers.undisturbed``.
+        own_cores: it runs on a worker for each core (``mitune.runtime.cpu_workers.undisturbed``).
 
     Raises:
         UserError: an unknown name, or one that is not available here.
@@ -91,13 +97,14 @@ class Prepared:
             self._run.refit()
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """See :class:`mitune.models.protocol.Denoiser`; ``cond`` is of this object's own encoding."""
+        """As :class:`mitune.models.protocol.Denoiser`; ``cond`` is of this object's encoding."""
         with tried_convolutions() if self._on_gpu else nullcontext():
             return self._run(z.to(self._own), t, cond["encoder_hidden_states"]).to(self.dtype)
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """See :class:`mitune.models.protocol.PairDenoiser`. Cheaper than two calls, and in bf16-mixed the
-        difference of the two predictions is much nearer to float32's (``families.pairs``)."""
+        """As :class:`mitune.models.protocol.PairDenoiser`. Cheaper than two calls, and in
+        bf16-mixed the difference of the two predictions is much nearer to float32's
+        (``mitune.runtime.cfg_batch``)."""
         return self(z, t, cond)
 
     @torch.no_grad()

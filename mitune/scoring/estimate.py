@@ -8,9 +8,9 @@ import torch
 from mitune_kernels import philox, renoise, renoise_score
 from torch import Tensor
 
-from mitune.models.protocol import concat, take
 from mitune.core.errors import UserError
 from mitune.diffusion.schedule import Schedule
+from mitune.models.protocol import concat, take
 
 ESTIMATORS = ("orthogonal", "standard")
 """Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024. In

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
-from mitune.scoring.estimate import pointwise_mi
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.scoring.estimate import pointwise_mi
 
 
 def score(

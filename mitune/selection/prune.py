@@ -142,8 +142,8 @@ class PruneConfig:
             UserError: no calibration, or one that is not finite.
             ValueError: before ``for_run``.
         """
-        from mitune.selection.audit import partial_scores
         from mitune.engine.policies import Halving, fit_threshold
+        from mitune.selection.audit import partial_scores
 
         if self.rungs is None:
             raise ValueError("got no rungs, expected those that for_run fills in")
@@ -191,8 +191,8 @@ def policies(
 ) -> "Callable[[int], Policy]":
     """The policy of each prompt: ``policy`` and the exact one, or, for prompts of the calibration
     and of the audit, the exact one alone."""
-    from mitune.selection.audit import is_audited
     from mitune.engine.policies import Chain
+    from mitune.selection.audit import is_audited
 
     whole = exact(weights, keep)
     if policy is None or config is None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mitune.engine.candidate import Candidate
 from mitune.core.errors import UserError
+from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Work
 from mitune.engine.policies import best
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.core.files import publish
+from mitune.core.provenance import as_json
 from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Work
+from mitune.engine.policies import Chain, Policy, Verify, best
 from mitune.engine.stream import pool
 from mitune.selection.audit import audit, is_audited
-from mitune.engine.policies import Chain, Policy, Verify, best
 from mitune.selection.prune import PruneConfig, exact, policies
-from mitune.core.provenance import as_json
 from mitune.sets import FineTuningSet
-from mitune.core.files import publish
 from mitune.sets.schema import AUDIT
 
 Make = Callable[[list[Work], Callable[[int], Policy]], Iterator[Candidate]]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mitune.engine.candidate import Candidate
 from mitune.core.errors import UserError
+from mitune.engine.candidate import Candidate
 from mitune.sets.schema import COLUMNS, PARTS, SetRecord
 from mitune.sets.select import rank
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mitune.engine.candidate import Candidate
 from mitune.core.errors import UserError
-from mitune.sets.card import card
 from mitune.core.files import exclusive, is_ours, make_folder, publish, remove_leftovers
+from mitune.engine.candidate import Candidate
+from mitune.sets.card import card
 from mitune.sets.parts import encode, find_parts, part_path, read_part
 from mitune.sets.schema import CARD, PARTS, RUN, SetRecord
 

@@ -6,8 +6,8 @@ from mitune.core.lazy import lazy
 
 if TYPE_CHECKING:
     from mitune.config.training import TuneConfig
-    from mitune.training.loop import tune
     from mitune.training.callbacks import Watch
+    from mitune.training.loop import tune
 else:
     __getattr__, __dir__ = lazy(
         __name__,

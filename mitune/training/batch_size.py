@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.training.batches import Batches
-from mitune.config.training import TuneConfig
 from mitune.training.gradient import Gradient
 
 _ON_CPU = 32

@@ -13,10 +13,10 @@ import torch
 from mitune_kernels import normal, philox
 from torch import Tensor
 
-from mitune.models.protocol import Conditioning, concat, take
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
-from mitune.config.training import TuneConfig
+from mitune.models.protocol import Conditioning, concat, take
 
 _ENCODE = 64
 # The prompt's word of the key keeps the streams apart, from each other and from the candidates'.

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.runtime.cuda_graphs import capture
 from mitune.core.errors import UserError
+from mitune.runtime.cuda_graphs import capture
 from mitune.training.batches import MicroBatch
 
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.core.files import publish
-from mitune.adapters import adapter
 from mitune.training.shards import Shards, part_of
 
 _NAME = re.compile(r"step-(\d{6,})")

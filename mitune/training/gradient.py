@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mitune.adapters import adapter
-from mitune.training.batches import MicroBatch, Tunable
 from mitune.config.training import TuneConfig
+from mitune.training.batches import MicroBatch, Tunable
 from mitune.training.loss import BatchLoss
 from mitune.training.merged import MergedGradient
 from mitune.training.shards import Shards

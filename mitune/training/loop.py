@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from mitune.runtime.cuda_graphs import need_gpu
+from mitune.adapters import adapter as adapters
+from mitune.adapters.card import ADAPTER, CARD, WHOLE, card
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
+from mitune.core.files import exclusive, make_folder, publish
 from mitune.core.identity import check_same_model
 from mitune.core.provenance import environment, versions
-from mitune.core.files import exclusive, make_folder, publish
-from mitune.adapters import adapter as adapters
-from mitune.training import checkpoint, manifest as record, shards
-from mitune.training.batches import Batches, Tunable
-from mitune.adapters.card import ADAPTER, CARD, WHOLE, card
-from mitune.training.checkpoint import TrainState
-from mitune.config.training import TuneConfig
+from mitune.runtime.cuda_graphs import need_gpu
+from mitune.training import checkpoint, manifest, shards
 from mitune.training.batch_size import fitting
+from mitune.training.batches import Batches, Tunable
+from mitune.training.callbacks import Watch, watching
+from mitune.training.checkpoint import TrainState
 from mitune.training.gradient import Gradient, gradient_of
 from mitune.training.interrupt import deferred_interrupt
 from mitune.training.mixing import Ranked, prior_pairs, real_pairs
 from mitune.training.processes import Processes, joined
-from mitune.training.callbacks import Watch, watching
 
 CHECKPOINTS = "checkpoints"
 
@@ -105,11 +105,11 @@ def tune(
     kept = prior_pairs(None if prior is None else prior.selected(), chosen.prior_weight)
     beside = None if prior is None else (kept, prior.settings)
     watch = watch or Watch()
-    wanted = record.settings(
+    wanted = manifest.settings(
         model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside, watch.decides
     )
     # Everything that can be wrong is found before anything is written.
-    if record.check(folder, wanted) and adapters.finished(folder):
+    if manifest.check(folder, wanted) and adapters.finished(folder):
         return folder
     if chosen.captured:
         need_gpu(model.device)
@@ -126,8 +126,8 @@ def tune(
             state = _begin(model, chosen, processes)
             with _writing(folder, processes) as first:
                 # Again under the lock: meanwhile another run may have taken the folder, or ended.
-                if first and not record.check(folder, wanted):
-                    record.write(folder, wanted, environment(model.device), model.name)
+                if first and not manifest.check(folder, wanted):
+                    manifest.write(folder, wanted, environment(model.device), model.name)
                 processes.wait()
                 if not adapters.finished(folder):
                     _train(
@@ -181,7 +181,7 @@ def _train(
     processes: Processes,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
-    run, places = record.identity(record.settings_in(out)), out / CHECKPOINTS
+    run, places = manifest.identity(manifest.settings_in(out)), out / CHECKPOINTS
     metadata = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -198,7 +198,7 @@ def _train(
     if there := checkpoint.find(places):
         checkpoint.restore(state, there[-1], run)
     if first:
-        record.cut_metrics(out, state.step)
+        manifest.cut_metrics(out, state.step)
     processes.wait()  # nobody writes before all have read
     gradient = gradient_of(model, config, state.shards)
     size = fitting(gradient, batches, config, alone=state.shards is None)
@@ -226,7 +226,7 @@ def _train(
                 state.gather()
             seen = watcher.step({**line, "seconds": time.perf_counter() - began})
             if first:
-                record.append_metrics(out, seen)
+                manifest.append_metrics(out, seen)
                 # After all that belongs to this step: what a checkpoint has is not done again.
                 if due or watcher.improved:
                     checkpoint.save(state, places, metadata, run, config.keep_checkpoints)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.config.training import TuneConfig
 from mitune.models.protocol import Denoiser
 from mitune.training.batches import MicroBatch, Tunable
-from mitune.config.training import TuneConfig
 
 Denoise = Callable[[Tensor, Tensor, Any], Tensor]
 """As ``mitune.models.protocol.Denoiser``."""

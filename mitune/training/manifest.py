@@ -9,15 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from mitune.adapters.adapter_file import digest
+from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import is_ours, publish
-from mitune.adapters.adapter_file import digest
 from mitune.training.batches import Tunable
-from mitune.config.training import TuneConfig
-
-FORMAT = "mitune-tuning"
-VERSION = 1
-RUN, METRICS = "run.json", "metrics.jsonl"
 
 # They change speed and memory, so a run may go on with other ones.
 _FREE = ("micro_batch", "captured", "checkpoint_every", "keep_checkpoints")
@@ -147,12 +144,6 @@ def settings_in(out: Path) -> dict[str, Any]:
     the ``identity`` of these."""
     content: dict[str, Any] = json.loads((out / RUN).read_bytes())
     return dict(content["settings"])
-
-
-def base_name(name: str) -> str:
-    """A model's name as records keep it: a folder by its whole path, which no name on the hub can
-    be mistaken for."""
-    return str(Path(name).resolve()) if "/" in name and Path(name).is_dir() else name
 
 
 def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], model: str) -> None:

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.adapters import network
+from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 from mitune.runtime.attention import set_attention
 from mitune.runtime.compile.inductor import Run, compile_unet
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.runtime.cpu_workers import Cores, undisturbed
-from mitune.core.errors import UserError
 from mitune.runtime.mixed_precision import TrainedProducts
-from mitune.adapters import network
 from mitune.training.batches import MicroBatch, Tunable
 from mitune.training.captured import CapturedSteps, relative_error
-from mitune.config.training import TuneConfig
 from mitune.training.loss import BatchLoss
 from mitune.training.plain import plain_unet
 

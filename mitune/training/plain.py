@@ -8,9 +8,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from mitune.runtime.upsampling import fold_upsampling, transposed
-from mitune.runtime.mixed_precision import FLOAT32_ENDS, HalfProducts, TrainedProducts
 from mitune.adapters import network
+from mitune.runtime.mixed_precision import FLOAT32_ENDS, HalfProducts, TrainedProducts
+from mitune.runtime.upsampling import fold_upsampling, transposed
 
 
 def plain_unet(

@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mitune.core.errors import UserError
 from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 from mitune.training.processes import Processes
 
 _BLOCKS = (BasicTransformerBlock, ResnetBlock2D)

@@ -13,9 +13,9 @@ from mitune.bench.plot import plot_ladder
 from mitune.bench.rungs import Setting
 from mitune.bench.scale import measure_scale
 from mitune.bench.table import explain
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.runtime.prepared import Prepared
-from mitune.config.sampling import SamplerConfig
 from mitune.worlds.shapes.prompts import prompts
 
 SETTING = Setting(

@@ -9,10 +9,10 @@ import mitune
 from mitune.bench import baselines
 from mitune.bench import train as module
 from mitune.bench.train import RUNGS, TrainSetting, explain, measure_training
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.runtime.mixed_precision import halves_pay
 from mitune.worlds.shapes.prompts import prompts
-from mitune.config.training import TuneConfig
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from mitune.config.training import TuneConfig
 from mitune.evaluation import ablation
 from mitune.sets import FineTuningSet
-from mitune.config.training import TuneConfig
 
 
 def small(what, out):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mitune.evaluation.agreement import agree, gate, ranks, spearman
 from mitune.config.sampling import SamplerConfig
+from mitune.evaluation.agreement import agree, gate, ranks, spearman
 from mitune.worlds.shapes.prompts import prompts
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mitune.adapters import adapter
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import Comparison, estimate, pooled
 from mitune.evaluation.report import compare_models
-from mitune.config.sampling import SamplerConfig
 from mitune.worlds.shapes.prompts import prompts
-from mitune.adapters import adapter
 
 
 def test_error_over_prompts_by_hand():

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import draw, measure
 from mitune.evaluation.watch import HeldOutMI, SamplePictures
-from mitune.config.sampling import SamplerConfig
 from mitune.training.callbacks import Watch
-from mitune.adapters import adapter
 from mitune.training.loop import tune
-from mitune.adapters.adapter_file import FILE
 
 PROMPTS = ["a red circle and a blue square", "a green triangle"]
 QUICK = SamplerConfig(steps=3, guidance=1.0, t_min=400)

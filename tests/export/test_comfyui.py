@@ -10,8 +10,8 @@ from tiny_model import TinyModel
 from torch import Tensor
 from trained import KINDS, MIXED, NAMES, base_weights, furthest, merged, notes, trained
 
-from mitune.adapters.export.write import export_adapter
 from mitune.adapters.adapter_file import FILE, digest
+from mitune.adapters.export.write import export_adapter
 
 EPS = torch.finfo(torch.float32).eps  # ComfyUI patches in float32
 

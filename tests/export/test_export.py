@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_model import TinyModel, tree
 from trained import KINDS, NAMES, furthest, loaded, notes, trained
 
-from mitune.core.errors import UserError
-from mitune.adapters.export.write import FORMATS, export_adapter
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.adapters.export.write import FORMATS, export_adapter
+from mitune.core.errors import UserError
 
 
 def refusal(

@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_model import config, scramble
 
-from mitune.methods.build import build_set
-from mitune.cli import main
-from mitune.adapters.export.write import FORMATS
-from mitune.config.sampling import SamplerConfig
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.adapters.export.write import FORMATS
+from mitune.cli import main
+from mitune.config.sampling import SamplerConfig
+from mitune.methods.build import build_set
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from tiny_model import TinyModel
 from torch import Tensor
 from trained import KINDS, MIXED, NAMES, base_weights, furthest, loaded, merged, notes, trained
 
-from mitune.adapters.export.write import Exported, export_adapter
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.adapters.export.write import Exported, export_adapter
 
 FULL = 10_000
 

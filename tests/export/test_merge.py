@@ -15,11 +15,11 @@ from torch import Tensor
 from trained import furthest
 
 import mitune
-from mitune.core.errors import UserError
-from mitune.adapters.export.write import export_adapter
-from mitune.adapters.export.merge import merge
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import read_file, write_file
+from mitune.adapters.export.merge import merge
+from mitune.adapters.export.write import export_adapter
+from mitune.core.errors import UserError
 
 KINDS = [
     {"method": "dora"},

@@ -13,9 +13,9 @@ from test_comfyui import patched
 from trained import furthest, notes
 
 import mitune
-from mitune.adapters.export.write import export_adapter
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.adapters.export.write import export_adapter
 from mitune.adapters.merge import merged_weights
 
 FULL = 10_000

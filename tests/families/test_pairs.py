@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from mitune.runtime.cfg_batch import share_prefix
-from mitune.runtime.prepared import Prepared
 from mitune.runtime.mixed_precision import HalfProducts, Pairing
+from mitune.runtime.prepared import Prepared
 
 FIRST_WITH_ATTENTION = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 FIRST_WITHOUT = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")

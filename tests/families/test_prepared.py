@@ -8,12 +8,12 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from tiny_model import TinyModel, config, scramble
 from torch._dynamo.utils import counters
 
-from mitune.runtime.attention import set_attention
-from mitune.core.errors import UserError
-from mitune.runtime.backends import PerCore
-from mitune.runtime.prepared import Prepared, share_projections
 from mitune.adapters import adapter, network
 from mitune.adapters.merge import merged_weights
+from mitune.core.errors import UserError
+from mitune.runtime.attention import set_attention
+from mitune.runtime.backends import PerCore
+from mitune.runtime.prepared import Prepared, share_projections
 
 TEXTS = ["a red circle", "a blue square", ""]
 

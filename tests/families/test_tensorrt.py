@@ -7,12 +7,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from tiny_model import TinyModel, config, scramble
 
+from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.runtime.backends import run_by
 from mitune.runtime.compile.onnx import export_onnx
-from mitune.runtime.prepared import Prepared
 from mitune.runtime.compile.tensorrt import TensorRT
-from mitune.adapters import adapter
+from mitune.runtime.prepared import Prepared
 
 onnxruntime = pytest.importorskip("onnxruntime")
 TEXTS = ["a red circle", "a blue square", ""]

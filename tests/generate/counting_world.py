@@ -4,9 +4,9 @@ can be tested on long streams."""
 import torch
 from diffusers import DDPMScheduler
 
+from mitune.diffusion.schedule import Schedule
 from mitune.engine.engine import Counts, Engine, PromptEncoder
 from mitune.engine.stream import pool
-from mitune.diffusion.schedule import Schedule
 
 
 def scheduler():

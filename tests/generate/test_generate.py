@@ -12,14 +12,14 @@ from kernel_oracles import IMPLS, device_of
 from mitune_kernels import normal
 
 from mitune.bench.proxies import Operations
-from mitune.core.errors import UserError
-from mitune.runtime.prepared import Prepared
-from mitune.engine.engine import Engine, PromptEncoder, Work
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import generate, pool
-from mitune.engine.policies import Unpruned
+from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.engine import Engine, PromptEncoder, Work
+from mitune.engine.policies import Unpruned
+from mitune.engine.stream import generate, pool
+from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:4]

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import mitune
-from mitune.runtime.prepared import Prepared
-from mitune.engine.engine import Engine, PromptEncoder
 from mitune.config.sampling import SamplerConfig
-from mitune.engine.stream import generate, pool
-from mitune.engine.policies import Halving, Unpruned
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.engine import Engine, PromptEncoder
+from mitune.engine.policies import Halving, Unpruned
+from mitune.engine.stream import generate, pool
+from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -7,9 +7,19 @@ import torch
 from counting_world import run
 
 from mitune.core.errors import UserError
-from mitune.selection.audit import audit, is_audited, partial_scores, replay, wilson
 from mitune.engine.engine import counted_steps
-from mitune.engine.policies import Chain, DifferenceHalving, Finish, Halving, RandomHalving, Threshold, Unpruned, best, fit_threshold
+from mitune.engine.policies import (
+    Chain,
+    DifferenceHalving,
+    Finish,
+    Halving,
+    RandomHalving,
+    Threshold,
+    Unpruned,
+    best,
+    fit_threshold,
+)
+from mitune.selection.audit import audit, is_audited, partial_scores, replay, wilson
 
 RUNGS = ((10, 8), (20, 4), (30, 2))
 PROMPTS, POOL = 7, 16

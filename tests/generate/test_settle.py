@@ -6,10 +6,10 @@ import pytest
 import torch
 from joint_model import joint_model
 
-from mitune.methods.build import build_set
-from mitune.engine.candidate import Candidate
-from mitune.core.errors import UserError
 from mitune.config.sampling import SamplerConfig
+from mitune.core.errors import UserError
+from mitune.engine.candidate import Candidate
+from mitune.methods.build import build_set
 from mitune.selection.prune import PruneConfig
 from mitune.selection.recheck import doubtful, settled
 from mitune.worlds.shapes.prompts import prompts

@@ -10,9 +10,9 @@ import torch
 from kernel_oracles import IMPLS, device_of
 from mitune_kernels import checked, dispatch
 
-from mitune.cli import doctor
 from mitune.bench import step as bench_step
 from mitune.bench.verify import fault
+from mitune.cli import doctor
 
 GPU = torch.device("cuda", 0)
 FACTS = {"gpu": "NVIDIA H100", "driver": "13000", "torch": "2.13", "triton": "3.7", "kernels": "a"}

@@ -9,7 +9,13 @@ from safetensors.torch import load_file
 
 from mitune.worlds.shapes import oracle
 from mitune.worlds.shapes.pretrain.__main__ import Pretrain, pretrain
-from mitune.worlds.shapes.pretrain.unet import Captions, Training, UnetRecipe, object_numbers, train_unet
+from mitune.worlds.shapes.pretrain.unet import (
+    Captions,
+    Training,
+    UnetRecipe,
+    object_numbers,
+    train_unet,
+)
 from mitune.worlds.shapes.prompts import HELD_OUT
 from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
 

@@ -7,7 +7,17 @@ import torch
 
 from mitune.worlds.shapes.pretrain.vae import object_indices
 from mitune.worlds.shapes.prompts import all_objects
-from mitune.worlds.shapes.scene import BACKGROUND, COLOURS, PALETTE, RELATIONS, SHAPES, coverage, relation_of, render, sample_scenes
+from mitune.worlds.shapes.scene import (
+    BACKGROUND,
+    COLOURS,
+    PALETTE,
+    RELATIONS,
+    SHAPES,
+    coverage,
+    relation_of,
+    render,
+    sample_scenes,
+)
 
 
 def draw(count: int, seed: int = 0):

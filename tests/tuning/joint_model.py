@@ -10,11 +10,11 @@ from tiny_model import WIDTH, TinyModel, config
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from mitune.adapters import adapter
+from mitune.config.training import TuneConfig
 from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.model import FOLDER
-from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
 
 TEXTS = ["a red circle", "a blue square"]
 

@@ -9,9 +9,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from tiny_model import TinyModel, config, scramble
 
-from mitune.core.errors import UserError
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.core.errors import UserError
 
 
 def saved(folder: Path, weights: int = 0, **changes: Any) -> TinyModel:

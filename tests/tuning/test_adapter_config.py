@@ -14,10 +14,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from tiny_model import TinyModel, config, scramble
 
-from mitune.core.errors import UserError
 from mitune.adapters import adapter
 from mitune.adapters.adapter_config import CHOOSING, HARMLESS, STARTS, WRITTEN
 from mitune.adapters.adapter_file import FILE, Part, read_file, write_file
+from mitune.core.errors import UserError
 
 LAYER = "unet.down_blocks.0.to_q"
 TO_Q: dict[str, Any] = {"unet.r": 2, "unet.target_modules": ["to_q"]}

@@ -10,11 +10,11 @@ from tiny_model import TinyModel, TinySet, config, refusal, scramble
 from torch import Tensor
 
 import mitune
-from mitune.core.errors import UserError
 from mitune.adapters import adapter
-from mitune.training.loop import tune
+from mitune.core.errors import UserError
 from mitune.training import captured as captured_module
 from mitune.training.batches import Batches
+from mitune.training.loop import tune
 from mitune.training.merged import MergedGradient
 
 Work = Callable[[], None]

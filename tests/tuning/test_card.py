@@ -13,8 +13,8 @@ from joint_model import predict
 from tiny_model import TinyModel, TinySet, config, scramble
 
 from mitune.adapters import adapter
-from mitune.training.loop import tune
 from mitune.adapters.card import CARD, card
+from mitune.training.loop import tune
 
 
 def text(out: Path) -> str:

@@ -5,8 +5,8 @@ import torch
 from tiny_model import TinyModel, TinySet, config
 
 from mitune.core.errors import UserError
-from mitune.training.batches import Batches
 from mitune.training.batch_size import fitting, largest
+from mitune.training.batches import Batches
 
 
 class Full:

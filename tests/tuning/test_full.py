@@ -14,17 +14,17 @@ from tiny_model import TinyModel, TinySet, config, refusal, tree
 from torch import Tensor
 
 import mitune
-from mitune.core.errors import UserError
-from mitune.evaluation.report import compare_models
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FULL, digest
 from mitune.adapters.export.write import export_adapter
-from mitune.runtime.prepared import Prepared
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
-from mitune.training.loop import tune
-from mitune.adapters.adapter_file import FULL, digest
+from mitune.core.errors import UserError
+from mitune.evaluation.report import compare_models
+from mitune.runtime.prepared import Prepared
 from mitune.training.batches import Batches
 from mitune.training.gradient import gradient_of
+from mitune.training.loop import tune
 
 
 class Killed(Exception):

@@ -27,19 +27,19 @@ from tiny_model import TinySet, config, tree
 from torch import Tensor
 
 import mitune
-from mitune.core.errors import UserError
-from mitune.evaluation.report import compare_models
-from mitune.runtime.prepared import Prepared
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.adapters import adapter
+from mitune.adapters.adapter_file import FILE
 from mitune.cli.options.training import Tuning
 from mitune.config.sampling import SamplerConfig
-from mitune.scoring.score import score
 from mitune.config.training import TuneConfig
-from mitune.adapters import adapter
-from mitune.training.loop import tune
-from mitune.adapters.adapter_file import FILE
+from mitune.core.errors import UserError
+from mitune.evaluation.report import compare_models
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import Prepared
+from mitune.scoring.score import score
 from mitune.training.batches import Batches
 from mitune.training.gradient import PeftGradient
+from mitune.training.loop import tune
 from mitune.training.merged import MergedGradient
 
 START = "text_encoder.text_model."

@@ -7,9 +7,9 @@ import torch
 from tiny_model import TinyModel, TinySet, config, scramble
 from torch import nn
 
+from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.runtime.mixed_precision import HalfProducts, Pairing, TrainedProducts
-from mitune.adapters import adapter
 from mitune.training import merged as merged_module
 from mitune.training.batches import Batches
 from mitune.training.gradient import PeftGradient, gradient_of

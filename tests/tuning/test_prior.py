@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, scramble, tree
 
-from mitune.cli.commands import make
-from mitune.core.errors import UserError
-from mitune.config.training import TuneConfig
 from mitune.adapters import adapter
-from mitune.training.loop import tune
 from mitune.adapters.adapter_file import FILE
+from mitune.cli.commands import make
+from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 from mitune.training.batches import Batches, MicroBatch
 from mitune.training.gradient import PeftGradient
+from mitune.training.loop import tune
 from mitune.training.merged import MergedGradient
 from mitune.training.processes import Processes
 
@@ -196,7 +196,7 @@ def test_the_verb_weighs_it_one_unless_told(
 
     monkeypatch.setattr(make.Tune, "load", lambda self, adapter=None: shapes_model)
     monkeypatch.setattr(make, "whole_set", lambda path, model: str(path))
-    monkeypatch.setattr("mitune.training.tune", tuned)
+    monkeypatch.setattr("mitune.training.loop.tune", tuned)
     make.Tune(set=Path("s"), out=Path("o"), quiet=True, **options).run()
     assert seen["chosen"].prior_weight == weight
     assert seen["prior"] == ("p" if options else None)

@@ -11,9 +11,9 @@ from nursery import run_script
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config
 
+from mitune.adapters.adapter_file import FILE
 from mitune.core.errors import UserError
 from mitune.training.loop import tune
-from mitune.adapters.adapter_file import FILE
 from mitune.training.processes import Processes, joined
 
 HERE = Path(__file__).parent

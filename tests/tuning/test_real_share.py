@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal
 from torch import Tensor
 
-from mitune.core.errors import UserError
-from mitune.config.training import TuneConfig
-from mitune.training.loop import tune
 from mitune.adapters.adapter_file import FILE
+from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 from mitune.training.batches import Batches
+from mitune.training.loop import tune
 from mitune.training.mixing import real_pairs
 
 GENERATED = 6

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tiny_model import TinyModel, TinySet, config
 
+from mitune.adapters.adapter_file import FILE
 from mitune.core.errors import UserError
 from mitune.training.callbacks import Watch
 from mitune.training.loop import tune
-from mitune.adapters.adapter_file import FILE
 
 FEW = config(batch=2, targets=("to_q",))
 NUMBERS = ("loss", "grad_norm", "lr", "seconds")

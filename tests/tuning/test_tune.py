@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal, tree
 
-from mitune.config.training import TuneConfig
 from mitune.adapters import adapter
-from mitune.training.loop import tune
-from mitune.training import loss as loss_module
 from mitune.adapters.adapter_file import FILE
+from mitune.config.training import TuneConfig
+from mitune.training import loss as loss_module
+from mitune.training.loop import tune
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from mitune.core.errors import UserError
 from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 
 
 def test_the_defaults_are_the_papers_table_5() -> None:

@@ -12,11 +12,11 @@ from nursery import run_script
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal
 
-from mitune.training.callbacks import Watch
 from mitune.adapters import adapter
-from mitune.training import loop
-from mitune.training.loop import tune
 from mitune.adapters.adapter_file import FILE
+from mitune.training import loop
+from mitune.training.callbacks import Watch
+from mitune.training.loop import tune
 
 PEAK = {2: 1.0, 4: 3.0, 6: 2.0, 8: 3.0, 10: 2.5, 12: 9.0}
 """Highest at step 4 until step 12, two measures behind which a patience of 2 never comes."""

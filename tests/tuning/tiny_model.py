@@ -10,8 +10,8 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from mitune.core.errors import UserError
 from mitune.config.training import TuneConfig
+from mitune.core.errors import UserError
 
 WIDTH, LENGTH = 8, 3
 

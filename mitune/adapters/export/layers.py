@@ -10,10 +10,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.adapters import adapter as adapters
 from mitune.adapters.names import TEXT_MODEL, UNET
+from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import StableDiffusion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,14 @@
 import copy
 from pathlib import Path
 
-from mitune.adapters.export.folder import new_folder
-from mitune.adapters.export.layers import adapted
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.core.files import publish
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import run_of
 from mitune.adapters.card import CARD, Form, card
+from mitune.adapters.export.folder import new_folder
+from mitune.adapters.export.layers import adapted
 from mitune.adapters.merge import merged_weights
+from mitune.core.files import publish
+from mitune.models.stable_diffusion.model import StableDiffusion
 
 _MERGED = Form(
     title="Tuned model",

@@ -8,17 +8,26 @@ from typing import Any
 
 from torch import Tensor
 
-from mitune.core.errors import UserError
+from mitune.adapters import full
+from mitune.adapters.adapter_file import (
+    FILE,
+    NOTES,
+    digest,
+    read_file,
+    resolve,
+    run_of,
+    to_bytes,
+    write_file,
+)
+from mitune.adapters.card import ADAPTER, CARD, Form, card
 from mitune.adapters.export import formats
 from mitune.adapters.export.folder import check_new, new_folder
 from mitune.adapters.export.layers import Layer, adapted
 from mitune.adapters.export.merge import merge
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.core.provenance import versions
+from mitune.core.errors import UserError
 from mitune.core.files import publish
-from mitune.adapters import full
-from mitune.adapters.adapter_file import FILE, NOTES, digest, read_file, resolve, run_of, to_bytes, write_file
-from mitune.adapters.card import ADAPTER, CARD, Form, card
+from mitune.core.provenance import versions
+from mitune.models.stable_diffusion.model import StableDiffusion
 
 FORMATS = ("diffusers", "comfyui", "kohya", "merged")
 """diffusers: the adapter's own file; comfyui: LoRA or DoRA, exact in ComfyUI; kohya: plain LoRA;

@@ -17,9 +17,9 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
-from mitune.runtime.convolutions import tried_convolutions
-from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.diffusion.noise import candidate_keys
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.convolutions import tried_convolutions
 
 
 class Pool(NamedTuple):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mitune.runtime.convolutions import tried_convolutions
-from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.config.training import TuneConfig
 from mitune.adapters import adapter
+from mitune.config.training import TuneConfig
+from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.convolutions import tried_convolutions
 from mitune.training.batches import Batches, MicroBatch
 from mitune.training.loss import denoising_loss, noising_table
 

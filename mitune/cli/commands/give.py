@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mitune.arguments.fields import stands_for
-from mitune.config.choices import Form
 from mitune.cli.options.model import Source
+from mitune.config.choices import Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class Merge(Source):
     """New folder of the model."""
 
     def run(self) -> dict[str, Any]:
-        from mitune.adapters.export.write import check_request
         from mitune.adapters.export.merge import merge
+        from mitune.adapters.export.write import check_request
 
         check_request(self.adapter, self.out, "merged")
         path = merge(self.load(), self.adapter, self.out)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mitune.arguments.fields import Positional, Repeated, stands_for
-from mitune.config.choices import Convention, ReNoising
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.defaults import of_preset
-from mitune.core.errors import UserError, printable
 from mitune.cli.options.model import Common, Output
+from mitune.config.choices import Convention, ReNoising
+from mitune.core.errors import UserError, printable
 from mitune.core.prompts import check_prompts
 
 
@@ -110,8 +110,8 @@ class Eval(Common):
     """Folder for eval.json and eval.png."""
 
     def run(self) -> dict[str, Any]:
-        from mitune.evaluation.report import compare_adapter
         from mitune.adapters import adapter
+        from mitune.evaluation.report import compare_adapter
 
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         if self.out is not None:

@@ -4,9 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.core import progress
 from mitune.arguments.fields import stands_for
-from mitune.config.choices import Convention, ReNoising, TrainingBackend
 from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long, whole_set
 from mitune.cli.commands.repeat import running
 from mitune.cli.commands.watching import Watching
@@ -14,6 +12,8 @@ from mitune.cli.defaults import of_preset
 from mitune.cli.options.model import Common
 from mitune.cli.options.sampling import Pool
 from mitune.cli.options.training import Tuning
+from mitune.config.choices import Convention, ReNoising, TrainingBackend
+from mitune.core import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Align(Common, Pool, Tuning):
     """Pictures of each prompt in the comparison."""
 
     def run(self) -> dict[str, Any]:
-        from mitune.methods.align import align
-        from mitune.evaluation.report import compare_adapter
-        from mitune.evaluation.pictures import best_and_worst
-        from mitune.selection.steering import tell_audit
         from mitune.adapters import adapter
+        from mitune.evaluation.pictures import best_and_worst
+        from mitune.evaluation.report import compare_adapter
+        from mitune.methods.align import align
+        from mitune.selection.steering import tell_audit
 
         prompts = given_prompts(self, self.prompts, "train")[: self.limit]
         held_out = held_out_prompts(self.model, self.eval_prompts)
@@ -97,9 +97,9 @@ class Build(Common, Pool):
     """A LoRA or DoRA on the model that generates."""
 
     def run(self) -> dict[str, Any]:
+        from mitune.adapters.adapter_file import digest
         from mitune.methods.build import build_set
         from mitune.selection.steering import tell_audit
-        from mitune.adapters.adapter_file import digest
 
         prompts = given_prompts(self, self.prompts, "train")[: self.limit]
         model = self.load(self.adapter)

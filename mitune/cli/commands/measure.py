@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mitune.arguments.fields import Positional, stands_for
+from mitune.cli.options.model import Output
 from mitune.config.choices import Backend, Precision
 from mitune.core.errors import UserError
-from mitune.cli.options.model import Output
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +82,8 @@ class Bench(Output):
             "scale": self._scale,
             "train": self._train,
         }
-        from mitune.runtime.malloc import keep_freed_memory
         from mitune.core.progress import quiet_libraries
+        from mitune.runtime.malloc import keep_freed_memory
 
         quiet_libraries()
         if self.what in ("step", "scale"):  # the others have baselines, which come before it
@@ -92,8 +92,8 @@ class Bench(Output):
 
     def _setting(self) -> "Setting":
         from mitune.bench.rungs import Setting
-        from mitune.load import pick_device
         from mitune.config.sampling import SamplerConfig
+        from mitune.load import pick_device
         from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
         for name, value in (

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mitune.core import progress
 from mitune.arguments import file
+from mitune.core import progress
 from mitune.core.errors import UserError
 
 

@@ -40,8 +40,8 @@ class Source(Output):
         return self._load(adapter, "float32")
 
     def _load(self, adapter: Path | None, precision: Precision) -> "StableDiffusion":
-        from mitune.load import load
         from mitune.core.progress import quiet_libraries
+        from mitune.load import load
 
         quiet_libraries()
         return load(

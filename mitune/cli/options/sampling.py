@@ -5,14 +5,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from mitune.arguments.fields import stands_for
-from mitune.config.choices import Attention, Backend, Convention, Estimator, Precision, Pruning, Rule, Scheduler
 from mitune.cli.defaults import of_preset, of_pruning
+from mitune.config.choices import (
+    Attention,
+    Backend,
+    Convention,
+    Estimator,
+    Precision,
+    Pruning,
+    Rule,
+    Scheduler,
+)
 from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
-    from mitune.selection.prune import PruneConfig
     from mitune.config.preset import Preset
     from mitune.config.sampling import SamplerConfig
+    from mitune.selection.prune import PruneConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from mitune.arguments.fields import stands_for
-from mitune.config.choices import Gradient, LearningRate, Method
 from mitune.cli.defaults import of_preset
+from mitune.config.choices import Gradient, LearningRate, Method
 from mitune.config.training import TuneConfig
 
 

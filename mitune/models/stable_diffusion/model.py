@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.models.protocol import Conditioning
-from mitune.core.errors import UserError
-from mitune.models.loading import load_pipeline
-from mitune.models.verify import check_pipeline
-from mitune.core.identity import parts_of, weights_digest
 from mitune.config.preset import PAPER, Preset
+from mitune.core.errors import UserError
+from mitune.core.identity import parts_of, weights_digest
+from mitune.models.loading import load_pipeline
+from mitune.models.protocol import Conditioning
+from mitune.models.verify import check_pipeline
 
 PRECISIONS = {
     "float32": torch.float32,

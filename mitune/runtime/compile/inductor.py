@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.runtime.compile import onednn as products
 from mitune.core.caches import cache_folder, writable
 from mitune.core.errors import UserError
+from mitune.runtime.compile import onednn
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
@@ -96,8 +96,8 @@ class _ForThreads:
                 # Apart from the kernels: what only calls them then takes -O1, and a third less
                 # time to compile.
                 patches["cpp_wrapper_build_separate"] = True
-            if products.why_not() is None:
-                patches["post_grad_custom_post_pass"] = products.by_onednn()
+            if onednn.why_not() is None:
+                patches["post_grad_custom_post_pass"] = onednn.by_onednn()
             compile_fx = compiler()
             assert compile_fx is not None
             code: Any = compile_fx(graph, inputs, config_patches=patches)

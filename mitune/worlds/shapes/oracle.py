@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from mitune.worlds.shapes.prompts import Object, parse
-from mitune.worlds.shapes.scene import BACKGROUND, COLOURS, PALETTE, RELATIONS, SHAPES, SIZE, coverage, relation_of
+from mitune.worlds.shapes.scene import (
+    BACKGROUND,
+    COLOURS,
+    PALETTE,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    coverage,
+    relation_of,
+)
 
 MIN_AREA = 12.0
 """Pixels; anything smaller is a speck, not an object (the smallest object drawn has 50)."""

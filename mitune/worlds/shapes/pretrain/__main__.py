@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mitune.arguments.module import run_module
-from mitune.core.provenance import as_json, environment
 from mitune.core.files import make_folder, publish
+from mitune.core.provenance import as_json, environment
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.pretrain.text import train_text_encoder
 from mitune.worlds.shapes.pretrain.unet import UnetRecipe, train_unet
