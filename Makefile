@@ -69,9 +69,10 @@ cuda: $(STAMP)   ## the CUDA kernels, in place: needs nvcc, no GPU; fails on spi
 	MITUNE_BUILD_CPP=0 MITUNE_BUILD_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m pytest -q tests/kernels/test_cuda_build.py
 
-lint: $(STAMP)   ## ruff: style and format
+lint: $(STAMP)   ## ruff: style and format; import-linter: what may import what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
 
 type: $(STAMP)   ## mypy --strict on mitune and mitune_kernels
 	$(BIN)/mypy
