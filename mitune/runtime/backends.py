@@ -9,10 +9,10 @@ from mitune.core.caches import cache_folder
 from mitune.core.errors import UserError
 from mitune.runtime.compile.inductor import Run, compile_unet
 from mitune.runtime.compile.tensorrt import TensorRT
-from mitune.runtime.cpu_workers import Cores
+from mitune.runtime.cpu_workers import Cores, threads
 
 BACKENDS = {
-    "eager": "torch, operation by operation",
+    "eager": "torch, operation by operation; on a CPU one worker for each core",
     "inductor": "torch.compile of the whole UNet for one shape; on a CPU one worker for each core",
     "tensorrt": "an engine for each shape, where TensorRT is installed and a GPU is there",
 }
@@ -37,25 +37,41 @@ def run_by(backend: str, unet: Any) -> Run:
         prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
         return prediction
 
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
     if backend == "eager":
-        return plain
+        return PerCore(plain, workers, compiled=False) if workers > 1 else plain
     compiled = compile_unet(plain, device)
-    return PerCore(compiled, torch.get_num_threads()) if device.type == "cpu" else compiled
+    return PerCore(compiled, workers) if device.type == "cpu" else compiled
 
 
 class PerCore:
-    """Splits a batch over one worker thread for each core."""
+    """Splits a batch over one worker thread for each core.
 
-    def __init__(self, run: Run, workers: int) -> None:
+    Args:
+        run: what each of them calls.
+        workers: their number.
+        compiled: ``run`` compiles for every shape. Otherwise a batch that does not divide among
+            workers is left to torch's own threads.
+
+    Parts are equal: the UNet keeps what a call says of itself, its number of rows, in one place
+    (``mitune.runtime.cfg_batch``), which workers share.
+    """
+
+    def __init__(self, run: Run, workers: int, compiled: bool = True) -> None:
         self._run = run
         self._cores = Cores(workers)
+        self._compiled = compiled
 
     def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
         parts = self._cores.parts(len(z))
+        if parts == 1 and not self._compiled:
+            with threads(self._cores.workers):
+                return self._run(z, t, text)
         # A worker's rows of text: of each half of a pair's the same.
         texts = text.unflatten(0, (-1, len(z))).chunk(parts, dim=1)
         chunks = list(zip(z.chunk(parts), t.chunk(parts), texts, strict=True))
-        made = self._cores.map(self._one, chunks, (z.shape, text.shape))
+        shape = (z.shape, text.shape) if self._compiled else None
+        made = self._cores.map(self._one, chunks, shape)
         return torch.cat(made, dim=1).flatten(0, 1)
 
     @torch.no_grad()  # a thread's own setting, which the caller's does not reach

@@ -21,21 +21,28 @@ def undisturbed() -> Iterator[None]:
     """Around calls of :class:`Cores` and the small operations between them: this thread uses no
     other core for them. Those that torch had used would wait for more at full speed, for
     milliseconds, on the cores that the workers need next (docs/measured.md)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with threads(1):
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """This thread's operations use so many threads of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class Cores:
     """A pool of ``workers`` threads in which torch uses one thread each."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._seen: set[Hashable] = set()
-        threads = torch.get_num_threads()
+        before = torch.get_num_threads()
         started = threading.Barrier(workers + 1)
 
         def begin() -> None:
@@ -49,14 +56,14 @@ class Cores:
         for _ in range(workers):
             self._pool.submit(int)
         started.wait()
-        torch.set_num_threads(threads)  # of this thread and of those that are yet to come
+        torch.set_num_threads(before)  # of this thread and of those that are yet to come
 
     def parts(self, rows: int) -> int:
         """The largest number of equal parts of ``rows`` that there are workers for."""
-        return next(n for n in range(self._workers, 0, -1) if rows % n == 0)
+        return next(n for n in range(self.workers, 0, -1) if rows % n == 0)
 
     def map(
-        self, run: Callable[[_Part], _Made], parts: Sequence[_Part], shape: Hashable
+        self, run: Callable[[_Part], _Made], parts: Sequence[_Part], shape: Hashable = None
     ) -> list[_Made]:
         """``run`` of each part, in their order.
 
@@ -64,9 +71,9 @@ class Cores:
             run: grad mode inside is a thread's own, not the caller's.
             parts: at most as many as there are workers, to be worth it.
             shape: what ``run`` compiles for. The first time, parts run one after the other, so that
-                it is done once.
+                it is done once. None: it compiles nothing.
         """
-        if shape in self._seen:
+        if shape is None or shape in self._seen:
             return list(self._pool.map(run, parts))
         self._seen.add(shape)
         return [self._pool.submit(run, part).result() for part in parts]

@@ -94,10 +94,11 @@ class MicroBatch:
         return [self.latents, self.noise, self.t, *self.cond.values(), *weight]
 
     def chunk(self, parts: int) -> list["MicroBatch"]:
-        """The samples in ``parts`` equal parts, which divide B."""
-        size = len(self.t) // parts
+        """The samples in at most ``parts`` parts, equal where they divide B."""
+        size = -(-len(self.t) // parts)
         cuts = [
-            partial(torch.narrow, dim=0, start=i, length=size) for i in range(0, len(self.t), size)
+            partial(torch.narrow, dim=0, start=i, length=min(size, len(self.t) - i))
+            for i in range(0, len(self.t), size)
         ]
         return [self.map(cut) for cut in cuts]
 

@@ -24,7 +24,7 @@ from mitune.core.errors import UserError
 from mitune.runtime.attention import set_attention
 from mitune.runtime.compile.inductor import Run, compile_unet
 from mitune.runtime.convolutions import tried_convolutions
-from mitune.runtime.cpu_workers import Cores, undisturbed
+from mitune.runtime.cpu_workers import Cores, threads, undisturbed
 from mitune.runtime.mixed_precision import TrainedProducts
 from mitune.training.batches import MicroBatch, Tunable
 from mitune.training.captured import CapturedSteps, relative_error
@@ -47,7 +47,7 @@ class MergedGradient:
 
     The products are in the model's precision. In half precision W' is multiplied as the sum of two
     halves, so that no update of the adapter is lost in rounding, and D is added up in float32.
-    Compiled on a CPU, a micro-batch is split over one worker for each core.
+    On a CPU a micro-batch is split over one worker for each core.
     """
 
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
@@ -77,8 +77,9 @@ class MergedGradient:
 
         self._unet, self._eager = unet, eager
         self._run = compile_unet(eager, model.device) if compiled else eager
-        self._cores = Cores(torch.get_num_threads()) if compiled and on_cpu else None
-        self._checked = not compiled
+        workers = torch.get_num_threads() if on_cpu else 1
+        self._cores = Cores(workers) if on_cpu and (compiled or workers > 1) else None
+        self._compiled, self._checked = compiled, not compiled
         self._sums = [
             torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
             for leaf in self._leaves
@@ -116,8 +117,15 @@ class MergedGradient:
     def _made(self, samples: MicroBatch) -> list[tuple[Tensor, list[Tensor]]]:
         if self._cores is None:
             return [self._gradient(self._run, samples)]
-        parts = samples.chunk(self._cores.parts(len(samples.t)))
-        return self._cores.map(lambda part: self._gradient(self._run, part), parts, len(samples.t))
+        rows = len(samples.t)
+        if self._compiled:
+            parts, shape = samples.chunk(self._cores.parts(rows)), rows
+        elif rows >= self._cores.workers:
+            parts, shape = samples.chunk(self._cores.workers), None
+        else:  # too few for all workers: torch's own threads
+            with threads(self._cores.workers):
+                return [self._gradient(self._run, samples)]
+        return self._cores.map(lambda part: self._gradient(self._run, part), parts, shape)
 
     def _gradient(self, run: Run, samples: MicroBatch) -> tuple[Tensor, list[Tensor]]:
         def denoise(z: Tensor, t: Tensor, cond: Any, /) -> Tensor:

@@ -13,6 +13,7 @@ from mitune.adapters.merge import merged_weights
 from mitune.core.errors import UserError
 from mitune.runtime.attention import set_attention
 from mitune.runtime.backends import PerCore
+from mitune.runtime.cpu_workers import undisturbed
 from mitune.runtime.prepared import Prepared, share_projections
 
 TEXTS = ["a red circle", "a blue square", ""]
@@ -163,6 +164,26 @@ def test_workers_split_a_batch_and_compile_once():
             torch.testing.assert_close(split(z, t, text), run(z, t, text))
             assert calls[:-1] == [(rows // parts, 1, False)] * parts
     assert torch.get_num_threads() == threads
+
+
+def test_what_does_not_divide_among_workers_is_torchs_threads_work():
+    """Where nothing is compiled for one thread. Pairs too."""
+    calls = []
+
+    def run(z, t, text):
+        calls.append((len(z), torch.get_num_threads()))
+        return (z + t[:, None]).repeat(len(text) // len(z), 1) + text.sum((1, 2))[:, None]
+
+    split = PerCore(run, 3, compiled=False)
+    for rows, sizes in ((6, [2, 2, 2]), (4, [2, 2]), (7, [7]), (1, [1])):
+        z, t = torch.randn(rows, 3), torch.arange(rows) * 1.0
+        for text in (torch.randn(rows, 3, 2), torch.randn(2 * rows, 3, 2)):
+            calls.clear()
+            with undisturbed():
+                got = split(z, t, text)
+            workers = [(size, 3 if len(sizes) == 1 else 1) for size in sizes]
+            assert sorted(calls) == sorted(workers)
+            torch.testing.assert_close(got, run(z, t, text))
 
 
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "math"])

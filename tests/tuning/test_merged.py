@@ -180,6 +180,17 @@ def test_compiled_it_is_the_same(compiled):
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("batch", "micro_batch"), [(8, 4), (7, 7), (5, 4)])
+def test_workers_that_compile_nothing_add_up_to_pefts_gradient(batch, micro_batch):
+    """Of equal parts, of 4 and 3 samples, and of one sample that is left for all of them."""
+    model, chosen = adapted(double=True, batch=batch, micro_batch=micro_batch)
+    loss, expected = gradients(model, PeftGradient, chosen)
+    its_loss, got = gradients(model, MergedGradient, chosen)
+    assert float(its_loss) == pytest.approx(float(loss), rel=1e-6)
+    assert worst(got, expected) < 1e-6  # the loss itself is float32
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monkeypatch):
     """Of 4 and 3 samples, without the compiler, which would compile for both."""
     model, chosen = adapted(double=True, batch=7, micro_batch=4)

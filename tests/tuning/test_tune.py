@@ -339,13 +339,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_checkpoint(
 
     loss = loss_module.denoising_loss
     monkeypatch.setattr(loss_module, "denoising_loss", diverging)
-    message = refusal(tune, TinyModel(), TinySet(), tmp_path, config())
+    whole = config(gradient="peft")  # a step is one pass: no workers share it
+    message = refusal(tune, TinyModel(), TinySet(), tmp_path, whole)
     assert "step 5: loss is nan" in message
     assert str(tmp_path / "checkpoints" / "step-000003") in message
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
     assert not (tmp_path / FILE).exists()
     passes = 4
-    message = refusal(tune, TinyModel(), TinySet(), tmp_path / "other", config())
+    message = refusal(tune, TinyModel(), TinySet(), tmp_path / "other", whole)
     assert "step 1: loss is nan" in message
     assert "no checkpoint yet" in message
 
