@@ -109,6 +109,28 @@ def test_other_estimators_rank_the_same_latents(exact_model, tmp_path, estimator
     assert float(alone[0]) == pytest.approx(row["score"], rel=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["auto", "math"])
+def test_a_score_is_the_plain_models_own(exact_model, attention):
+    """However the UNet is prepared for it: projections and the pairs' first layers shared."""
+    from mitune.diffusion.schedule import Schedule
+    from mitune.scoring.estimate import pointwise_mi
+    from mitune.scoring.score import score
+
+    latents = torch.randn(3, *exact_model.latent_shape, generator=torch.Generator().manual_seed(2))
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    expected = pointwise_mi(
+        exact_model,
+        latents,
+        exact_model.encode_prompts(prompts),
+        exact_model.encode_null(),
+        Schedule.levels(exact_model.scheduler),
+        draws=4,
+    )
+    found = score(exact_model, prompts, latents, draws=4, attention=attention)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert float(expected.min()) > 0
+
+
 def test_other_settings_are_refused_with_the_difference(exact_model, tmp_path):
     build_set(exact_model, PROMPTS[:2], tmp_path / "s", **SETTINGS)
     with pytest.raises(UserError, match=r"steps"):

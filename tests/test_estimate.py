@@ -128,6 +128,36 @@ def test_the_batch_does_not_matter(batch):
     )
 
 
+class Pairs(gaussian.Denoiser):
+    """Takes latents once for both passes, and tells how many."""
+
+    fixed_shapes = False
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def pairs(self, z, t, cond):
+        self.rows.append(len(z))
+        return self(torch.cat([z, z]), torch.cat([t, t]), cond)
+
+
+def test_a_denoiser_of_pairs_is_given_the_latents_once():
+    pairs = Pairs()
+    assert torch.equal(
+        estimate(9, draws=8, batch=32, denoise=pairs), estimate(9, draws=8, batch=32)
+    )
+    assert pairs.rows == [32, 32, 8]
+
+
+def test_where_shapes_are_compiled_for_there_is_one():
+    pairs = Pairs()
+    pairs.fixed_shapes = True
+    found = estimate(9, draws=8, batch=32, denoise=pairs)
+    torch.testing.assert_close(found, estimate(9, draws=8, batch=32), rtol=1e-6, atol=1e-6)
+    assert pairs.rows == [32, 32, 32]
+
+
 def test_how_the_scheduler_would_step_does_not_matter():
     """Clipping, the variance or other sigmas are about sampling; re-noising has no use for them."""
     levels = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

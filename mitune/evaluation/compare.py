@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
@@ -40,12 +41,20 @@ def draw_candidates(
     seed: int,
     slots: int = 64,
     scored: bool = True,
+    runtime: Runtime | None = None,
 ) -> list[Candidate]:
     """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
     model the same noise."""
     slots = min(slots, len(prompts) * images)  # idle slots cost as much as busy ones
     made = generate(
-        model, prompts, candidates=images, sampler=sampler, seed=seed, slots=slots, scored=scored
+        model,
+        prompts,
+        candidates=images,
+        sampler=sampler,
+        seed=seed,
+        slots=slots,
+        scored=scored,
+        **asdict(runtime or Runtime()),
     )
     return sorted(made, key=lambda c: (c.prompt_index, c.index))
 
@@ -58,10 +67,18 @@ def draw(
     sampler: SamplerConfig,
     seed: int,
     slots: int = 64,
+    runtime: Runtime | None = None,
 ) -> Images:
     """As ``draw_candidates``, of which only prompts and latents are wanted."""
     made = draw_candidates(
-        model, prompts, images=images, sampler=sampler, seed=seed, slots=slots, scored=False
+        model,
+        prompts,
+        images=images,
+        sampler=sampler,
+        seed=seed,
+        slots=slots,
+        scored=False,
+        runtime=runtime,
     )
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
@@ -118,7 +135,13 @@ def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
 
 
 def judged_mi(
-    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0, batch: int = 64
+    judge: StableDiffusion,
+    images: Images,
+    *,
+    draws: int,
+    seed: int = 0,
+    batch: int = 64,
+    runtime: Runtime | None = None,
 ) -> Tensor:
     """Point-wise MI of pictures under ``judge`` by re-noising, ``[N]`` float32, nats.
 
@@ -138,6 +161,7 @@ def judged_mi(
         convention=preset.sampler.convention,
         t_min=preset.sampler.t_min,
         shared_noise=True,
+        **asdict(runtime or Runtime()),
     )
 
 
@@ -148,11 +172,18 @@ def judged_by(judge: StableDiffusion) -> str:
 
 
 def measure(
-    judge: StableDiffusion, images: Images, *, draws: int, seed: int = 0
+    judge: StableDiffusion,
+    images: Images,
+    *,
+    draws: int,
+    seed: int = 0,
+    batch: int = 64,
+    runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
     """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` is ``judged_mi``; pictures of the
     shapes world also get the oracle's ``graded`` and ``strict``."""
-    metrics = {"mi_nats": judged_mi(judge, images, draws=draws, seed=seed).double()}
+    mi = judged_mi(judge, images, draws=draws, seed=seed, batch=batch, runtime=runtime)
+    metrics = {"mi_nats": mi.double()}
     if judge.world == "shapes":
         metrics |= oracle_metrics(images, judge.decode(images.latents))
     return metrics

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mitune.adapters import adapter as adapters
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.files import make_folder, publish
@@ -40,6 +42,7 @@ def compare_models(
     seed: int,
     sampler: SamplerConfig,
     slots: int = 64,
+    runtime: Runtime | None = None,
 ) -> tuple[Comparison, dict[str, Images]]:
     """Draw base and each adapter on one seed's noise and measure all under the base model.
 
@@ -48,16 +51,27 @@ def compare_models(
     for path in tuned.values():  # one that does not fit is told now, not after the base is drawn
         adapters.load(model, path, fingerprint=model.fingerprint)
         adapters.detach(model)
-    drawn = {"base": draw(model, prompts, images=images, sampler=sampler, seed=seed, slots=slots)}
+    # One number of rows, also for the judge: what compiles does so once.
+    slots = min(slots, len(prompts) * images)
+    drawing = partial(
+        draw,
+        model,
+        prompts,
+        images=images,
+        sampler=sampler,
+        seed=seed,
+        slots=slots,
+        runtime=runtime,
+    )
+    drawn = {"base": drawing()}
     for name, path in tuned.items():
         adapters.load(model, path, fingerprint=model.fingerprint)
         try:
-            drawn[name] = draw(
-                model, prompts, images=images, sampler=sampler, seed=seed, slots=slots
-            )
+            drawn[name] = drawing()
         finally:
             adapters.detach(model)
-    values = {name: measure(model, pictures, draws=MI_DRAWS) for name, pictures in drawn.items()}
+    judging = partial(measure, model, draws=MI_DRAWS, batch=slots, runtime=runtime)
+    values = {name: judging(pictures) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
 
@@ -73,6 +87,7 @@ def compare_adapter(
     slots: int = 64,
     steps: int | None = None,
     guidance: float | None = None,
+    runtime: Runtime | None = None,
 ) -> dict[str, Any]:
     """What ``mitune eval`` does: the table on stdout, and with ``out`` also eval.json and eval.png
     there.
@@ -94,6 +109,7 @@ def compare_adapter(
             seed=seed,
             sampler=sampler,
             slots=slots,
+            runtime=runtime,
         )
         parts.append(comparison)
         first = first or drawn

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.adapters import adapter
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
@@ -39,6 +40,7 @@ class HeldOutMI:
         seed: keys their noise, the same at every step.
         draws: of the estimator, for each picture.
         slots: pictures in flight; changes speed and memory, not results beyond rounding.
+        runtime: what runs the UNet.
 
     Raises:
         UserError: no prompts, one that is given twice, a model with an adapter, or numbers below 1.
@@ -54,6 +56,7 @@ class HeldOutMI:
         seed: int = 0,
         draws: int = MI_DRAWS,
         slots: int = _SLOTS,
+        runtime: Runtime | None = None,
     ) -> None:
         if draws < 1:
             raise UserError(f"draws is {draws}: expected at least 1")
@@ -61,8 +64,9 @@ class HeldOutMI:
             raise UserError(
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots, runtime)
         self._judge, self._draws = copy.copy(model), draws
+        self._judge.prepared = {}  # what is prepared of the model follows its training
         # Its own: an adapter changes the modules of the model in training, method full its weights.
         self._judge.unet = copy.deepcopy(model.unet)
         self._judge.text_encoder = copy.deepcopy(model.text_encoder)
@@ -85,7 +89,13 @@ class HeldOutMI:
     def mi(self) -> float:
         """Nats, of the model as it is now; not finite where a picture is not."""
         pictures = self._drawn.now()
-        scores = judged_mi(self._judge, pictures, draws=self._draws, batch=self._drawn.slots)
+        scores = judged_mi(
+            self._judge,
+            pictures,
+            draws=self._draws,
+            batch=min(self._drawn.slots, len(pictures.prompts)),
+            runtime=self._drawn.runtime,
+        )
         return float(scores.double().mean())
 
 
@@ -99,6 +109,7 @@ class SamplePictures:
         sampler: None: as the model is used, its preset's.
         seed: keys the noise, the same at every step.
         slots: pictures in flight; changes speed and memory, not results beyond rounding.
+        runtime: what runs the UNet.
 
     Raises:
         UserError: no prompts, one that is given twice, or numbers below 1.
@@ -113,8 +124,9 @@ class SamplePictures:
         sampler: SamplerConfig | None = None,
         seed: int = 0,
         slots: int = _SLOTS,
+        runtime: Runtime | None = None,
     ) -> None:
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots, runtime)
 
     def __call__(self, path: Path) -> None:
         """Write the PNG."""
@@ -134,6 +146,7 @@ class _Drawn:
         sampler: SamplerConfig | None,
         seed: int,
         slots: int,
+        runtime: Runtime | None,
     ) -> None:
         if not prompts or not all(prompts):
             raise UserError("a prompt is empty or none is given: expected at least one text")
@@ -145,8 +158,9 @@ class _Drawn:
                 raise UserError(f"{name} is {value}: expected at least 1")
         self.model, self.prompts, self.images = model, list(prompts), images
         self.sampler, self.seed, self.slots = sampler or use_sampler(model), seed, slots
+        self.runtime = runtime or Runtime()
         # Now: the memory that its copy of the weights takes is none for a micro-batch to fill.
-        prepare(model, "eager", "auto")
+        prepare(model, self.runtime.backend, self.runtime.attention)
 
     def now(self) -> Images:
         """Latents of the model as it is."""
@@ -157,4 +171,5 @@ class _Drawn:
             sampler=self.sampler,
             seed=self.seed,
             slots=self.slots,
+            runtime=self.runtime,
         )

@@ -20,7 +20,7 @@ from mitune.engine.engine import PromptEncoder, Work
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.runtime.prepared import prepare
+from mitune.runtime.prepared import Prepared, prepare
 from mitune.scoring.estimate import pointwise_mi
 from mitune.selection.prune import PruneConfig, exact
 from mitune.selection.recheck import check_reach, settled
@@ -211,7 +211,10 @@ def build_set(
                 block=slots,
             )
         if estimator != "trajectory":
-            made = _rescore(model, prompts, made, schedule, estimator, draws, seed, sampler, slots)
+            prepared = prepare(model, backend, attention)  # the one that generates
+            made = _rescore(
+                prepared, prompts, made, schedule, estimator, draws, seed, sampler, slots
+            )
         done = total - len(pending) * candidates
         for candidate in made:
             writer.add(candidate)
@@ -256,7 +259,7 @@ def _remaining(
 
 
 def _rescore(
-    model: StableDiffusion,
+    prepared: Prepared,
     prompts: Sequence[str],
     made: Iterable[Candidate],
     schedule: Schedule,
@@ -270,14 +273,14 @@ def _rescore(
     they come. All share the draws' noise: candidates are to be compared, and a score may depend on
     nothing but its candidate.
     """
-    encoder = PromptEncoder(model.encode_prompts, prompts)
-    null = model.encode_null()
+    encoder = PromptEncoder(prepared.encode_prompts, prompts)
+    null = prepared.encode_null()
     made = iter(made)
     while chunk := list(islice(made, block)):
         rows = [encoder.row(candidate.prompt_index) for candidate in chunk]
         scores = pointwise_mi(
-            model,
-            torch.stack([candidate.latent for candidate in chunk]).to(model.device),
+            prepared,
+            torch.stack([candidate.latent for candidate in chunk]).to(prepared.model.device),
             {name: torch.stack([row[name] for row in rows]) for name in null},
             null,
             schedule,

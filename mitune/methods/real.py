@@ -16,6 +16,7 @@ from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.sets import FineTuningSet, SetWriter
@@ -38,6 +39,8 @@ def build_real_set(
     t_min: int | None = None,
     seed: int = 0,
     batch: int = 64,
+    backend: str = "eager",
+    attention: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> FineTuningSet:
     """Make, or go on making, a set of the captioned pictures of ``source`` in folder ``out``.
@@ -57,7 +60,7 @@ def build_real_set(
             centre to the model's own size.
         out: the set's folder; the same call after an interruption goes on, and ends in the same
             set, bit for bit on one machine. So the model and the pictures (by their contents, not
-            their paths), precision and batch have to be the same.
+            their paths), precision, backend, attention and batch have to be the same.
         limit: take only so many pictures, the first.
         keep: how many pictures of a caption are kept.
         estimator: "orthogonal" or "standard"; None is the model's preset, or orthogonal where that
@@ -67,6 +70,7 @@ def build_real_set(
         seed: keys the draws.
         batch: re-noised copies in one call of the model: changes speed and memory, not the result
             beyond rounding.
+        backend, attention: what runs the UNet, as ``mitune.generate``.
         progress: called with (pictures done, pictures in all).
 
     Raises:
@@ -86,6 +90,7 @@ def build_real_set(
     _check(model, **estimating)
     if batch < 1:
         raise UserError(f"batch is {batch}: expected at least 1")
+    prepare(model, backend, attention)  # fail before the folder is created
     captions, digests = [], []
     for item in read_captioned(source, limit):
         item.picture(model.picture_size)  # a damaged one is told now, not after hours of scoring
@@ -98,6 +103,8 @@ def build_real_set(
         "model_parts": model.parts,
         **estimating,
         "precision": model.precision,
+        "backend": backend,
+        "attention": attention,
         "batch": batch,
         "source": {
             "pictures": len(digests),
@@ -121,7 +128,8 @@ def build_real_set(
         if pending:
             warn_unrecorded(out, writer.unrecorded)
             again = _again(source, digests)
-            for candidate in _score(model, again, prompts, pending, batch, estimating):
+            runs = {"batch": batch, "backend": backend, "attention": attention}
+            for candidate in _score(model, again, prompts, pending, estimating, runs):
                 writer.add(candidate)
                 if candidate.prompt_index in pending:
                     done += 1
@@ -169,8 +177,8 @@ def _score(
     pictures: Iterator[Captioned],
     prompts: Sequence[str],
     pending: set[int],
-    batch: int,
     estimating: Mapping[str, Any],
+    runs: Mapping[str, Any],
 ) -> Iterator[Candidate]:
     """The pictures as candidates, a block at a time; blocks without a pending prompt are left out.
 
@@ -190,7 +198,7 @@ def _score(
             torch.stack([item.picture(model.picture_size) for item in block])
         )
         captions = [item.caption for item in block]
-        scores = score(model, captions, latents, batch=batch, shared_noise=True, **estimating)
+        scores = score(model, captions, latents, shared_noise=True, **estimating, **runs)
         rows = zip(captions, places, scores.tolist(), latents.float().cpu(), strict=True)
         for caption, (prompt_index, index), value, latent in rows:
             yield Candidate(

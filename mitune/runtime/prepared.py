@@ -42,6 +42,7 @@ class Prepared:
         attention: of ``mitune.runtime.attention.ATTENTIONS``.
         precision: of ``PRECISIONS`` beside :class:`StableDiffusion`; the model's own by default.
         dtype: of the latents that it is called with.
+        fixed_shapes: every other number of rows is compiled or built for.
         own_cores: it runs on a worker for each core (``mitune.runtime.cpu_workers.undisturbed``).
 
     Raises:
@@ -80,6 +81,7 @@ class Prepared:
         set_attention(unet, attention, backend)
         self._on_gpu = unet.device.type == "cuda"
         self._run = run_by(backend, unet)
+        self.fixed_shapes = backend != "eager"
         self.own_cores = isinstance(self._run, PerCore)
         self.refresh()
 

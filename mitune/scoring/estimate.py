@@ -51,7 +51,8 @@ def pointwise_mi(
 
     Args:
         denoise: ``(z [B, ...], t [B] int64, cond of B rows) -> [B, ...]``, the schedule's
-            prediction type. It is called once for both passes, the unconditional rows first.
+            prediction type. It is called once for both passes, the unconditional rows first; one
+            that takes pairs (``mitune.models.protocol.PairDenoiser``) is given the latents once.
         z0: ``[N, ...]`` float32, of any rank.
         cond: N rows: a tensor, or a record of them.
         null: one row, or N rows, of the same kind.
@@ -90,7 +91,11 @@ def pointwise_mi(
     # Flat rows, which every operation and any rank of latent has in common.
     clean = z0.detach().float().reshape(rows, -1).contiguous()
     terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
+    pairs = getattr(denoise, "pairs", None)
+    copies = 2 if pairs is None else 1
     for items in torch.arange(rows * draws, device=device).split(batch):
+        if getattr(denoise, "fixed_shapes", False):  # another shape would be compiled anew
+            items = torch.cat([items, items[-1:].expand(batch - len(items))])
         row, draw = items // draws, items % draws
         source = torch.zeros_like(row) if shared_noise else row
         t = _timesteps(seed, source, draw, draws, least, schedule.num_train_timesteps)
@@ -98,9 +103,9 @@ def pointwise_mi(
         first = row if _count(empty) == rows else torch.zeros_like(row)
         both = concat([take(empty, first), take(given, row)])
         with torch.no_grad():
-            predicted = denoise(
-                renoise(clean, *noise).view(-1, *z0.shape[1:]),
-                torch.cat([t, t]),
+            predicted = (pairs or denoise)(
+                renoise(clean, *noise, copies=copies).view(-1, *z0.shape[1:]),
+                torch.cat([t] * copies),
                 both[""] if isinstance(cond, Tensor) else both,
             )
         if predicted.shape != (2 * len(items), *z0.shape[1:]):

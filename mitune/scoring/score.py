@@ -9,6 +9,7 @@ from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
 from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 
 
@@ -24,6 +25,8 @@ def score(
     convention: str = "paper",
     t_min: int | None = None,
     shared_noise: bool = False,
+    backend: str = "eager",
+    attention: str = "auto",
 ) -> Tensor:
     """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for
     "standard").
@@ -40,6 +43,7 @@ def score(
         convention, t_min: weights, as ``mitune.Schedule.weights``.
         shared_noise: the same noise for every picture, so that scores that are compared differ by
             less of it.
+        backend, attention: what runs the UNet, as ``mitune.generate``.
 
     Returns:
         ``[N]`` float32, nats.
@@ -67,12 +71,13 @@ def score(
     # Each distinct prompt is encoded once, however many pictures it has.
     distinct = list(dict.fromkeys(prompts))
     rows = torch.tensor([distinct.index(p) for p in prompts])
-    encoded = model.encode_prompts(distinct)
+    prepared = prepare(model, backend, attention)
+    encoded = prepared.encode_prompts(distinct)
     return pointwise_mi(
-        model,
+        prepared,
         latents.to(model.device),
         {name: tensor[rows.to(tensor.device)] for name, tensor in encoded.items()},
-        model.encode_null(),
+        prepared.encode_null(),
         Schedule.levels(model.scheduler),
         estimator=estimator,
         draws=draws,

@@ -9,14 +9,15 @@ from mitune.arguments.fields import Positional, Repeated, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.defaults import of_preset
-from mitune.cli.options.model import Common, Output
+from mitune.cli.options.model import Common, Output, Running
 from mitune.config.choices import Convention, ReNoising
+from mitune.config.runtime import Runtime
 from mitune.core.errors import UserError, printable
 from mitune.core.prompts import check_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Common):
+class Score(Common, Running):
     """Point-wise mutual information of given pictures with prompts, in nats, by re-noising."""
 
     images: Positional[list[Path]]
@@ -66,6 +67,8 @@ class Score(Common):
             convention=self.convention,
             t_min=self.t_min,
             shared_noise=True,  # pictures are compared, and equal ones score equally
+            backend=self.backend,
+            attention=self.attention,
         ).tolist()
         rows: list[dict[str, Any]] = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
@@ -85,7 +88,7 @@ class Score(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(Common):
+class Eval(Common, Running):
     """Compare base and adapter on the same prompts and the same noise, with standard errors."""
 
     adapter: Path
@@ -129,6 +132,7 @@ class Eval(Common):
             slots=self.slots,
             steps=self.steps,
             guidance=self.guidance,
+            runtime=Runtime(backend=self.backend, attention=self.attention),
         )
         if self.out is not None:
             leave_command(self, self.out)

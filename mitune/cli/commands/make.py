@@ -9,10 +9,11 @@ from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long
 from mitune.cli.commands.repeat import running
 from mitune.cli.commands.watching import Watching
 from mitune.cli.defaults import of_preset
-from mitune.cli.options.model import Common
+from mitune.cli.options.model import Common, Running
 from mitune.cli.options.sampling import Pool
 from mitune.cli.options.training import Tuning
 from mitune.config.choices import Convention, ReNoising, TrainingBackend
+from mitune.config.runtime import Runtime
 from mitune.core import progress
 
 
@@ -36,6 +37,11 @@ class Align(Common, Pool, Tuning):
     images: int = 4
     """Pictures of each prompt in the comparison."""
 
+    def _training_backend(self) -> TrainingBackend | None:
+        if self.backend == "tensorrt":  # it has no gradient
+            return None
+        return self.backend if self.gradient != "peft" and self.method != "full" else None
+
     def run(self) -> dict[str, Any]:
         from mitune.adapters import adapter
         from mitune.evaluation.pictures import best_and_worst
@@ -53,7 +59,7 @@ class Align(Common, Pool, Tuning):
                 prompts,
                 self.out,
                 rounds=self.rounds,
-                tuning=self.config(model.preset.tuning, self.seed),
+                tuning=self.config(model.preset.tuning, self.seed, self._training_backend()),
                 on_candidate=bars.candidate,
                 on_step=bars.step,
                 **self.pool(model.preset),
@@ -81,6 +87,7 @@ class Align(Common, Pool, Tuning):
                 images=self.images,
                 seeds=[self.seed + 1_000_000],
                 slots=self.slots,
+                runtime=Runtime(backend=self.backend, attention=self.attention),
             )
         print(f"adapter: {last.adapter}")
         return result
@@ -122,7 +129,7 @@ class Build(Common, Pool):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Real(Common):
+class Real(Common, Running):
     """Make a set of real captioned pictures, scored by mutual information, for `mitune tune
     --real`."""
 
@@ -165,6 +172,8 @@ class Real(Common):
                 t_min=self.t_min,
                 seed=self.seed,
                 batch=self.batch,
+                backend=self.backend,
+                attention=self.attention,
                 progress=lambda done, total: bars.candidate(1, done, total),
             )
         # In one line: captions of the web are often long, and there are many.
@@ -212,7 +221,7 @@ class Tune(Common, Tuning, Watching):
 
         model = self.load()
         config = self.config(model.preset.tuning, self.seed, self.backend)
-        watch = self.watch(model, self.seed)
+        watch = self.watch(model, self.seed, Runtime(backend=config.backend))
         default = 0.0 if self.prior is None else 1.0
         weight = default if self.prior_weight is None else self.prior_weight
         first = rank() == 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from mitune.arguments.fields import stands_for
 from mitune.config.choices import Tracker
+from mitune.config.runtime import Runtime
 from mitune.core.prompts import read_prompts
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class Watching:
     log_to: Annotated[Tracker | None, stands_for("nowhere")] = None
     """Where every step's numbers go, and the pictures; the package has to be installed."""
 
-    def watch(self, model: "StableDiffusion", seed: int) -> "Watch":
-        """What these options ask for, of a model still without its adapter.
+    def watch(self, model: "StableDiffusion", seed: int, runtime: Runtime) -> "Watch":
+        """What these options ask for, of a model still without its adapter; ``runtime`` is what
+        draws and scores.
 
         Raises:
             UserError: as ``read_prompts``, ``HeldOutMI``, ``SamplePictures`` and ``Watch``.
@@ -52,9 +54,11 @@ class Watching:
         held_out, samples = None, None
         if self.held_out is not None:
             texts = read_prompts(self.held_out)
-            held_out = HeldOutMI(model, texts, seed=seed + _HELD_OUT_SEED)
+            held_out = HeldOutMI(model, texts, seed=seed + _HELD_OUT_SEED, runtime=runtime)
         if self.validation_prompts is not None:
-            samples = SamplePictures(model, self.validation_prompts, seed=seed + _SAMPLES_SEED)
+            samples = SamplePictures(
+                model, self.validation_prompts, seed=seed + _SAMPLES_SEED, runtime=runtime
+            )
         return Watch(
             held_out=held_out,
             held_out_every=self.held_out_every,

@@ -41,8 +41,8 @@ class Sampling:
     slots: int = 64
     """Candidates in flight: changes speed and memory, not results."""
     backend: Backend = "eager"
-    """What runs the UNet while pictures are generated. inductor compiles for a minute first and
-    keeps the result; tensorrt needs a GPU."""
+    """What runs the UNet, for generation, scores and align's training. inductor compiles for a
+    minute or more first and keeps the result; tensorrt needs a GPU, and has no training."""
     attention: Attention = "auto"
     """Implementation of the UNet's attention; xformers where it is installed."""
 
