@@ -197,6 +197,8 @@ def test_what_decided_the_set_is_recorded_and_another_is_refused(shapes_model, t
         "t_min": 400,
         "seed": 3,
         "precision": "float32",
+        "backend": "eager",
+        "attention": "auto",
         "batch": 64,
         "source": {"pictures": 3, "size": [32, 32]},
     }
@@ -209,6 +211,7 @@ def test_what_decided_the_set_is_recorded_and_another_is_refused(shapes_model, t
 
     assert "draws is 2 there and 3 here" in refuse(draws=3)
     assert "estimator is 'standard' there" in refuse(estimator="orthogonal")
+    assert "attention is 'auto' there and 'math' here" in refuse(attention="math")
     assert "source.pictures is 3 there and 2 here" in refuse(limit=2)
     other = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(other, "PNG")
