@@ -53,9 +53,28 @@ def velocity_gap(abar: Tensor) -> Tensor:
     return D * (error(S2 + V) - error(S2))
 
 
+def posterior(z: Tensor, signal: Tensor, spread: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of x0 and eps given z = signal x0 + spread eps ([N, 16] and columns, float64). A row of
+    NaN in the conditioning stands for the empty prompt."""
+    empty = cond.isnan()
+    mean = torch.where(empty, 0.0, cond.double())
+    variance = torch.where(empty, S2 + V, S2)
+    innovation = (z - signal * mean) / (signal.square() * variance + spread.square())
+    return mean + signal * variance * innovation, spread * innovation
+
+
+class FlowDenoiser:
+    """The exact posterior mean of the velocity eps - x0 in rectified flow, at timestep 1000 t."""
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Tensor | Mapping[str, Tensor]) -> Tensor:
+        p = cond if isinstance(cond, Tensor) else cond["p"]
+        t = t.double().view(-1, 1) / 1000
+        x0, eps = posterior(z.flatten(1).double(), 1 - t, t, p)
+        return (eps - x0).float().view(z.shape)
+
+
 class Denoiser:
-    """The exact posterior mean of the noise, or of v. A row of NaN in the conditioning stands for
-    the empty prompt."""
+    """The exact posterior mean of the noise, or of v."""
 
     def __init__(self, prediction: str = "epsilon", native: DDPMScheduler | None = None) -> None:
         self.prediction = prediction
@@ -63,18 +82,11 @@ class Denoiser:
 
     def __call__(self, z: Tensor, t: Tensor, cond: Tensor | Mapping[str, Tensor]) -> Tensor:
         p = cond if isinstance(cond, Tensor) else cond["p"]
-        shape = z.shape
-        z = z.flatten(1).double()
-        empty = p.isnan()
-        mean = torch.where(empty, 0.0, p.double())
-        variance = torch.where(empty, S2 + V, S2)
         a = self.abar[t.long()].view(-1, 1)
-        innovation = (z - a.sqrt() * mean) / (a * variance + 1 - a)
-        predicted = (1 - a).sqrt() * innovation
+        x0, predicted = posterior(z.flatten(1).double(), a.sqrt(), (1 - a).sqrt(), p)
         if self.prediction == "v_prediction":
-            x0 = mean + a.sqrt() * variance * innovation
             predicted = a.sqrt() * predicted - (1 - a).sqrt() * x0
-        return predicted.float().view(shape)
+        return predicted.float().view(z.shape)
 
 
 NULL = torch.full((1, D), math.nan)

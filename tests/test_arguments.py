@@ -198,7 +198,7 @@ def test_a_file_repeats_a_command_of_odd_values(tmp_path):
 def test_choices_are_those_of_what_they_name():
     """They are written down apart, so that the command line need not import torch."""
     from mitune.adapters.export.write import FORMATS
-    from mitune.diffusion import schedule
+    from mitune.diffusion import process, schedule
     from mitune.methods import build
     from mitune.models.stable_diffusion.model import PRECISIONS
     from mitune.runtime import attention, backends
@@ -209,7 +209,7 @@ def test_choices_are_those_of_what_they_name():
     for literal, known in (
         (choices.Precision, PRECISIONS),
         (choices.Scheduler, schedule.SOLVERS),
-        (choices.Convention, schedule.CONVENTIONS),
+        (choices.Convention, process.CONVENTIONS),
         (choices.Backend, backends.BACKENDS),
         (choices.Attention, attention.ATTENTIONS),
         (choices.Rule, RULES),

@@ -152,11 +152,11 @@ def test_the_weight_of_a_timestep_without_signal():
     and abar 0; without alpha_t, in the authors' convention, nothing is left of it."""
     native = gaussian.scheduler(**gaussian.ZERO_SNR)
     table = Schedule.from_diffusers(native, 50)
-    kappa, last = table.kappa(torch.arange(1000)), torch.tensor(999)
+    kappa, last = table.process.mi_weight(torch.arange(1000)), torch.tensor(999)
     assert float(kappa[999]) == pytest.approx(500 * float(native.alphas_cumprod[998]), rel=1e-6)
-    assert float(table.kappa(last, "reference")) == 0
+    assert float(table.process.mi_weight(last, "reference")) == 0
     # Before it, the weight is the one for eps times abar.
-    abar = table.alphas_cumprod
+    abar = table.process.alphas_cumprod
     beta = 1 - abar[1:999] / abar[:998]
     exact = beta * 1000 * abar[:998] / (2 * (1 - abar[1:999]))
     torch.testing.assert_close(kappa[1:999], exact, rtol=1e-12, atol=0)
@@ -202,7 +202,7 @@ def test_trailing_never_visits_a_timestep_before_the_first(kind):
     # And the last step ends where diffusers' tables end for every other number of steps, at z0.
     x0 = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eps = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    abar = table.alphas_cumprod[15]
+    abar = table.process.alphas_cumprod[15]
     z = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
     torch.testing.assert_close(table.a[-1] * z + table.b[-1] * eps, x0, rtol=1e-5, atol=1e-5)
 
@@ -251,30 +251,32 @@ def test_kappa_is_the_published_one():
     expected = torch.tensor([5.9, 3.3, 6.5, 9.6, 13.0, 251.0], dtype=torch.float64)
     # Published to two digits, 13 and 251 to the unit.
     half_unit = torch.tensor([0.05, 0.05, 0.05, 0.05, 0.5, 0.5])
-    assert bool(((table.kappa(at, "reference") - expected).abs() <= half_unit).all())
+    assert bool(((table.process.mi_weight(at, "reference") - expected).abs() <= half_unit).all())
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     abar = (1 - betas).cumprod(0)
     exact = betas * 1000 / (2 * (1 - betas) * (1 - abar))
-    torch.testing.assert_close(table.kappa(at), exact[at], rtol=1e-3, atol=0)
+    torch.testing.assert_close(table.process.mi_weight(at), exact[at], rtol=1e-3, atol=0)
 
 
 def test_v_prediction_folds_abar():
     epsilon = Schedule.from_diffusers(gaussian.scheduler(), 50)
     v = Schedule.from_diffusers(gaussian.scheduler(prediction_type="v_prediction"), 50)
     t = torch.arange(1000)
-    torch.testing.assert_close(v.kappa(t), epsilon.kappa(t) * epsilon.alphas_cumprod)
+    torch.testing.assert_close(
+        v.process.mi_weight(t), epsilon.process.mi_weight(t) * epsilon.process.alphas_cumprod
+    )
 
 
 def test_weights_average_over_the_counted_steps():
     table = Schedule.from_diffusers(gaussian.scheduler(steps_offset=1), 50)
     t = table.timesteps.long()
-    torch.testing.assert_close(table.weights(), table.kappa(t) / 50)
+    torch.testing.assert_close(table.weights(), table.process.mi_weight(t) / 50)
     # The authors' t > 50 counts 47 of the 50 steps.
     weights = table.weights("reference")
     assert int((weights > 0).sum()) == 47
-    torch.testing.assert_close(weights[:47], table.kappa(t, "reference")[:47] / 47)
+    torch.testing.assert_close(weights[:47], table.process.mi_weight(t, "reference")[:47] / 47)
     torch.testing.assert_close(
-        table.weights("reference", t_min=-1), table.kappa(t, "reference") / 50
+        table.weights("reference", t_min=-1), table.process.mi_weight(t, "reference") / 50
     )
     with pytest.raises(UserError, match="no step"):
         table.weights(t_min=990)
@@ -291,7 +293,7 @@ def test_trained_betas_and_the_device_table():
     native = DDPMScheduler(trained_betas=betas, num_train_timesteps=100, clip_sample=False)
     native.set_timesteps(10)
     table = Schedule.from_diffusers(native, 10)
-    assert table.num_train_timesteps == 100
+    assert table.process.num_train_timesteps == 100
     assert worst(table, native, ddpm_step(native)) < 1e-5
     rows = table.table(table.weights())
     assert rows.dtype == torch.float32
@@ -351,7 +353,7 @@ def test_clip_sample_by_default_is_refused_for_dict_and_object_alike():
 @pytest.mark.parametrize(
     ("scheduler", "kind", "message"),
     [
-        (FlowMatchEulerDiscreteScheduler(), "ddpm", "no noise levels"),
+        (FlowMatchEulerDiscreteScheduler(), "ddpm", "does not solve a flow: choose euler"),
         (SD, None, "choose one of ddpm, ddim, euler"),
         (None, "ddpm", "expected a diffusers scheduler or its config"),
         ({**SD, "beta_schedule": "steep"}, "ddpm", "steep is not implemented"),

@@ -1,11 +1,12 @@
 """A schedule is a table: a solver's N affine steps and the weights of the score.
 
 Every solver moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows
-computed once on the host in float64. States are variance-preserving throughout,
+computed once on the host in float64. States of diffusion are variance-preserving throughout,
 ``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's
 ``x = z sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,18 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion import solvers
+from mitune.diffusion.process import Process, RectifiedFlow, VariancePreserving
 from mitune.diffusion.solvers import SOLVERS
 
-__all__ = ["CONVENTIONS", "SOLVERS", "Schedule"]
+__all__ = ["SOLVERS", "Schedule"]
 
-CONVENTIONS = {"paper": -1, "reference": 50}
-"""Names of the weights, and the t_min of each: "paper" is Eq. 2, where every step counts;
-"reference" is the authors' code, which drops alpha_t and counts t > 50 only."""
+_FORMER = {
+    "alphas_cumprod": "alphas_cumprod",
+    "kappa": "mi_weight",
+    "least_t": "least_t",
+    "num_train_timesteps": "num_train_timesteps",
+    "prediction": "prediction",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +39,7 @@ class Schedule:
             with linspace).
         a, b, sigma: ``[N]`` float64, coefficients of the step, for the model's own prediction type.
         init_scale: the first latent is ``init_scale * noise``.
-        alphas_cumprod: ``[T]`` float64, abar of the training schedule.
-        prediction: "epsilon" or "v_prediction".
+        process: what noise does, and what is predicted; on the CPU.
     """
 
     name: str
@@ -43,8 +48,7 @@ class Schedule:
     b: Tensor
     sigma: Tensor
     init_scale: float
-    alphas_cumprod: Tensor
-    prediction: str
+    process: Process
 
     @classmethod
     def from_diffusers(
@@ -53,9 +57,10 @@ class Schedule:
         """The table of ``steps`` steps, equal to what the diffusers class does step by step.
 
         Args:
-            scheduler: a diffusers scheduler, or its config. Options that a scheduler object holds
-                only by its class's default give way to the defaults of ``kind``'s class, as in
-                diffusers' own ``from_config``.
+            scheduler: a diffusers scheduler, or its config; FlowMatchEulerDiscreteScheduler's gives
+                rectified flow, whose states are not variance-preserving. Options that a scheduler
+                object holds only by its class's default give way to the defaults of ``kind``'s
+                class, as in diffusers' own ``from_config``.
             steps: N, 1 to T.
             kind: one of SOLVERS; None takes the scheduler's own class.
             eta: noise of ddim, 0 to 1.
@@ -64,6 +69,8 @@ class Schedule:
             UserError: an unknown solver, a number out of range, or a config whose step is not
                 affine.
         """
+        if solvers.is_flow(scheduler):
+            return cls._flow(scheduler, steps, kind)
         kind, native = solvers.resolve(scheduler, kind)
         total = len(native.alphas_cumprod)
         if not 1 <= steps <= total:
@@ -94,41 +101,38 @@ class Schedule:
             b=b,
             sigma=rows.sigma,
             init_scale=scale,
-            alphas_cumprod=native.alphas_cumprod.double(),
-            prediction=prediction,
+            process=VariancePreserving(
+                alphas_cumprod=native.alphas_cumprod.double(), prediction=prediction
+            ),
         )
+
+    @classmethod
+    def _flow(cls, scheduler: Any, steps: int, kind: str | None) -> "Schedule":
+        """Euler's method in rectified flow: ``z' = z + (t' - t) v``, whatever the spacing."""
+        if kind not in (None, "euler"):
+            raise UserError(f"scheduler {kind!r} does not solve a flow: choose euler")
+        timesteps, times, scale = solvers.derive_flow(scheduler, steps)
+        return cls(
+            name="euler",
+            timesteps=timesteps,
+            a=torch.ones_like(timesteps),
+            b=times[1:] - times[:-1],
+            sigma=torch.zeros_like(timesteps),
+            init_scale=1.0,
+            process=RectifiedFlow(model_scale=scale),
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """What the process tells, by the names that it had here."""
+        if name not in _FORMER:
+            raise AttributeError(f"'Schedule' object has no attribute {name!r}")
+        warnings.warn(f"Schedule.{name} is .process.{_FORMER[name]} now", DeprecationWarning, 2)
+        return getattr(self.process, _FORMER[name])
 
     @property
     def steps(self) -> int:
         """N."""
         return len(self.timesteps)
-
-    @property
-    def num_train_timesteps(self) -> int:
-        """T."""
-        return len(self.alphas_cumprod)
-
-    def kappa(self, t: Tensor, convention: str = "paper") -> Tensor:
-        """Weight of ``||delta||^2`` at timesteps ``t`` ([...] int64), float64, in nats.
-
-        ``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
-        per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
-        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in. As
-        ``abar_t / alpha_t = abar_(t-1)``, that weight is finite even where abar_t is 0.
-
-        Raises:
-            UserError: unknown convention.
-        """
-        _check(convention)
-        abar = self.alphas_cumprod
-        before = torch.cat([abar.new_ones(1), abar[:-1]])
-        alpha = abar / before
-        kappa = (1 - alpha) * self.num_train_timesteps / (2 * (1 - abar))
-        if self.prediction == "v_prediction":
-            kappa = kappa * (before if convention == "paper" else abar)
-        elif convention == "paper":
-            kappa = kappa / alpha
-        return kappa[t]
 
     @classmethod
     def levels(cls, scheduler: Any) -> "Schedule":
@@ -140,6 +144,8 @@ class Schedule:
         Raises:
             UserError: as ``from_diffusers``, but for options of the step.
         """
+        if solvers.is_flow(scheduler):
+            return cls._flow(solvers.plain_flow(scheduler), 1, None)
         stepping = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
         # What the object holds by default counts like what was given: nothing may go back to
         # defaults.
@@ -150,44 +156,26 @@ class Schedule:
             kind="ddpm",
         )
 
-    def least_t(self, convention: str, t_min: int | None) -> int:
-        """The smallest timestep that counts: ``t_min + 1``, or without t_min the convention's own.
-
-        Raises:
-            UserError: unknown convention, or a t_min outside -1 ... T-2.
-        """
-        _check(convention)
-        if t_min is None:
-            return CONVENTIONS[convention] + 1
-        if not -1 <= t_min <= self.num_train_timesteps - 2:
-            raise UserError(
-                f"t_min is {t_min}: expected 0 to {self.num_train_timesteps - 2}, or -1 for every "
-                "step"
-            )
-        return t_min + 1
-
-    def weights(self, convention: str = "paper", t_min: int | None = None) -> Tensor:
-        """``[N]`` float64 such that ``sum_i weights_i ||delta_i||^2`` is the mean of Eq. 2 over the
-        counted steps, in nats.
-
-        The N visited timesteps are the Monte-Carlo sample of t in Eq. 2, so the estimate is their
-        mean, not the sum that Algorithm 2 prints (which is N times as much).
+    def weights(self, convention: str | None = None, t_min: float | None = None) -> Tensor:
+        """``[N]`` float64 such that ``sum_i weights_i ||delta_i||^2`` is the mutual information
+        over the counted steps, in nats: Eq. 2 for diffusion.
 
         Args:
-            convention: "paper" or "reference".
-            t_min: only steps with t > t_min count.
+            convention: a name of the process's; None is its first.
+            t_min: only steps with t > t_min count; None is the convention's own.
 
         Raises:
             UserError: unknown convention; or no step counts.
         """
-        least = self.least_t(convention, t_min)
-        counted = self.timesteps > least - 1
-        if not bool(counted.any()):
+        convention = convention or next(iter(self.process.conventions))
+        least = self.process.least_t(convention, t_min)
+        if not bool(self.process.counted(self.timesteps, least).any()):
+            given = self.process.conventions[convention] if t_min is None else t_min
             raise UserError(
-                f"t_min is {least - 1}: no step of the schedule is above it, the first is at "
+                f"t_min is {given:g}: no step of the schedule is above it, the first is at "
                 f"{float(self.timesteps[0]):g}; use a lower t_min or more steps"
             )
-        return self.kappa(self.timesteps.round().long(), convention) * counted / counted.sum()
+        return self.process.step_weights(self.timesteps, convention, least)
 
     def table(self, weights: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """``[N, 5]`` float32 on ``device`` for ``mitune_kernels.step``: a, b, sigma, weight, t."""
@@ -195,10 +183,3 @@ class Schedule:
             [self.a, self.b, self.sigma, weights.double(), self.timesteps.double()], dim=1
         )
         return columns.to(device=device, dtype=torch.float32)
-
-
-def _check(convention: str) -> None:
-    if convention not in CONVENTIONS:
-        raise UserError(
-            f"convention {convention!r} is not known: choose one of {', '.join(CONVENTIONS)}"
-        )

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.diffusion.process import target
 
 SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
 """Names of the solvers, and the diffusers class that each must agree with."""
+
+_FLOW = "FlowMatchEulerDiscreteScheduler"
 
 _COMMON = {"clip_sample": False, "thresholding": False}
 _REQUIRED: dict[str, dict[str, object]] = {
@@ -54,12 +57,13 @@ class Rows(NamedTuple):
 
     def fold(self, prediction: str) -> tuple[Tensor, Tensor]:
         """Coefficients a of z and b of the model's output, ``[N]`` float64 each."""
-        signal, noise = self.abar.sqrt(), (1 - self.abar).sqrt()
-        if prediction == "epsilon":
-            # x0 = (z - noise eps) / signal
-            return self.z + self.x0 / signal, self.eps - self.x0 * noise / signal
-        # x0 = signal z - noise v, eps = signal v + noise z
-        return self.z + self.x0 * signal + self.eps * noise, self.eps * signal - self.x0 * noise
+        signal, spread = self.abar.sqrt(), (1 - self.abar).sqrt()
+        of_noise, of_clean = target(prediction, signal, spread)
+        # From z = signal x0 + spread eps and output = of_noise eps + of_clean x0:
+        # x0 = (of_noise z - spread output) / d, eps = (signal output - of_clean z) / d
+        d = of_noise * signal - of_clean * spread
+        a = self.z + (self.x0 * of_noise - self.eps * of_clean) / d
+        return a, (self.eps * signal - self.x0 * spread) / d
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:
@@ -152,6 +156,41 @@ def _check_levels(native: Any) -> None:
             "below 1 (the last may be 1); restore beta_start, beta_end and num_train_timesteps in "
             "scheduler_config.json"
         )
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether it is, or configures, diffusers' solver of rectified flow."""
+    config = getattr(scheduler, "config", scheduler)
+    named = config.get("_class_name") if isinstance(config, Mapping) else None
+    return _FLOW in (type(scheduler).__name__, named)
+
+
+_FLOW_STEPS = ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas")
+
+
+def plain_flow(scheduler: Any) -> dict[str, Any]:
+    """Its config, with Euler's steps evenly spaced: for those who want the noise levels alone."""
+    config = getattr(scheduler, "config", scheduler)
+    return {**config, "_class_name": _FLOW, **dict.fromkeys(_FLOW_STEPS, False)}
+
+
+def derive_flow(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, float]:
+    """Timesteps ``[N]`` as the network is given them, times ``[N + 1]`` down to 0, float64, and the
+    network's timestep at t = 1.
+
+    Raises:
+        UserError: a step that is not Euler's, or a spacing that depends on the picture's size.
+    """
+    config = {**getattr(scheduler, "config", scheduler)}
+    for option in _FLOW_STEPS:
+        if config.get(option):
+            raise UserError(f"the scheduler's {option} is {config[option]!r}: expected false")
+    total = int(config.get("num_train_timesteps", 1000))
+    if not 1 <= steps <= total:
+        raise UserError(f"steps is {steps}: expected 1 to {total}, the model's training timesteps")
+    native: Any = getattr(diffusers, _FLOW).from_config(config)
+    native.set_timesteps(steps)
+    return native.timesteps.double(), native.sigmas.double(), float(total)
 
 
 def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows, float]:

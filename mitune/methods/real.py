@@ -157,7 +157,7 @@ def _check(
         raise UserError(f"draws is {draws}: expected at least 1")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
-    Schedule.levels(model.scheduler).least_t(convention, t_min)
+    Schedule.levels(model.scheduler).process.least_t(convention, t_min)
 
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:

@@ -11,6 +11,7 @@ import torch
 
 from mitune.core.errors import UserError
 from mitune.core.identity import merges_of
+from mitune.diffusion.process import VariancePreserving
 from mitune.diffusion.schedule import Schedule
 
 _OTHER_CONDITIONING = (
@@ -39,7 +40,11 @@ def check_pipeline(name: str, pipeline: Any, dtype: torch.dtype) -> None:
         _check_unet(pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config)
         _check_vae(pipeline.vae.config)
         _check_tokenizer(pipeline.tokenizer, pipeline.text_encoder.config)
-        Schedule.levels(pipeline.scheduler)
+        if not isinstance(Schedule.levels(pipeline.scheduler).process, VariancePreserving):
+            raise UserError(
+                f"the scheduler {type(pipeline.scheduler).__name__} has no noise levels of "
+                "diffusion: expected those of Stable Diffusion 1.x or 2.x, not a flow's"
+            )
         for part in NETWORKS:
             own = dtype if part == "unet" else torch.float32
             _check_weights(part, getattr(pipeline, part), own)

@@ -9,6 +9,7 @@ from mitune_kernels import philox, renoise, renoise_score
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.diffusion.process import Process, target
 from mitune.diffusion.schedule import Schedule
 from mitune.models.protocol import concat, take
 
@@ -32,27 +33,28 @@ def pointwise_mi(
     draws: int = 64,
     seed: int = 0,
     batch: int = 64,
-    t_min: int | None = None,
-    convention: str = "paper",
+    t_min: float | None = None,
+    convention: str | None = None,
     shared_noise: bool = False,
 ) -> Tensor:
-    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t = sqrt(abar)
-    z0 + sqrt(1-abar) eps``.
+    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t =
+    signal z0 + spread eps``: of diffusion, or of rectified flow (``mitune.diffusion.process``).
 
-    * orthogonal (Eq. 2): ``mean kappa_t ||eps_c - eps_u||^2``: right on average over (z0, cond),
-      not per pair;
-    * standard (Kong et al. 2024): ``mean kappa_t (||eps - eps_u||^2 - ||eps - eps_c||^2)``: its
-      expectation over eps is the point-wise ``log p(z0 | cond) / p(z0)``; single estimates can be
-      negative.
+    * orthogonal (Eq. 2): ``mean kappa_t ||f_c - f_u||^2``, f the network's prediction: right on
+      average over (z0, cond), not per pair;
+    * standard (Kong et al. 2024): ``mean kappa_t (||f - f_u||^2 - ||f - f_c||^2)`` with the true f:
+      its expectation over eps is the point-wise ``log p(z0 | cond) / p(z0)``; single estimates can
+      be negative.
 
     Timesteps are stratified: draw d takes one from the d-th of ``draws`` equal parts of the range.
     Noise and timesteps are keyed by (seed, row, draw), so the result does not depend on ``batch``
     beyond the denoiser's own rounding.
 
     Args:
-        denoise: ``(z [B, ...], t [B] int64, cond of B rows) -> [B, ...]``, the schedule's
-            prediction type. It is called once for both passes, the unconditional rows first; one
-            that takes pairs (``mitune.models.protocol.PairDenoiser``) is given the latents once.
+        denoise: ``(z [B, ...], t [B], cond of B rows) -> [B, ...]``, the schedule's prediction
+            type; t is int64 for diffusion, float32 for a flow. It is called once for both passes,
+            the unconditional rows first; one that takes pairs
+            (``mitune.models.protocol.PairDenoiser``) is given the latents once.
         z0: ``[N, ...]`` float32, of any rank.
         cond: N rows: a tensor, or a record of them.
         null: one row, or N rows, of the same kind.
@@ -85,9 +87,9 @@ def pointwise_mi(
     rows = len(z0)
     given, empty = _record(cond), _record(null)
     _check_rows(given, empty, rows)
-    device, least = z0.device, schedule.least_t(convention, t_min)
-    abar = schedule.alphas_cumprod.to(device)
-    kappa = schedule.kappa(torch.arange(schedule.num_train_timesteps), convention).to(device)
+    device, process = z0.device, schedule.process.to(z0.device)
+    convention = convention or next(iter(process.conventions))
+    least = process.least_t(convention, t_min)
     # Flat rows, which every operation and any rank of latent has in common.
     clean = z0.detach().float().reshape(rows, -1).contiguous()
     terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
@@ -98,14 +100,14 @@ def pointwise_mi(
             items = torch.cat([items, items[-1:].expand(batch - len(items))])
         row, draw = items // draws, items % draws
         source = torch.zeros_like(row) if shared_noise else row
-        t = _timesteps(seed, source, draw, draws, least, schedule.num_train_timesteps)
-        noise = row, _keys(seed, source, _STREAM[0]), draw, _noise_levels(schedule, abar[t])
+        t = process.draw_t(_places(seed, source, draw, draws), least)
+        noise = row, _keys(seed, source, _STREAM[0]), draw, _noise_levels(process, t)
         first = row if _count(empty) == rows else torch.zeros_like(row)
         both = concat([take(empty, first), take(given, row)])
         with torch.no_grad():
             predicted = (pairs or denoise)(
                 renoise(clean, *noise, copies=copies).view(-1, *z0.shape[1:]),
-                torch.cat([t] * copies),
+                torch.cat([process.model_t(t)] * copies),
                 both[""] if isinstance(cond, Tensor) else both,
             )
         if predicted.shape != (2 * len(items), *z0.shape[1:]):
@@ -116,25 +118,22 @@ def pointwise_mi(
             predicted = predicted.float()
         uncond, conditional = predicted.reshape(2 * len(items), -1).contiguous().chunk(2)
         sums = renoise_score(uncond, conditional, clean, *noise)
-        terms[items] = kappa[t] * sums[:, ESTIMATORS.index(estimator)].double()
+        weight = process.mi_weight(t, convention)
+        terms[items] = weight * sums[:, ESTIMATORS.index(estimator)].double()
     # One sum per row over all its draws: the same order however the draws were batched.
     return terms.view(rows, draws).mean(dim=1).float()
 
 
-def _noise_levels(schedule: Schedule, abar: Tensor) -> Tensor:
+def _noise_levels(process: Process, t: Tensor) -> Tensor:
     """``[B, 4]`` float32 for ``mitune_kernels.renoise``: of z_t, and of what the model predicts."""
-    signal, spread = abar.sqrt(), (1 - abar).sqrt()
-    velocity = schedule.prediction == "v_prediction"
-    target = (signal, -spread) if velocity else (torch.ones_like(signal), torch.zeros_like(spread))
-    return torch.stack((signal, spread, *target), dim=1).float()
+    signal, spread = process.levels(t)
+    return torch.stack((signal, spread, *target(process.prediction, signal, spread)), dim=1).float()
 
 
-def _timesteps(seed: int, row: Tensor, draw: Tensor, draws: int, least: int, total: int) -> Tensor:
-    """Stratified timesteps in ``least ... total-1``: one uniform draw from the draw's part of the
-    range, int64."""
+def _places(seed: int, row: Tensor, draw: Tensor, draws: int) -> Tensor:
+    """Stratified over [0, 1), float64: one uniform draw from the draw's part."""
     word = philox(_keys(seed, row, _STREAM[1]), draw, 1)[:, 0]
-    place = (draw.double() + word.double() / 2**32) / draws
-    return (least + place * (total - least)).long()
+    return (draw.double() + word.double() / 2**32) / draws
 
 
 def _keys(seed: int, row: Tensor, stream: int) -> Tensor:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mitune.config.training import TuneConfig
+from mitune.diffusion.process import Process, VariancePreserving, target
 from mitune.models.protocol import Denoiser
 from mitune.training.batches import MicroBatch, Tunable
 
@@ -15,48 +15,32 @@ Denoise = Callable[[Tensor, Tensor, Any], Tensor]
 """As ``mitune.models.protocol.Denoiser``."""
 
 
-def noising_table(alphas_cumprod: Tensor) -> Tensor:
-    """``[T, 2]`` float32, columns sqrt(abar_t) and sqrt(1 - abar_t), rooted in float64."""
-    abar = alphas_cumprod.double()
-    return torch.stack([abar.sqrt(), (1 - abar).sqrt()], dim=1).float()
-
-
-def denoising_loss(model: Denoiser, samples: MicroBatch, table: Tensor, prediction: str) -> Tensor:
+def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Tensor:
     """Mean squared error of each sample's prediction.
-
-    z_t = sqrt(abar) z0 + sqrt(1 - abar) eps; the target is eps, or for v-prediction
-    v = sqrt(abar) eps - sqrt(1 - abar) z0 (Salimans and Ho, arXiv 2202.00512).
 
     Args:
         model: the denoiser, adapter and all.
         samples: B samples.
-        table: from ``noising_table``, on the samples' device.
-        prediction: "epsilon" or "v_prediction".
+        process: gives z_t and the target; on the samples' device.
 
     Returns:
         ``[B]`` float32: the mean over the sample's elements, whatever the model's precision.
     """
     shape = (-1, *(1,) * (samples.latents.dim() - 1))
-    signal, noise = (column.view(shape) for column in table[samples.t].unbind(1))
-    noisy = signal * samples.latents + noise * samples.noise
-    target = samples.noise
-    if prediction == "v_prediction":
-        target = signal * samples.noise - noise * samples.latents
-    predicted = model(noisy, samples.t, samples.cond)
-    return (predicted.float() - target).square().flatten(1).mean(1)
+    levels = process.levels(samples.t)
+    columns = (*levels, *target(process.prediction, *levels))
+    signal, spread, of_noise, of_clean = (column.float().view(shape) for column in columns)
+    noisy = signal * samples.latents + spread * samples.noise
+    wanted = of_noise * samples.noise + of_clean * samples.latents
+    predicted = model(noisy, process.model_t(samples.t), samples.cond)
+    return (predicted.float() - wanted).square().flatten(1).mean(1)
 
 
-def loss_weights(alphas_cumprod: Tensor, prediction: str, snr_gamma: float | None) -> Tensor:
-    """Of each timestep's loss, ``[T]`` float32: 1; or with ``snr_gamma`` min-SNR's (Hang et al.,
-    arXiv 2303.09556, Eq. 5 and its v-prediction form), with SNR = abar / (1 - abar)
-
-        min(SNR, gamma) / SNR   for epsilon,   min(SNR, gamma) / (SNR + 1)   for v.
-    """
-    abar = alphas_cumprod.double()
-    if snr_gamma is None:
-        return torch.ones_like(abar).float()
-    snr = abar / (1 - abar)
-    return (snr.clamp(max=snr_gamma) / (snr if prediction == "epsilon" else snr + 1)).float()
+def process_of(model: Tunable) -> Process:
+    """What noise does to the model's latents."""
+    return VariancePreserving(
+        alphas_cumprod=model.scheduler.alphas_cumprod.double(), prediction=model.prediction
+    )
 
 
 class BatchLoss:
@@ -67,10 +51,8 @@ class BatchLoss:
     """
 
     def __init__(self, model: Tunable, config: TuneConfig) -> None:
-        abar = model.scheduler.alphas_cumprod
-        self._prediction = model.prediction
-        self._table = noising_table(abar).to(model.device)
-        self._weights = loss_weights(abar, model.prediction, config.snr_gamma).to(model.device)
+        self._process = process_of(model).to(model.device)
+        self._snr_gamma = config.snr_gamma
         self._batch = config.batch
         self._embed = None if config.text_encoder_lr is None else model.embed
 
@@ -79,8 +61,8 @@ class BatchLoss:
         last may be smaller."""
         if self._embed is not None:
             samples = replace(samples, cond=self._embed(samples.cond))
-        loss = denoising_loss(denoise, samples, self._table, self._prediction)
-        weights = self._weights[samples.t]
+        loss = denoising_loss(denoise, samples, self._process)
+        weights = self._process.loss_weight(samples.t, self._snr_gamma).float()
         if samples.weight is not None:
             weights = weights * samples.weight
         share: Tensor = (loss * weights).sum() / self._batch

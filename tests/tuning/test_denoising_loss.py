@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from mitune.adapters import adapter
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import BatchLoss, denoising_loss, loss_weights, noising_table
+from mitune.training.loss import BatchLoss, denoising_loss, process_of
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:
@@ -31,8 +31,7 @@ def direct_loss(model: TinyModel, unet: torch.nn.Module, data: MicroBatch) -> Te
 def test_the_loss_is_the_mean_squared_error_of_the_schedulers_target(prediction: str) -> None:
     model = TinyModel(prediction)
     data = samples(model)
-    table = noising_table(model.scheduler.alphas_cumprod)
-    found = denoising_loss(model, data, table, prediction)
+    found = denoising_loss(model, data, process_of(model))
     model.unet.double()
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(direct_loss(model, model.unet, data).tolist(), rel=1e-5)
@@ -47,8 +46,7 @@ def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction
     adapter.attach(model, settings)
     scramble(model.unet)
     data = samples(model)
-    table = noising_table(model.scheduler.alphas_cumprod)
-    denoising_loss(model, data, table, prediction).mean().backward()
+    denoising_loss(model, data, process_of(model)).mean().backward()
     tensors = adapter.parameters(model)
 
     plain = TinyModel(prediction).unet.double()
@@ -79,8 +77,7 @@ def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction
 def test_a_half_precision_model_is_compared_in_float32() -> None:
     model = TinyModel()
     data = samples(model)
-    table = noising_table(model.scheduler.alphas_cumprod)
-    exact = denoising_loss(model, data, table, "epsilon")
+    exact = denoising_loss(model, data, process_of(model))
     model.unet.bfloat16()
     model.dtype = torch.bfloat16
     half = MicroBatch(
@@ -89,7 +86,7 @@ def test_a_half_precision_model_is_compared_in_float32() -> None:
         t=data.t,
         cond={name: tensor.bfloat16() for name, tensor in data.cond.items()},
     )
-    found = denoising_loss(model, half, table, "epsilon")
+    found = denoising_loss(model, half, process_of(model))
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(exact.tolist(), rel=0.02)
 
@@ -99,23 +96,26 @@ def test_min_snr_is_diffusers_own_formula(prediction: str) -> None:
     """As diffusers' training scripts weigh it, with their SNR."""
     from diffusers.training_utils import compute_snr
 
-    scheduler = TinyModel(prediction).scheduler
+    model = TinyModel(prediction)
+    scheduler, process = model.scheduler, process_of(model)
     t = torch.tensor([0, 10, 300, 500, 999])
     snr = compute_snr(scheduler, t)
     divisor = snr if prediction == "epsilon" else snr + 1
     expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0] / divisor
-    got = loss_weights(scheduler.alphas_cumprod, prediction, 5.0)[t]
+    got = process.loss_weight(t, 5.0).float()
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
-    assert torch.equal(loss_weights(scheduler.alphas_cumprod, prediction, None), torch.ones(1000))
+    assert process.loss_weight(t, None).tolist() == [1.0] * 5
 
 
 def test_the_batchs_loss_is_weighted_and_over_its_whole_size() -> None:
     model = TinyModel()
     chosen = config(batch=10, micro_batch=4, snr_gamma=5.0)
     batches = Batches(model, TinySet().selected(), chosen)
-    table = noising_table(model.scheduler.alphas_cumprod)
-    weights = loss_weights(model.scheduler.alphas_cumprod, "epsilon", 5.0)
+    process = process_of(model)
     with torch.no_grad():
         total = sum(BatchLoss(model, chosen)(model, samples) for samples in batches.step(0))
-        parts = [weights[s.t] * denoising_loss(model, s, table, "epsilon") for s in batches.step(0)]
+        parts = [
+            process.loss_weight(s.t, 5.0) * denoising_loss(model, s, process)
+            for s in batches.step(0)
+        ]
     assert float(total) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)

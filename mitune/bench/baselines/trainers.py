@@ -16,7 +16,7 @@ from mitune.config.training import TuneConfig
 from mitune.models.stable_diffusion.model import StableDiffusion
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import denoising_loss, noising_table
+from mitune.training.loss import denoising_loss, process_of
 
 Pairs = Sequence[tuple[str, Tensor]]
 _RECOMPILATIONS = 256
@@ -41,7 +41,7 @@ class AuthorsTrainer:
         adapter.attach(model, config)
         self.parameters: dict[str, nn.Parameter] = adapter.parameters(model)
         self._batches = Batches(model, pairs, config)
-        self._table = noising_table(model.scheduler.alphas_cumprod).to(model.device)
+        self._process = process_of(model).to(model.device)
         self._optimizer = self._adamw()
 
     def gradient(self, step: int) -> float:
@@ -63,7 +63,7 @@ class AuthorsTrainer:
         return torch.optim.AdamW(self.parameters.values(), **self.config.adamw)
 
     def _loss(self, samples: MicroBatch) -> Tensor:
-        loss = denoising_loss(self.model, samples, self._table, self.model.prediction)
+        loss = denoising_loss(self.model, samples, self._process)
         return loss.sum() / self.config.batch
 
     def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
@@ -109,7 +109,7 @@ class FairTrainer(AuthorsTrainer):
     def _loss(self, samples: MicroBatch) -> Tensor:
         half = self.model.dtype == torch.bfloat16
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=half):
-            loss = denoising_loss(self._denoise, samples, self._table, self.model.prediction)
+            loss = denoising_loss(self._denoise, samples, self._process)
         return loss.sum() / self.config.batch
 
     def _denoise(self, z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
