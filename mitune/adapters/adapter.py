@@ -19,7 +19,7 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
 
-_TEXT_STREAM = prompt_id("mitune.training/text_encoder")
+_TEXT_STREAM = prompt_id("mitune.tuning/text_encoder")
 
 
 class Adaptable(Protocol):

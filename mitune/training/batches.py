@@ -21,7 +21,7 @@ from mitune.models.protocol import Conditioning, concat, take
 _ENCODE = 64
 # The prompt's word of the key keeps the streams apart, from each other and from the candidates'.
 _SHUFFLE, _TIMES, _NOISE, _PRIOR = (
-    prompt_id(f"mitune.training/{use}") for use in ("shuffle", "times", "noise", "prior")
+    prompt_id(f"mitune.tuning/{use}") for use in ("shuffle", "times", "noise", "prior")
 )
 
 

@@ -98,6 +98,18 @@ def test_dropped_captions_are_the_empty_prompt_and_as_many_as_asked() -> None:
     assert not whole(list(batches(caption_dropout=1.0).step(0)))["text"].any()
 
 
+def test_the_samples_are_those_of_every_earlier_version() -> None:
+    """As 0.1 of 2026-11 drew them: a run that it began goes on, and studies compare across
+    versions."""
+    chosen = config(t_range=(0, 1000), caption_dropout=0.0)
+    first = next(iter(Batches(TinyModel(), TinySet().selected(), chosen).step(0)))
+    assert first.t.tolist() == [174, 116, 148, 910, 60, 163, 132, 745]
+    order = [-1.1258, -1.0841, -0.5461, 0.4974, -0.0394, -1.1258, -1.0841, -0.5461]
+    assert first.latents[:, 0, 0, 0].tolist() == pytest.approx(order, abs=1e-4)
+    noise = [-0.15456, -1.61166, 0.15571, 1.67968, 0.12665, -2.08402, -0.30286, -0.54083]
+    assert first.noise[:, 0, 0, 0].tolist() == pytest.approx(noise, abs=1e-4)
+
+
 def test_a_set_that_cannot_be_trained_on_is_refused() -> None:
     model = TinyModel()
     with pytest.raises(UserError, match="no selected pair"):

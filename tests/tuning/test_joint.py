@@ -217,6 +217,24 @@ def test_magnitudes_under_diffusers_own_name_are_lost(tmp_path: Path) -> None:
     assert furthest(magnitude, norms) > 0.1
 
 
+def test_a_fresh_adapter_is_that_of_every_earlier_version() -> None:
+    """As 0.1 of 2026-11 began it, in both networks."""
+    model = joint_model()
+    adapter.attach(model, joint())
+    tensors = adapter.parameters(model)
+    for name, start in (
+        (
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
+            [-0.14231, 0.22999, 0.2777],
+        ),
+        (
+            "text_encoder.encoder.layers.1.self_attn.out_proj.lora_A.weight",
+            [0.05177, 0.16585, 0.27455],
+        ),
+    ):
+        assert tensors[name].flatten()[:3].tolist() == pytest.approx(start, abs=1e-4)
+
+
 def test_loaded_used_and_taken_off(tmp_path: Path) -> None:
     """By everything that encodes a text; then the text encoder is the plain one, to the bit."""
     tuned = embeddings(trained_joint(tmp_path))
