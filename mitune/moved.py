@@ -4,9 +4,9 @@ name gives the module itself and a DeprecationWarning. To be removed with 0.3.""
 import importlib
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 
 MOVED = {
     "align": "methods.align",
@@ -85,6 +85,7 @@ MOVED = {
     "shapes.oracle": "worlds.shapes.oracle",
     "shapes.preset": "worlds.shapes.preset",
     "shapes.pretrain": "worlds.shapes.pretrain",
+    "shapes.pretrain.__main__": "worlds.shapes.pretrain.__main__",
     "shapes.pretrain.text": "worlds.shapes.pretrain.text",
     "shapes.pretrain.unet": "worlds.shapes.pretrain.unet",
     "shapes.pretrain.vae": "worlds.shapes.pretrain.vae",
@@ -135,7 +136,11 @@ class _Finder(MetaPathFinder):
         if name in GONE:
             return ModuleSpec(fullname, None, is_package=True)  # empty: a namespace
         today = MOVED.get(name) or _within(name)
-        return ModuleSpec(fullname, _Loader(f"mitune.{today}")) if today else None
+        if today is None:
+            return None
+        own = _spec(f"mitune.{today}")
+        many = own.submodule_search_locations is not None
+        return ModuleSpec(fullname, _Loader(own.name), is_package=many)
 
 
 def _within(name: str) -> str | None:
@@ -158,8 +163,22 @@ class _Loader(Loader):
         self._spec = module.__spec__
         return module
 
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For ``python -m``."""
+        loader = _spec(self._name).loader
+        assert isinstance(loader, InspectLoader)
+        return loader.get_code(self._name)
+
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._spec  # which the import system has just set to the former name's
+
+
+def _spec(name: str) -> ModuleSpec:
+    from importlib.util import find_spec  # here, as a start of the command line needs none
+
+    found = find_spec(name)
+    assert found is not None
+    return found
 
 
 def find_by_former_names() -> None:

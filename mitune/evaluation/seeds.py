@@ -27,8 +27,10 @@ def processes(asked: int | None, seeds: int) -> int:
     """How many seeds run at a time: as asked, or one on a GPU, else one for each core.
 
     Raises:
-        UserError: less than one is asked for.
+        UserError: less than one of either is asked for.
     """
+    if seeds < 1:
+        raise UserError(f"seeds is {seeds}: expected at least 1")
     if asked is not None:
         if asked < 1:
             raise UserError(f"processes is {asked}: expected at least 1")

@@ -40,6 +40,8 @@ def test_how_many(monkeypatch):
     assert processes(None, 9) == 1
     with pytest.raises(UserError, match="processes is 0: expected at least 1"):
         processes(0, 2)
+    with pytest.raises(UserError, match="seeds is 0: expected at least 1"):
+        processes(None, 0)
 
 
 def test_a_mistake_ends_the_others(tmp_path):
