@@ -195,6 +195,37 @@ def test_a_signal_ends_it_at_once(number, code, word):
     assert (err, json.loads(out)) == (f"mitune: {line}\n", {"error": line})
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_a_program_that_is_no_verb_alike(tmp_path, number, code, word):
+    (tmp_path / "toy.py").write_text(
+        "import time\n"
+        "from dataclasses import dataclass\n"
+        "from mitune.arguments.module import run_module\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Toy:\n"
+        '    """A toy."""\n'
+        "def work(toy):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    run_module(Toy, work)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toy"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (code, f"mitune: {word}; finished work is kept\n")
+
+
 def test_a_second_interrupt_does_not_wait_for_the_first():
     work = "try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    "
     process = _start(work + "print('cleaning', flush=True)\n    time.sleep(60)")

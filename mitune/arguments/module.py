@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 def run_module(kind: Callable[..., Made], run: Callable[[Made], object]) -> NoReturn:
     """This process's words as the dataclass ``kind``, given to ``run``; exits as ``mitune`` does:
-    with 2 and one line after a mistake of the user's, with 130 when interrupted."""
+    with 2 and one line after a mistake of the user's, with 130 when interrupted, 143 by SIGTERM."""
     found = sys.modules["__main__"].__spec__
     assert found is not None
     program = f"python -m {found.name.removesuffix('.__main__')}"
@@ -29,6 +29,9 @@ def _run(kind: Callable[..., Made], run: Callable[[Made], object], program: str)
     except UserError as error:
         print(f"mitune: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("mitune: interrupted; finished work is kept", file=sys.stderr)
-        raise SystemExit(process.INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        word, code = "interrupted", process.INTERRUPTED
+        if isinstance(stop, process.Terminated):
+            word, code = "terminated", process.TERMINATED
+        print(f"mitune: {word}; finished work is kept", file=sys.stderr)
+        raise SystemExit(code) from None
