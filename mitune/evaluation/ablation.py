@@ -86,6 +86,7 @@ def run(ablation: Ablation) -> dict[str, Any]:
 
 def _repeat(ablation: Ablation, seed: int, *, alone: bool) -> Comparison:
     """One seed; ``alone``: no other runs beside it."""
+    progress.quiet_libraries()
     model = load("shapes")
     tuning = model.preset.tuning
     if ablation.iterations is not None:
@@ -197,7 +198,6 @@ def _tell(
 
 def main(ablation: Ablation) -> None:
     """Run, and with --json print the result as the last line."""
-    progress.quiet_libraries()
     result = run(ablation)
     if ablation.json:
         print(as_json(result))

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import torch
 
-from mitune.core import progress
 from mitune.core.errors import UserError
 
 _Made = TypeVar("_Made")
@@ -92,7 +91,6 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def _begin() -> None:
     torch.set_num_threads(1)
-    progress.quiet_libraries()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -87,6 +87,7 @@ def run(study: Study) -> dict[str, Any]:
 
 def _repeat(study: Study, seed: int, *, alone: bool) -> Comparison:
     """One seed, and with the first of them the pictures; ``alone``: no other runs beside it."""
+    progress.quiet_libraries()
     model = load("shapes")
     preset = model.preset
     sampler = preset.sampler
@@ -196,7 +197,6 @@ def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> l
 
 def main(study: Study) -> None:
     """Run, and with --json print the result as the last line."""
-    progress.quiet_libraries()
     result = run(study)
     if study.json:
         print(as_json(result))
