@@ -30,8 +30,9 @@ table7: $(STAMP)  ## the paper's Table 7, shares of real pictures, on the embedd
 table8: $(STAMP)  ## its Table 8: DoRA, LoRA, UNet and text encoder together
 	$(BIN)/python -m mitune.evaluation.ablation parts --out runs/table8
 
-# A worker for each core, each with one thread: tests are too small to share several among them.
-PYTEST = $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
+# A worker for each core, each with one thread: tests are too small to share several among them. Files
+# in their order: xdist would begin with those of many tests, and end with the few that take longest.
+PYTEST = $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)   ## all tests
 	$(PYTEST)
