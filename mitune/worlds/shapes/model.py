@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
+import mitune
 from mitune.core.errors import UserError
 from mitune.models.stable_diffusion.model import StableDiffusion, load_stable_diffusion
 from mitune.worlds.shapes.preset import PRESET
 
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = Path(mitune.__file__).parent / "shapes" / "pretrained"
+"""Apart from the code of its world: programs name this folder as a Stable Diffusion to load."""
 
 
 def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> StableDiffusion:
