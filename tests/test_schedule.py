@@ -368,3 +368,13 @@ def test_clip_sample_by_default_is_refused_for_dict_and_object_alike():
 def test_what_is_no_scheduler_of_such_a_model(scheduler, kind, message):
     with pytest.raises(UserError, match=message):
         Schedule.from_diffusers(scheduler, kind=kind)
+
+
+def test_what_the_process_tells_by_the_names_it_had_here():
+    table = Schedule.from_diffusers(gaussian.scheduler(), 5)
+    with pytest.warns(DeprecationWarning, match=r"Schedule.prediction is .process.prediction now"):
+        assert table.prediction == "epsilon"
+    with pytest.warns(DeprecationWarning, match=r"Schedule.kappa is .process.mi_weight now"):
+        assert table.kappa(torch.tensor(7)) == table.process.mi_weight(torch.tensor(7))
+    with pytest.raises(AttributeError, match="'Schedule' object has no attribute 'betas'"):
+        _ = table.betas

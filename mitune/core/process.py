@@ -89,7 +89,7 @@ def _code_of(run: Callable[[], None]) -> int:
         reason = " ".join(str(error.strerror).split())
         _tell(f"{reason}{place}; finished work is kept")
         return 1
-    except KeyboardInterrupt:  # amid the handling of another
+    except KeyboardInterrupt:  # while another is handled
         _tell("interrupted")
         return INTERRUPTED
     except BaseException as error:
@@ -133,7 +133,7 @@ def _tell_lost(error: OSError) -> int:
 def _open_streams() -> None:
     """All three standard streams, whatever the process was started with.
 
-    A closed one is opened, lest the run's next file takes its number and gets what is printed; on
+    A closed one is opened, or the run's next file would take its number and get what is printed; on
     /dev/null, and stdout so that writing fails, as it does for other programs. Text that the
     terminal's encoding lacks is escaped.
     """

@@ -133,7 +133,7 @@ def prune(state: TrainState, folder: Path, keep: int) -> None:
     for old in find(folder)[:-keep]:
         if old == best:
             continue
-        # Renamed first: a kill amid the removal must not leave half a checkpoint under its name.
+        # Renamed first: a kill during the removal must not leave half a checkpoint under its name.
         gone = old.with_name(f".{old.name}.tmp")
         _remove(gone)
         _rename(old, gone)

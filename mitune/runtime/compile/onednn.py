@@ -65,7 +65,7 @@ def _register() -> None:
     from torch._inductor.lowering import register_lowering
     from torch._inductor.mkldnn_ir import LinearUnary
 
-    create: Any = LinearUnary.create  # missing in another version: not found out amid a compilation
+    create: Any = LinearUnary.create  # where there is none: fail now
 
     # inductor's own lowering of _linear_pointwise takes nothing but constants for a weight.
     @register_lowering(torch.ops.mitune.product, type_promotion_kind=None)
