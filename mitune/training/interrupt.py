@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first SIGINT or SIGTERM, which during ``optimizer.step`` would leave half a step.
+    """Hold back the first SIGINT or SIGTERM, which in ``optimizer.step`` would leave half a step.
 
     The block asks whether one came and ends; then KeyboardInterrupt is raised. A second one is not
     held back.
