@@ -8,11 +8,10 @@ import torch
 
 from mitune.adapters import adapter as adapters
 from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import (
-    StableDiffusion,
-    check_precision,
-    load_stable_diffusion,
-)
+from mitune.models.family import family_of
+from mitune.models.loading import load_model
+from mitune.models.precision import check_precision
+from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes.model import load_shapes
 
 
@@ -53,16 +52,17 @@ def load(
     device: str | None = None,
     precision: str = "float32",
     variant: str | None = None,
-) -> StableDiffusion:
+) -> LatentModel:
     """Load a model, with or without an adapter on it.
 
     Args:
         model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded
-            StableDiffusionPipeline.
+            pipeline of a family that ``mitune.models`` has.
         adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
         device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
-        precision: of the UNet: "float32", "bfloat16", "float16", or "bf16-mixed", which generates
-            with bfloat16 products in an otherwise float32 model; latents and scores stay float32.
+        precision: of the denoiser: "float32", "bfloat16", "float16", or "bf16-mixed", which
+            generates with bfloat16 products in an otherwise float32 model; latents and scores stay
+            float32.
         variant: weight variant of a folder, such as "fp16".
 
     Raises:
@@ -70,12 +70,14 @@ def load(
     """
     check_precision(precision)
     where = pick_device(device)
+    loaded: LatentModel
     if not isinstance(model, (str, Path)):
-        loaded = StableDiffusion(model, type(model).__name__, device=where, precision=precision)
+        name = type(model).__name__
+        loaded = family_of(name, model).model(model, name, device=where, precision=precision)
     elif str(model) == "shapes":
         loaded = load_shapes(device=where, precision=precision)
     else:
-        loaded = load_stable_diffusion(model, device=where, precision=precision, variant=variant)
+        loaded = load_model(model, device=where, precision=precision, variant=variant)
     if adapter is not None:
         adapters.load(loaded, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded

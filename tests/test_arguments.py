@@ -200,7 +200,7 @@ def test_choices_are_those_of_what_they_name():
     from mitune.adapters.export.write import FORMATS
     from mitune.diffusion import process, schedule
     from mitune.methods import build
-    from mitune.models.stable_diffusion.model import PRECISIONS
+    from mitune.models.precision import PRECISIONS
     from mitune.runtime import attention, backends
     from mitune.scoring import estimate
     from mitune.sets import RULES

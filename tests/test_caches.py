@@ -81,11 +81,11 @@ def test_a_folder_that_another_may_have_made_is_not_used(kind, machine, tmp_path
 
 def test_the_folder_that_the_user_names_is_used_or_told_of(machine, tmp_path):
     machine.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "c"))
-    compiling.compile_unet(lambda z, t, text: z, CPU)  # without a home
+    compiling.compile_run(lambda z, t, cond: z, CPU)  # without a home
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "c")
     machine.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/none")
     with pytest.raises(UserError, match="TORCHINDUCTOR_CACHE_DIR is /proc/none"):
-        compiling.compile_unet(lambda z, t, text: z, CPU)
+        compiling.compile_run(lambda z, t, cond: z, CPU)
 
 
 def test_a_torch_with_another_inductor_still_compiles(machine, tmp_path):
@@ -96,7 +96,7 @@ def test_a_torch_with_another_inductor_still_compiles(machine, tmp_path):
     compiling.compiler.cache_clear()
     inside, most = [], []
 
-    def run(z, t, text):
+    def run(z, t, cond):
         inside.append(z)
         time.sleep(0.01)
         most.append(len(inside))
@@ -104,14 +104,14 @@ def test_a_torch_with_another_inductor_still_compiles(machine, tmp_path):
         return z + t
 
     try:
-        compiled = compiling.compile_unet(run, CPU)
+        compiled = compiling.compile_run(run, CPU)
         z = torch.ones(2)
-        threads = [threading.Thread(target=compiled, args=(z, z, z)) for _ in range(4)]
+        threads = [threading.Thread(target=compiled, args=(z, z, {})) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert (most, compiled(z, z, z).tolist()) == ([1] * 5, [2.0, 2.0])
+        assert (most, compiled(z, z, {}).tolist()) == ([1] * 5, [2.0, 2.0])
     finally:
         compiling.compiler.cache_clear()
 

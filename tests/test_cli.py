@@ -174,11 +174,11 @@ def test_help_of_the_program_names_every_verb(capsys, monkeypatch):
 def test_help_shows_the_presets_numbers(capsys):
     run("build", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "the model's preset (shapes: 25, Stable Diffusion: 50)" in text
-    assert f"shapes: {PRESET.sampler.t_min}, Stable Diffusion: none" in text
+    assert "the model's preset (shapes: 25, others: 50)" in text
+    assert f"shapes: {PRESET.sampler.t_min}, others: none" in text
     run("real", "--help")  # which cannot rank by trajectory
     text = " ".join(capsys.readouterr().out.split())
-    assert "(shapes: standard, Stable Diffusion: orthogonal)" in text
+    assert "(shapes: standard, others: orthogonal)" in text
 
 
 def test_version(capsys):

@@ -15,11 +15,14 @@ def test_threads_share_what_was_compiled_once_for_each_shape():
     """And weights that change in place are seen."""
     layer = torch.nn.Linear(6, 6).requires_grad_(False)
 
-    def run(z, t, text):
-        return layer(z) * t[:, None] + text
+    def run(z, t, cond):
+        return layer(z) * t[:, None] + cond["text"] * cond["scale"]
 
-    compiled = compiling.compile_unet(run, torch.device("cpu"))
-    given = [tuple(torch.randn(n, *rest) for rest in ((6,), (), (6,))) for n in (2, 3)]
+    compiled = compiling.compile_run(run, torch.device("cpu"))
+    given = [
+        (torch.randn(n, 6), torch.randn(n), {"text": torch.randn(n, 6), "scale": torch.randn(n, 1)})
+        for n in (2, 3)
+    ]
     compiler = mock.Mock(wraps=compiling.compiler())
     with mock.patch.object(compiling, "compiler", return_value=compiler):
         for factor in (1.0, -2.0):
@@ -60,16 +63,16 @@ def test_float32_products_are_taken_by_onednn(dtype, taken, left):
     net.to(dtype)
     z = torch.randn(4, 2, 5, dtype=dtype, requires_grad=True)
 
-    def run(z, t, text):
+    def run(z, t, cond):
         return net(z)
 
     counted = Counted()
     fresh = torch._inductor.config.patch(force_disable_caches=True)
     with fresh, mock.patch.object(products, "replace_products", counted):
-        made = compiling.compile_unet(run, torch.device("cpu"))(z, z, z)
+        made = compiling.compile_run(run, torch.device("cpu"))(z, z, {"text": z})
         wanted = [z, *net.parameters()]
         got = torch.autograd.grad(made.square().sum(), wanted)
-    expected = run(z, z, z)
+    expected = run(z, z, {"text": z})
     torch.testing.assert_close(made, expected)
     torch.testing.assert_close(got, torch.autograd.grad(expected.square().sum(), wanted))
     assert (counted.taken, sorted(counted.left)) == (taken, left)

@@ -97,9 +97,9 @@ def test_a_last_timestep_without_signal_counts_like_any_other(estimator):
     """Zero terminal SNR: at t = 999 z is noise alone, its v still tells the prompt's mean."""
     native = gaussian.scheduler(**gaussian.ZERO_SNR)
     schedule = Schedule.levels(native)
-    assert float(schedule.process.alphas_cumprod[-1]) == 0
+    assert float(schedule.process.squared_signal[-1]) == 0
     kappa = schedule.process.mi_weight(torch.arange(1000))
-    truth = float((kappa * gaussian.velocity_gap(schedule.process.alphas_cumprod)).mean())
+    truth = float((kappa * gaussian.velocity_gap(schedule.process.squared_signal)).mean())
     # The mean over 1000 timesteps is the integral over all noise levels but for the first one's.
     assert truth == pytest.approx(gaussian.TRUE_MI, rel=0.02)
     denoise = gaussian.Denoiser("v_prediction", native)
@@ -107,7 +107,7 @@ def test_a_last_timestep_without_signal_counts_like_any_other(estimator):
     assert float(estimate(2000, draws=64, **given).mean()) == pytest.approx(truth, rel=0.02)
     # The last timestep alone: its weight is T abar_998 / 2, and its gap D V.
     last = float(estimate(2000, draws=16, t_min=998, **given).mean())
-    expected = 1000 * float(schedule.process.alphas_cumprod[998]) / 2 * gaussian.D * gaussian.V
+    expected = 1000 * float(schedule.process.squared_signal[998]) / 2 * gaussian.D * gaussian.V
     assert last == pytest.approx(expected, rel=0.05)
 
 
@@ -116,7 +116,7 @@ def test_sampling_from_a_latent_without_signal_scores_its_path():
     schedule = Schedule.from_diffusers(native, 50)
     weights = schedule.weights()
     at = schedule.timesteps.long()
-    gap = gaussian.velocity_gap(schedule.process.alphas_cumprod[at])
+    gap = gaussian.velocity_gap(schedule.process.squared_signal[at])
     mean = float(along_ancestral_steps(gaussian.Denoiser("v_prediction", native), schedule).mean())
     assert mean == pytest.approx(float((weights * gap).sum()), rel=0.03)
 

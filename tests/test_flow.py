@@ -33,7 +33,7 @@ def estimate(count: int = PAIRS, **changes: object) -> torch.Tensor:
         *(
             (
                 VariancePreserving(
-                    alphas_cumprod=gaussian.scheduler().alphas_cumprod.double(), prediction=kind
+                    squared_signal=gaussian.scheduler().alphas_cumprod.double(), prediction=kind
                 ),
                 torch.arange(50, 1000, 50),
             )

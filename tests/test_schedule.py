@@ -156,7 +156,7 @@ def test_the_weight_of_a_timestep_without_signal():
     assert float(kappa[999]) == pytest.approx(500 * float(native.alphas_cumprod[998]), rel=1e-6)
     assert float(table.process.mi_weight(last, "reference")) == 0
     # Before it, the weight is the one for eps times abar.
-    abar = table.process.alphas_cumprod
+    abar = table.process.squared_signal
     beta = 1 - abar[1:999] / abar[:998]
     exact = beta * 1000 * abar[:998] / (2 * (1 - abar[1:999]))
     torch.testing.assert_close(kappa[1:999], exact, rtol=1e-12, atol=0)
@@ -202,7 +202,7 @@ def test_trailing_never_visits_a_timestep_before_the_first(kind):
     # And the last step ends where diffusers' tables end for every other number of steps, at z0.
     x0 = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eps = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    abar = table.process.alphas_cumprod[15]
+    abar = table.process.squared_signal[15]
     z = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
     torch.testing.assert_close(table.a[-1] * z + table.b[-1] * eps, x0, rtol=1e-5, atol=1e-5)
 
@@ -263,7 +263,7 @@ def test_v_prediction_folds_abar():
     v = Schedule.from_diffusers(gaussian.scheduler(prediction_type="v_prediction"), 50)
     t = torch.arange(1000)
     torch.testing.assert_close(
-        v.process.mi_weight(t), epsilon.process.mi_weight(t) * epsilon.process.alphas_cumprod
+        v.process.mi_weight(t), epsilon.process.mi_weight(t) * epsilon.process.squared_signal
     )
 
 

@@ -1,76 +1,73 @@
 """Adapters on a model: attach, load, restore, save, detach.
 
-An adapter is on the UNet and, where the text encoder is trained too, on that
+An adapter is on the denoiser and, where text encoders are trained too, on those
 (``mitune.adapters.network`` has the equations). All of it comes and goes together. The weights of a
 full fine-tuning stand wherever an adapter may (``mitune.adapters.full``).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from mitune.adapters import full, network
 from mitune.adapters.adapter_config import misfit
 from mitune.adapters.adapter_file import FILE, read_file, resolve, write_file
-from mitune.adapters.names import TEXT_ENCODER, UNET
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
-
-_TEXT_STREAM = prompt_id("mitune.tuning/text_encoder")
-
-
-class Adaptable(Protocol):
-    """What an adapter needs of a model: a diffusers UNet2DConditionModel and a transformers
-    CLIPTextModel, or None in its place."""
-
-    unet: Any
-    text_encoder: Any
+from mitune.models.protocol import LatentModel, denoiser_of, text_encoders
 
 
-def attach(model: Adaptable, config: TuneConfig) -> None:
+def attach(model: LatentModel, config: TuneConfig) -> None:
     """Put a fresh, trainable adapter on the model, in place; B = 0, so its prediction is unchanged.
 
     A is drawn from N(0, 1/rank^2) keyed by ``config.seed``; the global random state is neither used
-    nor moved. The adapter is float32 also on a half-precision UNet, whose own weights are frozen.
+    nor moved. The adapter is float32 also on a half-precision network, whose own weights are
+    frozen.
 
     Args:
         model: without adapter.
         config: its method, rank, alpha, targets and seed are used; with a text_encoder_lr the text
-            encoder gets one too, on ``network.TEXT_TARGETS``. With method full there is no adapter,
-            and all the UNet's own weights train.
+            encoders get one too, on the model's ``text_targets``. With method full there is no
+            adapter, and all the denoiser's own weights train.
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists those there
-            are), or a model that has an adapter; method full in half precision.
+            are), or a model that has an adapter; method full in half precision; a text_encoder_lr
+            for a model without text encoders that can be trained.
     """
     if attached(model):
         raise _occupied()
     if config.method == "full":
-        full.begin(model.unet)
+        full.begin(denoiser_of(model))
     check_targets(model, config)
-    for name, asked in network.asked(config).items():
-        # Of a stream of its own: the two must not begin with the same numbers.
-        seed = config.seed ^ (_TEXT_STREAM if name == TEXT_ENCODER else 0)
-        network.inject(_networks(model)[name], asked, seed)
+    for name, asked in network.asked(model, config).items():
+        # Each of a stream of its own: no two must begin with the same numbers.
+        stream = 0 if name == model.denoiser else prompt_id(f"mitune.tuning/{name}")
+        network.inject(model.networks[name], asked, config.seed ^ stream)
 
 
-def check_targets(model: Adaptable, config: TuneConfig) -> None:
-    """That every target of ``config`` names layers of the UNet, and TEXT_TARGETS of the text
-    encoder if it is trained; for those who are long at work before they attach.
+def check_targets(model: LatentModel, config: TuneConfig) -> None:
+    """That every target of ``config`` names layers of the denoiser, and the model's own of its text
+    encoders if they are trained; for those who are long at work before they attach.
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists those there
             are).
     """
-    for name, asked in network.asked(config).items():
-        network.check_targets(_networks(model)[name], sorted(asked.target_modules or ()))
+    if config.text_encoder_lr is not None and not text_encoders(model):
+        raise UserError(
+            f"text_encoder_lr is {config.text_encoder_lr}, and {model.name} has no text encoder "
+            "that can be trained: expected None"
+        )
+    for name, asked in network.asked(model, config).items():
+        network.check_targets(model.networks[name], sorted(asked.target_modules or ()))
 
 
 def load(
-    model: Adaptable, path: Path | str, *, fingerprint: str | None = None, trainable: bool = False
+    model: LatentModel, path: Path | str, *, fingerprint: str | None = None, trainable: bool = False
 ) -> dict[str, Any]:
     """Put the adapter of a file on the model, in place, with the file's values (held in float32).
 
@@ -78,9 +75,8 @@ def load(
         model: without adapter; unchanged when the load fails.
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file, in
             diffusers' layout, of ``save`` or of another trainer (which knows no fingerprint: only
-            the layers and shapes are then checked). The text encoder's tensors in it go on the text
-            encoder. Or the folder of a run with method full, whose weights replace the UNet's,
-            in its dtype.
+            the layers and shapes are then checked). Each network's tensors in it go on that. Or the
+            folder of a run with method full, whose weights replace the denoiser's, in its dtype.
         fingerprint: of the model; None skips the check.
         trainable: whether the adapter's tensors require gradients.
 
@@ -96,7 +92,7 @@ def load(
     if whole := full.found(path):
         notes = full.notes(whole)
         _same_model(whole, notes, fingerprint)
-        full.load(model.unet, whole, trainable=trainable)
+        full.load(denoiser_of(model), whole, trainable=trainable)
         return notes
     content = read_file(path)
     _same_model(content.path, content.notes, fingerprint)
@@ -114,20 +110,20 @@ def load(
     return content.notes
 
 
-def restore(model: Adaptable, path: Path | str) -> None:
+def restore(model: LatentModel, path: Path | str) -> None:
     """Copy the values of a file (as in ``load``) into the adapter that is on the model.
 
     Raises UserError when the file is absent, damaged or of an adapter with other layers or ranks.
     """
-    if full.carried(model.unet):
-        full.restore(model.unet, resolve(path))
+    if full.carried(denoiser_of(model)):
+        full.restore(denoiser_of(model), resolve(path))
         return
     content = read_file(path)
     for name, carrier in carriers(model).items():
         network.assign(carrier, content.part(name), content.path)
 
 
-def save(model: Adaptable, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
+def save(model: LatentModel, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
     """Write the model's adapter, for plain diffusers' ``load_lora_weights(folder)`` to read
     exactly.
 
@@ -150,26 +146,26 @@ def save(model: Adaptable, folder: Path | str, metadata: Mapping[str, Any]) -> P
         raise ValueError(f"got metadata {dict(metadata)}; expected a fingerprint in it")
     if not attached(model):
         raise ValueError("got a model without adapter; expected one from attach or load")
-    if full.carried(model.unet):
-        return full.save(model.unet, Path(folder), metadata)
+    if full.carried(denoiser_of(model)):
+        return full.save(denoiser_of(model), Path(folder), metadata, name=model.denoiser)
     parts = {name: network.taken(carrier) for name, carrier in carriers(model).items()}
     return write_file(Path(folder), parts, metadata)
 
 
-def detach(model: Adaptable) -> None:
+def detach(model: LatentModel) -> None:
     """Take any adapter off, in place: the model's own layers and weights are back, to the bit."""
-    full.strip(model.unet)
+    full.strip(denoiser_of(model))
     for each in _networks(model).values():
         network.strip(each)
 
 
-def attached(model: Adaptable) -> bool:
+def attached(model: LatentModel) -> bool:
     """Whether an adapter is on the model."""
     return bool(carriers(model))
 
 
-def carriers(model: Adaptable) -> dict[str, Any]:
-    """The networks that an adapter is on, or that carry tuned weights, by UNET and TEXT_ENCODER."""
+def carriers(model: LatentModel) -> dict[str, Any]:
+    """The networks that an adapter is on, or that carry tuned weights, by name."""
     return {
         name: each
         for name, each in _networks(model).items()
@@ -182,35 +178,32 @@ def finished(folder: Path) -> bool:
     return (folder / FILE).exists() or full.found(folder) is not None
 
 
-def parameters(model: Adaptable) -> dict[str, nn.Parameter]:
+def parameters(model: LatentModel) -> dict[str, nn.Parameter]:
     """The adapter's tensors by a stable name, in a stable order; shapes as in ``Part``. Those of
-    the text encoder are called ``text_encoder.`` and come last."""
+    a text encoder have its name before theirs and come last."""
     return {
-        name if part == UNET else f"{part}.{name}": tensor
+        name if part == model.denoiser else f"{part}.{name}": tensor
         for part, carrier in carriers(model).items()
         for name, tensor in _tensors(carrier).items()
     }
 
 
-def groups(model: Adaptable, config: TuneConfig) -> list[dict[str, Any]]:
+def groups(model: LatentModel, config: TuneConfig) -> list[dict[str, Any]]:
     """The adapter's tensors as an optimizer's groups, in the order of ``parameters``, each with its
     learning rate, which stays under ``initial_lr``."""
-    rates = {UNET: config.lr, TEXT_ENCODER: config.text_encoder_lr}
-    return [
-        {
-            "params": list(_tensors(carrier).values()),
-            "lr": rates[name],
-            "initial_lr": rates[name],
-        }
-        for name, carrier in carriers(model).items()
-    ]
+    groups = []
+    for name, carrier in carriers(model).items():
+        lr = config.lr if name == model.denoiser else config.text_encoder_lr
+        groups.append({"params": list(_tensors(carrier).values()), "lr": lr, "initial_lr": lr})
+    return groups
 
 
-def require(model: Adaptable, config: TuneConfig, path: Path | str) -> None:
+def require(model: LatentModel, config: TuneConfig, path: Path | str) -> None:
     """Raise UserError unless the adapter (loaded from ``path``) is what ``config`` asks for."""
-    there, asked = carriers(model), network.asked(config)
-    if full.carried(model.unet) or config.method == "full":
-        kinds = ["full" if full.carried(model.unet) else "an adapter", config.method]
+    there, asked = carriers(model), network.asked(model, config)
+    tuned = full.carried(denoiser_of(model))
+    if tuned or config.method == "full":
+        kinds = ["full" if tuned else "an adapter", config.method]
         if kinds == ["full", "full"]:
             return
         raise UserError(
@@ -247,9 +240,8 @@ def _tensors(carrier: Any) -> dict[str, nn.Parameter]:
     return network.parameters(carrier)
 
 
-def _networks(model: Adaptable) -> dict[str, Any]:
-    found = {UNET: model.unet, TEXT_ENCODER: model.text_encoder}
-    return {name: each for name, each in found.items() if each is not None}
+def _networks(model: LatentModel) -> dict[str, Any]:
+    return {model.denoiser: denoiser_of(model), **text_encoders(model)}
 
 
 def _occupied() -> UserError:

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mitune.adapters.adapter_config import check_tensors, describe, misfit, parse_config
-from mitune.adapters.names import TEXT_ENCODER, UNET, as_diffusers, as_peft
+from mitune.adapters.names import DENOISERS, NETWORKS, as_diffusers, as_peft
 from mitune.core.errors import UserError
 from mitune.core.files import make_folder, publish
 
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
 
-FULL = "unet/diffusion_pytorch_model.safetensors"
-"""What a full fine-tuning leaves in its place: a whole UNet, under diffusers' name."""
+FULL = "diffusion_pytorch_model.safetensors"
+"""What a full fine-tuning leaves in its place, in a folder of the network's name: a whole denoiser,
+under diffusers' name."""
 
 NOTES = "mitune"
 """Entry of the header that holds the notes, as JSON."""
@@ -54,7 +54,7 @@ class AdapterFile:
 
     Attributes:
         path: of the file.
-        parts: by UNET and, where there is one, TEXT_ENCODER; one at least.
+        parts: by network, of ``mitune.adapters.names.NETWORKS``; one at least.
         notes: what was given to ``write_file``; empty for files of other programs.
     """
 
@@ -73,7 +73,8 @@ def resolve(path: Path | str) -> Path:
     """The file of an adapter, or of what stands in its place, for a folder or file. Raises
     UserError when there is none."""
     place = Path(path)
-    for file in (place / FILE, place / FULL) if place.is_dir() else (place,):
+    whole = [place / name / FULL for name in DENOISERS]
+    for file in (place / FILE, *whole) if place.is_dir() else (place,):
         if file.is_file():
             return file
     raise UserError(
@@ -110,15 +111,17 @@ def read_file(path: Path | str) -> AdapterFile:
             f"adapter {file} cannot be read ({error}): expected a whole safetensors file; "
             "restore it or train it anew"
         ) from error
-    foreign = next((k for k in stored if not k.startswith((f"{UNET}.", f"{TEXT_ENCODER}."))), None)
+    known = tuple(f"{network}." for network in NETWORKS)
+    foreign = next((key for key in stored if not key.startswith(known)), None)
     if foreign is not None or not stored:
         raise UserError(
             f"adapter {file} holds {foreign or 'nothing'}: expected an adapter in diffusers' "
-            "layout, its tensors named unet.<layer>.lora... or text_encoder.<layer>.lora..."
+            "layout, its tensors named unet.<layer>.lora..., transformer.<layer>.lora... or "
+            "text_encoder.<layer>.lora..."
         )
     described = _entry(file, header, LORA_ADAPTER_METADATA_KEY)
     parts = {}
-    for network in (UNET, TEXT_ENCODER):
+    for network in NETWORKS:
         own, about = _below(network, stored), _below(network, described)
         if own:
             parts[network] = _part(file, network, own, about)
@@ -147,7 +150,7 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
 
     Args:
         folder: created if absent.
-        parts: by UNET and TEXT_ENCODER, as in ``AdapterFile``. The fields of peft's configuration
+        parts: by network, as in ``AdapterFile``. The fields of peft's configuration
             go where diffusers looks for them, so that alpha other than rank survives.
         notes: plain JSON.
 
@@ -168,18 +171,13 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
         NOTES: json.dumps(dict(notes), sort_keys=True),
     }
 
-    def write(weights: Mapping[str, Tensor], filename: str) -> None:
-        publish(Path(filename), to_bytes(weights, header))
-
+    tensors = {
+        f"{network}.{key}": value
+        for network, part in parts.items()
+        for key, value in as_diffusers(network, part.tensors).items()
+    }
     make_folder(folder)
-    named = {network: as_diffusers(network, part.tensors) for network, part in parts.items()}
-    StableDiffusionLoraLoaderMixin.save_lora_weights(
-        folder,
-        unet_lora_layers=named.get(UNET),
-        text_encoder_lora_layers=named.get(TEXT_ENCODER),
-        weight_name=FILE,
-        save_function=write,
-    )
+    publish(folder / FILE, to_bytes(tensors, header))
     return folder / FILE
 
 

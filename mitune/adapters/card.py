@@ -72,19 +72,23 @@ class Form:
 ADAPTER = Form(
     title="Adapter",
     use="""\
-    from diffusers import StableDiffusionPipeline
-    pipeline = StableDiffusionPipeline.from_pretrained({source})
+    from diffusers import DiffusionPipeline
+    pipeline = DiffusionPipeline.from_pretrained({source})
     pipeline.load_lora_weights("path/of/this/folder")""",
 )
-WHOLE = Form(
-    title="Tuned UNet",
-    relation="finetune",
-    use="""\
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    unet = UNet2DConditionModel.from_pretrained("path/of/this/folder", subfolder="unet")
-    pipeline = StableDiffusionPipeline.from_pretrained({source}, unet=unet)""",
-    limits=("All weights of the UNet were trained; everything else is the base's.",),
-)
+
+
+def whole(denoiser: str) -> Form:
+    """The form of a full fine-tuning of the pipeline's part ``denoiser``."""
+    return Form(
+        title="Tuned denoiser",
+        relation="finetune",
+        use=f"""\
+    from diffusers import AutoModel, DiffusionPipeline
+    tuned = AutoModel.from_pretrained("path/of/this/folder", subfolder="{denoiser}")
+    pipeline = DiffusionPipeline.from_pretrained({{source}}, {denoiser}=tuned)""",
+        limits=(f"All weights of the {denoiser} were trained; everything else is the base's.",),
+    )
 
 
 def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:

@@ -1,7 +1,7 @@
-"""Full fine-tuning, the control: all weights of the UNet train, and a UNet is the result.
+"""Full fine-tuning, the control: all weights of the denoiser train, and a denoiser is the result.
 
-It stands wherever an adapter may: the tuned weights then take the place of the UNet's own, which
-are kept until it is taken off. The folder ``unet`` is diffusers' own.
+It stands wherever an adapter may: the tuned weights then take the place of the network's own, which
+are kept until it is taken off. Their folder, ``unet`` or ``transformer``, is diffusers' own.
 """
 
 import json
@@ -16,52 +16,55 @@ from torch import Tensor, nn
 
 from mitune.adapters.adapter_config import check_finite, misfit
 from mitune.adapters.adapter_file import FULL, NOTES, to_bytes
+from mitune.adapters.names import DENOISERS
 from mitune.core.errors import UserError
 from mitune.core.files import make_folder, publish
 
-# The plain weights of each UNet that carries tuned ones. Not on the UNet: copies of it need none.
+# The plain weights of each denoiser that carries tuned ones. Not on the
+# network: copies of it need none.
 _PLAIN: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
 
 
 def found(path: Path | str) -> Path | None:
     """The file of weights in a folder of this kind; None where there is none."""
-    file = Path(path) / FULL
-    return file if file.is_file() else None
+    files = (Path(path) / name / FULL for name in DENOISERS)
+    return next((file for file in files if file.is_file()), None)
 
 
-def begin(unet: nn.Module) -> None:
+def begin(network: nn.Module) -> None:
     """Let all weights train, in place.
 
     Raises:
         UserError: weights in half precision, in which an update is lost in rounding.
     """
-    _need_float32(unet)
-    _PLAIN[unet] = _copy(unet)
-    unet.requires_grad_(True)
+    _need_float32(network)
+    _PLAIN[network] = _copy(network)
+    network.requires_grad_(True)
 
 
-def load(unet: nn.Module, file: Path, *, trainable: bool = False) -> None:
-    """Put a file's weights in the place of the UNet's own.
+def load(network: nn.Module, file: Path, *, trainable: bool = False) -> None:
+    """Put a file's weights in the place of the network's own.
 
     Raises:
-        UserError: they are not those of such a UNet, or are to be trained in half precision.
+        UserError: they are not those of such a network, or are to be trained in half precision.
     """
     tensors = _read(file)
     if trainable:
-        _need_float32(unet)
-    plain = _copy(unet)
-    _assign(unet, tensors, file)
-    _PLAIN[unet] = plain
-    unet.requires_grad_(trainable)
+        _need_float32(network)
+    plain = _copy(network)
+    _assign(network, tensors, file)
+    _PLAIN[network] = plain
+    network.requires_grad_(trainable)
 
 
-def restore(unet: nn.Module, file: Path) -> None:
-    """Copy a file's weights into a UNet that carries tuned ones. Raises UserError as ``load``."""
-    _assign(unet, _read(file), file)
+def restore(network: nn.Module, file: Path) -> None:
+    """Copy a file's weights into a network that carries tuned ones. Raises UserError as
+    ``load``."""
+    _assign(network, _read(file), file)
 
 
 def notes(file: Path) -> dict[str, Any]:
-    """What ``save`` was given. Raises UserError for a UNet that was not saved by it."""
+    """What ``save`` was given. Raises UserError for a network that was not saved by it."""
     with _opened(file) as content:
         noted = json.loads((content.metadata() or {}).get(NOTES, "{}"))
     if not isinstance(noted, dict) or not noted.get("fingerprint"):
@@ -72,41 +75,41 @@ def notes(file: Path) -> dict[str, Any]:
     return noted
 
 
-def save(unet: Any, folder: Path, metadata: Mapping[str, Any]) -> Path:
-    """Write ``folder/unet``, which ``UNet2DConditionModel.from_pretrained(folder / "unet")`` reads;
-    the weights appear whole or not at all, and last. Equal weights give equal bytes.
+def save(network: Any, folder: Path, metadata: Mapping[str, Any], *, name: str) -> Path:
+    """Write ``folder/name``, which the ``from_pretrained(folder / name)`` of the network's class
+    reads; the weights appear whole or not at all, and last. Equal weights give equal bytes.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    file = folder / FULL
+    file = folder / name / FULL
     make_folder(file.parent)
-    publish(file.parent / "config.json", unet.to_json_string().encode())
+    publish(file.parent / "config.json", network.to_json_string().encode())
     header = {"format": "pt", NOTES: json.dumps(dict(metadata), sort_keys=True)}
-    publish(file, to_bytes(unet.state_dict(), header))
+    publish(file, to_bytes(network.state_dict(), header))
     return file
 
 
-def strip(unet: nn.Module) -> None:
-    """Put the UNet's own weights back, to the bit; nothing where it has them."""
-    plain = _PLAIN.pop(unet, None)
+def strip(network: nn.Module) -> None:
+    """Put the network's own weights back, to the bit; nothing where it has them."""
+    plain = _PLAIN.pop(network, None)
     if plain is not None:
-        unet.load_state_dict(plain)
-        unet.requires_grad_(False)
+        network.load_state_dict(plain)
+        network.requires_grad_(False)
 
 
-def carried(unet: nn.Module) -> bool:
-    """Whether the UNet carries tuned weights."""
-    return unet in _PLAIN
+def carried(network: nn.Module) -> bool:
+    """Whether the network carries tuned weights."""
+    return network in _PLAIN
 
 
-def _copy(unet: nn.Module) -> dict[str, Tensor]:
+def _copy(network: nn.Module) -> dict[str, Tensor]:
     # On the host: a GPU's memory is for what trains.
-    return {name: t.detach().to("cpu", copy=True) for name, t in unet.state_dict().items()}
+    return {name: t.detach().to("cpu", copy=True) for name, t in network.state_dict().items()}
 
 
-def _assign(unet: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
-    own = unet.state_dict()
+def _assign(network: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    own = network.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in own or name not in tensors:
             raise misfit(file, f"{name} is {'absent' if name in own else 'not expected'}")
@@ -114,7 +117,7 @@ def _assign(unet: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
             raise misfit(
                 file, f"{name} is {list(tensors[name].shape)}, expected {list(own[name].shape)}"
             )
-    unet.load_state_dict(tensors)
+    network.load_state_dict(tensors)
 
 
 @contextmanager
@@ -136,8 +139,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _need_float32(unet: nn.Module) -> None:
-    kinds = {parameter.dtype for parameter in unet.parameters() if parameter.dtype.itemsize < 4}
+def _need_float32(network: nn.Module) -> None:
+    kinds = {parameter.dtype for parameter in network.parameters() if parameter.dtype.itemsize < 4}
     if kinds:
         raise UserError(
             f"method full trains weights in {kinds.pop()}, whose rounding swallows the updates: "

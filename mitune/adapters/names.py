@@ -1,13 +1,15 @@
-"""The networks an adapter may be on, and the names of its tensors: peft's in memory, diffusers' in
-files."""
+"""The names of an adapter's tensors: peft's in memory, diffusers' in files."""
 
 from collections.abc import Mapping
 
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from torch import Tensor
 
-UNET, TEXT_ENCODER = "unet", "text_encoder"
-"""The networks an adapter may be on, as diffusers names them and their tensors begin."""
+UNET, TRANSFORMER, TEXT_ENCODER = "unet", "transformer", "text_encoder"
+NETWORKS = (UNET, TRANSFORMER, TEXT_ENCODER, "text_encoder_2", "text_encoder_3")
+"""The networks an adapter may be on, as diffusers names a pipeline's parts and as their tensors
+begin in a file; a denoiser is one of the first two."""
+DENOISERS = (UNET, TRANSFORMER)
 
 TEXT_MODEL = "text_model."
 """What transformers before 5 puts before every name in a text encoder. In files it always stands
@@ -17,22 +19,27 @@ memory never."""
 # Peft's words and diffusers'. The magnitudes of a text encoder diffusers itself writes under peft's
 # word and then, with transformers 5, does not find again: it goes on with the base's norms, and no
 # more than a report in the log. Under this word that finds them, and so does peft's own loader.
-_WORDS = {
-    UNET: {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."},
-    TEXT_ENCODER: {
-        ".lora_A.": ".lora_linear_layer.down.",
-        ".lora_B.": ".lora_linear_layer.up.",
-        ".lora_magnitude_vector": ".lora_magnitude_vector.weight",
-    },
+_UNET_WORDS = {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."}
+_TEXT_WORDS = {
+    ".lora_A.": ".lora_linear_layer.down.",
+    ".lora_B.": ".lora_linear_layer.up.",
+    ".lora_magnitude_vector": ".lora_magnitude_vector.weight",
 }
+
+
+def _words(network: str) -> Mapping[str, str]:
+    if network == TRANSFORMER:  # under peft's own
+        return {}
+    return _UNET_WORDS if network == UNET else _TEXT_WORDS
 
 
 def as_peft(network: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A network's tensors under peft's names, from those they have in a file after ``network.``."""
     tensors: dict[str, Tensor] = {}
     for key, value in stored.items():
-        key = key.removeprefix(TEXT_MODEL)
-        for ours, theirs in _WORDS[network].items():
+        if network not in DENOISERS:
+            key = key.removeprefix(TEXT_MODEL)
+        for ours, theirs in _words(network).items():
             key = key.replace(theirs, ours)
         tensors[key] = value
     if network == UNET:  # older names too
@@ -47,7 +54,7 @@ def as_diffusers(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     # more than a warning.
     named = {}
     for key, value in tensors.items():
-        for ours, theirs in _WORDS[network].items():
+        for ours, theirs in _words(network).items():
             key = key.replace(ours, theirs)
-        named[(TEXT_MODEL if network == TEXT_ENCODER else "") + key] = value
+        named[("" if network in DENOISERS else TEXT_MODEL) + key] = value
     return named

@@ -1,4 +1,4 @@
-"""An adapter on one network, a UNet or a CLIP text encoder.
+"""An adapter on one network, a denoiser or a text encoder.
 
 The layers are peft's own. DoRA (Liu et al., arXiv 2402.09353, Eq. 5) uses the weight
     W' = m V / norm(V),  V = W + s B A,  s = alpha / rank
@@ -19,21 +19,19 @@ from torch import Tensor, nn
 
 from mitune.adapters.adapter_config import misfit
 from mitune.adapters.adapter_file import Part
-from mitune.adapters.names import TEXT_ENCODER, TEXT_MODEL, UNET
+from mitune.adapters.names import TEXT_MODEL
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
-
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""The text encoder's layers that are adapted, those of diffusers' train_dreambooth_lora."""
+from mitune.models.protocol import LatentModel, text_encoders
 
 _NAME = "default"
 
 
-def asked(config: TuneConfig) -> dict[str, LoraConfig]:
-    """What ``config`` puts on each network, in peft's words."""
-    targets = {UNET: config.targets} if config.method != "full" else {}
+def asked(model: LatentModel, config: TuneConfig) -> dict[str, LoraConfig]:
+    """What ``config`` puts on each of the model's networks, in peft's words."""
+    targets = {model.denoiser: config.targets} if config.method != "full" else {}
     if config.text_encoder_lr is not None:
-        targets[TEXT_ENCODER] = TEXT_TARGETS
+        targets |= {name: model.text_targets[name] for name in text_encoders(model)}
     alpha: Any = config.alpha  # peft declares an int and takes any number
     return {
         name: LoraConfig(

@@ -1,11 +1,12 @@
 """How much arithmetic a denoiser's pass is, and how much a device can do at best."""
 
 import copy
-from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch.utils.flop_counter import FlopCounterMode
+
+from mitune.models.protocol import LatentModel, denoiser_of
+from mitune.runtime.attention import set_attention
 
 PEAKS = {
     "A100": 312e12,
@@ -16,24 +17,20 @@ PEAKS = {
 sheets."""
 
 
-def denoiser_flops(unet: Any, latent_shape: tuple[int, ...], text: tuple[int, int]) -> float:
-    """Floating-point operations of one row's pass, a multiply-add as two, attention's two products
-    among them.
-
-    Args:
-        unet: a diffusers UNet2DConditionModel; unchanged.
-        latent_shape: (C, H, W).
-        text: (length, width) of the text embedding.
-    """
+def denoiser_flops(model: LatentModel) -> float:
+    """Floating-point operations of one row's pass of the model's denoiser, a multiply-add as two,
+    attention's two products among them."""
     # On the meta device nothing is computed; and attention as matrix products, which the counter
     # knows on every device.
-    empty = copy.deepcopy(unet).to("meta")
-    empty.set_attn_processor(AttnProcessor())
-    z, t = torch.empty(1, *latent_shape, device="meta"), torch.empty(1, device="meta")
-    hidden = torch.empty(1, *text, device="meta")
+    empty = copy.deepcopy(denoiser_of(model)).to("meta")
+    if hasattr(empty, "set_attn_processor"):
+        set_attention(empty, "math", "eager")
     dtype = next(empty.parameters()).dtype
+    z = torch.empty(1, *model.latent_shape, device="meta", dtype=dtype)
+    cond = {n: torch.empty_like(x, device="meta") for n, x in model.encode_null().items()}
+    cond = {n: x.to(dtype) if x.is_floating_point() else x for n, x in cond.items()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        empty(z.to(dtype), t, encoder_hidden_states=hidden.to(dtype), return_dict=False)
+        model.call(empty, z, torch.empty(1, device="meta"), cond)
     return float(counter.get_total_flops())
 
 

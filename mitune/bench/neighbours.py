@@ -29,7 +29,7 @@ from mitune.core.provenance import as_json, environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.stream import generate
 from mitune.load import load
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared
 from mitune.scoring.estimate import pointwise_mi
 from mitune.training.batches import Batches
@@ -72,7 +72,7 @@ def busy(programs: int) -> Iterator[None]:
 
 
 def jobs(
-    model: StableDiffusion, backend: TrainingBackend, slots: int
+    model: LatentModel, backend: TrainingBackend, slots: int
 ) -> dict[str, Callable[[], object]]:
     """One unit of each job, warmed up by its first call."""
     text = prompts("train")[0]

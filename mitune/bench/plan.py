@@ -20,12 +20,12 @@ from mitune.bench.rungs import (
     run_engine,
     run_loop,
     run_settled,
-    with_own_unet,
+    with_own_denoiser,
 )
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.engine import counted_steps
 from mitune.engine.policies import Finish
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.malloc import keep_freed_memory
 from mitune.runtime.mixed_precision import halves_pay
@@ -121,9 +121,7 @@ class Rungs:
 
     def flops(self) -> float:
         """Of one row's pass."""
-        model = self._full
-        length, width = model.tokenizer.model_max_length, model.unet.config.cross_attention_dim
-        return denoiser_flops(model.unet, model.latent_shape, (length, width))
+        return denoiser_flops(self._full)
 
     def weights(self) -> Tensor:
         """Of each step in the score."""
@@ -148,15 +146,15 @@ class Rungs:
         }
 
     @cached_property
-    def _full(self) -> StableDiffusion:
+    def _full(self) -> LatentModel:
         doing(f"loading {self.setting.model}")
         return load_model(self.setting, "float32")
 
     @cached_property
-    def _fair(self) -> StableDiffusion:
+    def _fair(self) -> LatentModel:
         """In bfloat16, where nobody would stay with float32."""
         pays = halves_pay(self._full.device)
-        return with_own_unet(self._full, "bfloat16" if pays else "float32")
+        return with_own_denoiser(self._full, "bfloat16" if pays else "float32")
 
     @cached_property
     def _float32(self) -> Prepared:

@@ -4,10 +4,11 @@ download."""
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.family import assemble
+from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.model import FOLDER
 
@@ -38,7 +39,7 @@ def tiny_unet() -> UNet2DConditionModel:
 
 def random_sd21(
     device: torch.device, precision: str, seed: int = 0, name: str = NAME
-) -> StableDiffusion:
+) -> LatentModel:
     """A model whose UNet, latents, text width and text length are SD-2.1-base's.
 
     Its pictures are noise, and its scores mean nothing; what it costs is right. Text encoder and
@@ -76,19 +77,19 @@ def random_sd21(
             )
         )
         vae = networks.vae()
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=networks.scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    family, pipeline = assemble(
+        {
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "scheduler": networks.scheduler(),
+        }
     )
-    return StableDiffusion(
+    model: LatentModel = family.model(
         pipeline, name, device=device, precision=precision, fingerprint=f"{name} {seed} {device}"
     )
+    return model
 
 
 NAMES = {NAME: sd21_base_unet, TINY: tiny_unet}

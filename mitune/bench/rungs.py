@@ -20,7 +20,8 @@ from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Counts, Work
 from mitune.engine.policies import Policy, best
 from mitune.engine.stream import Ready, pool
-from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion
+from mitune.models.precision import PRECISIONS
+from mitune.models.protocol import LatentModel, denoiser_of, with_networks
 from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.prepared import Prepared
 from mitune.selection.recheck import settled
@@ -120,7 +121,7 @@ def _numbers(value: Any) -> Any:
     return torch.nan if value is None else value
 
 
-def load_model(setting: Setting, precision: str) -> StableDiffusion:
+def load_model(setting: Setting, precision: str) -> LatentModel:
     """The setting's model; by its own names also SD-2.1-base, or a tiny one, with random
     weights."""
     if setting.model in random_model.NAMES:
@@ -129,13 +130,12 @@ def load_model(setting: Setting, precision: str) -> StableDiffusion:
     return mitune.load(setting.model, device=setting.device, precision=precision)
 
 
-def with_own_unet(model: StableDiffusion, precision: str) -> StableDiffusion:
-    """``model`` in another precision, with a UNet of its own, which may get an adapter: the rest is
-    shared, and nothing is loaded again."""
-    other = copy.copy(model)
+def with_own_denoiser(model: LatentModel, precision: str) -> LatentModel:
+    """``model`` in another precision, with a denoiser of its own, which may get an adapter: the
+    rest is shared, and nothing is loaded again."""
+    own = copy.deepcopy(denoiser_of(model)).to(PRECISIONS[precision])
+    other = with_networks(model, {model.denoiser: own})
     other.precision, other.dtype = precision, PRECISIONS[precision]
-    other.prepared = {}
-    other.unet = copy.deepcopy(model.unet).to(other.dtype)
     return other
 
 

@@ -16,14 +16,14 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.engine import Counts
 from mitune.engine.stream import generate
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared
 
 TIMES = 10
 
 
 def measure_scale(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     *,
     candidates: int,

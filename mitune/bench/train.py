@@ -18,12 +18,12 @@ from mitune.bench.baselines.trainers import Pairs
 from mitune.bench.figures import Figures, doing, on
 from mitune.bench.flops import peak_flops
 from mitune.bench.memory import TensorPeak
-from mitune.bench.rungs import with_own_unet
+from mitune.bench.rungs import with_own_denoiser
 from mitune.bench.table import add_ratios
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.provenance import environment
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel, denoiser_of
 from mitune.runtime.malloc import keep_freed_memory
 from mitune.runtime.mixed_precision import halves_pay
 from mitune.training.batches import Batches
@@ -53,7 +53,7 @@ class Trainer(Protocol):
 class OurTrainer:
     """A step as ``mitune.tune`` takes it."""
 
-    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+    def __init__(self, model: LatentModel, pairs: Pairs, config: TuneConfig) -> None:
         adapter.attach(model, config)
         self.parameters: dict[str, nn.Parameter] = adapter.parameters(model)
         self._config = config
@@ -76,7 +76,7 @@ class OurTrainer:
 class TrainSetting:
     """What all rungs share."""
 
-    model: StableDiffusion
+    model: LatentModel
     """In float32, without an adapter; left as it is, each rung has a UNet of its own."""
     pairs: Sequence[tuple[str, Tensor]]
     config: TuneConfig
@@ -155,7 +155,7 @@ def measure_training(
             if made is OurTrainer:  # a baseline has what the C library does by itself
                 keep_freed_memory()
             doing(f"rung {name}: building, and compiling what compiles, for a first step")
-            own = with_own_unet(model, precision)
+            own = with_own_denoiser(model, precision)
             known = figures.put(name, **_measure(made, own, setting, its, exact, flops))
         tell(describe(name, known))
     rungs = {name: dict(known) for name in RUNGS if (known := figures.get(name)) is not None}
@@ -178,8 +178,8 @@ def measure_training(
 
 
 def _measure(
-    made: Callable[[StableDiffusion, Pairs, TuneConfig], Trainer],
-    model: StableDiffusion,
+    made: Callable[[LatentModel, Pairs, TuneConfig], Trainer],
+    model: LatentModel,
     setting: TrainSetting,
     config: TuneConfig,
     exact: dict[str, Tensor],
@@ -227,7 +227,7 @@ def _flops(setting: TrainSetting) -> float:
     """The arithmetic of a sample's pass, forward and backward, through the plain UNet; on one
     sample."""
     doing("counting the arithmetic of a sample")
-    model = with_own_unet(setting.model, "float32")
+    model = with_own_denoiser(setting.model, "float32")
     one = replace(setting.config, batch=1, micro_batch=1)
     adapter.attach(model, one)
     with FlopCounterMode(display=False) as counter:
@@ -245,9 +245,9 @@ def _reference(setting: TrainSetting) -> dict[str, Tensor]:
         return {}
     config = setting.config
     total = -(-config.batch // setting.exact_samples)
-    model = with_own_unet(setting.model, "float32")
+    model = with_own_denoiser(setting.model, "float32")
     adapter.attach(model, config)
-    model.unet.double()
+    denoiser_of(model).double()
     model.dtype = torch.float64
     exact = PeftGradient(model, config)
     exact.begin()

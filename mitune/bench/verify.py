@@ -16,7 +16,7 @@ _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 _UNIT = 2.0**-24
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SHAPES = ((4, 64, 64), (3, 19, 29))
-"""Of Stable Diffusion, and one that nothing divides."""
+"""Of pictures of 512 pixels, and one that nothing divides."""
 _ROWS, _STEPS, _GUIDANCE = 7, 5, 7.5
 
 

@@ -23,7 +23,7 @@ def of_preset(path: str, **instead: str) -> Shown:
         paper, shapes = (instead.get(text, text) for text in texts)
         if paper == shapes:
             return paper
-        return f"the model's preset (shapes: {shapes}, Stable Diffusion: {paper})"
+        return f"the model's preset (shapes: {shapes}, others: {paper})"
 
     return Shown(text)
 

@@ -7,7 +7,7 @@ from mitune.core.errors import UserError
 
 Precision = Literal["float32", "bfloat16", "float16", "bf16-mixed", "float64"]
 Scheduler = Literal["ddpm", "ddim", "euler"]
-Convention = Literal["paper", "reference"]
+Convention = Literal["paper", "reference", "integral", "mean"]
 Backend = Literal["eager", "inductor", "tensorrt"]
 Attention = Literal["auto", "sdpa", "math", "xformers"]
 Rule = Literal["mi", "random", "worst"]

@@ -1,5 +1,5 @@
-"""The numbers a model is used with unless told otherwise: the paper's for Stable Diffusion, their
-own for others."""
+"""The numbers a model is used with unless told otherwise: the paper's, but for models with
+their own."""
 
 from dataclasses import dataclass, field
 

@@ -23,10 +23,11 @@ class SamplerConfig:
     eta: float = 0.0
     """Noise of ddim, 0 (none) to 1."""
     convention: Convention = "paper"
-    """Weights of the score: "paper" is Eq. 2 over all steps; "reference" is the authors' code (no
-    alpha_t, t > 50)."""
-    t_min: int | None = None
-    """Only steps with t > t_min count for the score; None is the convention's own."""
+    """Weights of the score. Of diffusion: "paper" is Eq. 2 over all steps; "reference" is the
+    authors' code (no alpha_t, t > 50). Of a flow: "integral" or "mean"."""
+    t_min: float | None = None
+    """Only steps with t > t_min count for the score, in diffusion 0 to T - 2, in a flow 0 to 1;
+    None is the convention's own."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -35,6 +36,9 @@ class SamplerConfig:
             raise UserError(f"guidance is {self.guidance}: expected a finite number, such as 7.5")
         check_choice("scheduler", self.scheduler, Scheduler)
         check_choice("convention", self.convention, Convention)
+        if self.t_min is not None and float(self.t_min).is_integer():
+            # Of diffusion: one number, however it was given, is one setting of a run.
+            object.__setattr__(self, "t_min", int(self.t_min))
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}: expected 0 to 1")
         if self.eta and self.scheduler != "ddim":

@@ -1,7 +1,8 @@
 """What a model is: everything of it that changes a number, as digests and plain JSON.
 
-Two things are told apart. The **fingerprint** is of the weights of the UNet and the text encoder,
-which an adapter changes: an adapter belongs to them, whatever scheduler or VAE stands beside. The
+Two things are told apart. The **fingerprint** is of the weights of the denoiser and the text
+encoders, which an adapter changes: an adapter belongs to them, whatever scheduler or VAE stands
+    beside. The
 **parts** are the rest: configs, the VAE, the tokenizer and the scheduler. What resumes, mixes or
 compares asks for both to be equal. Where a model was loaded from, and how its path was spelt, is a
 note and never compared.
@@ -10,7 +11,7 @@ note and never compared.
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,23 @@ _SCHEDULER = (
     "set_alpha_to_one",
     "final_sigmas_type",
 )
+_FLOW = (
+    "num_train_timesteps",
+    "shift",
+    "shift_terminal",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "time_shift_type",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
+"""Of rectified flow's scheduler."""
 # The sizes follow from the weights; these do not.
 _TEXT_ENCODER = ("hidden_act", "layer_norm_eps", "num_attention_heads", "use_attention_mask")
 _PROBES = [
@@ -54,23 +72,26 @@ def weights_digest(*modules: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def parts_of(pipeline: Any) -> dict[str, Any]:
-    """All of a pipeline that changes a number but is not in the weights of UNet and text encoder,
-    by part, as plain JSON.
+def parts_of(
+    pipeline: Any, denoiser: str, encoders: Sequence[str], tokenizers: Sequence[str]
+) -> dict[str, Any]:
+    """All of a pipeline that changes a number but is not in the weights of denoiser and text
+    encoders, by part, as plain JSON.
 
     Args:
-        pipeline: with ``unet``, ``text_encoder``, ``vae``, ``tokenizer`` and ``scheduler``, its
-            weights as they were loaded.
+        pipeline: has a ``vae`` and a ``scheduler`` too; its weights are as they were loaded. A part
+            that is None is left out.
+        denoiser, encoders, tokenizers: names of its parts.
     """
-    text = {name: getattr(pipeline.text_encoder.config, name, None) for name in _TEXT_ENCODER}
-    vae = {"weights": weights_digest(pipeline.vae), **_chosen(pipeline.vae)}
-    parts = {
-        "unet": _chosen(pipeline.unet),
-        "text_encoder": {name: value for name, value in text.items() if value is not None},
-        "vae": vae,
-        "tokenizer": _tokenizer(pipeline.tokenizer),
-        "scheduler": _scheduler(pipeline.scheduler),
-    }
+    parts: dict[str, Any] = {denoiser: _chosen(getattr(pipeline, denoiser))}
+    for name in encoders:
+        if (encoder := getattr(pipeline, name)) is not None:
+            parts[name] = _encoder(encoder)
+    parts["vae"] = {"weights": weights_digest(pipeline.vae), **_chosen(pipeline.vae)}
+    for name in tokenizers:
+        if (tokenizer := getattr(pipeline, name)) is not None:
+            parts[name] = _tokenizer(tokenizer)
+    parts["scheduler"] = _scheduler(pipeline.scheduler)
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
 
@@ -99,7 +120,7 @@ def check_same_model(what: str, settings: Mapping[str, Any], model: Any) -> None
     """
     found = []
     if settings.get("model_fingerprint", model.fingerprint) != model.fingerprint:
-        found.append("the weights of UNet or text encoder differ")
+        found.append("the weights of denoiser or text encoder differ")
     there, here = settings.get("model_parts", {}), model.parts
     found += [
         f"the {name} differs ({_changes(there[name], here[name])})"
@@ -126,6 +147,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 20 else f"{text[:12]}..."
 
 
+def _encoder(encoder: Any) -> dict[str, Any]:
+    found = {name: getattr(encoder.config, name, None) for name in _TEXT_ENCODER}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _chosen(module: Any) -> dict[str, Any]:
     """The options of a network of diffusers that are not its class's defaults.
 
@@ -149,11 +175,13 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 
 def _scheduler(scheduler: Any) -> dict[str, Any]:
-    config = scheduler.config
+    config, kind = scheduler.config, type(scheduler).__name__
+    if kind.startswith("FlowMatch"):  # one solver, so that no other's default is ever taken
+        return {"class": kind} | {name: config[name] for name in _FLOW if name in config}
     found = {name: config[name] for name in _SCHEDULER if name in config}
     if found.get("trained_betas") is not None:
         found["trained_betas"] = _sha([float(beta) for beta in found["trained_betas"]])
-    found["class"] = type(scheduler).__name__
+    found["class"] = kind
     # Another solver's own default takes the place of an option that was not given (``Schedule``).
     found["by_default"] = sorted({*config.get("_use_default_values", ())} & found.keys())
     return found

@@ -91,6 +91,15 @@ class Process(Protocol):
         """Times at ``place`` (float64 in [0, 1)) of the range that begins at ``least``."""
         ...
 
+    def training_t(self, words: Tensor, t_range: tuple[int, int]) -> Tensor:
+        """Times for training, evenly over the network's timesteps ``t_range[0] <= t < t_range[1]``.
+
+        Args:
+            words: ``[B]`` int64, each a uniform 32-bit word.
+            t_range: first and end.
+        """
+        ...
+
     def model_t(self, t: Tensor) -> Tensor:
         """What the network is given as its timestep."""
         ...
@@ -110,11 +119,11 @@ class VariancePreserving:
     """Diffusion in T discrete steps; times are the timesteps 0 ... T-1, int64.
 
     Attributes:
-        alphas_cumprod: ``[T]`` float64, the squared signal.
+        squared_signal: ``[T]`` float64, abar.
         prediction: "epsilon" or "v_prediction".
     """
 
-    alphas_cumprod: Tensor
+    squared_signal: Tensor
     prediction: str
 
     @property
@@ -125,15 +134,15 @@ class VariancePreserving:
     @property
     def num_train_timesteps(self) -> int:
         """T."""
-        return len(self.alphas_cumprod)
+        return len(self.squared_signal)
 
     def to(self, device: torch.device | str) -> "VariancePreserving":
         """The same on ``device``."""
-        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+        return replace(self, squared_signal=self.squared_signal.to(device))
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``sqrt(abar_t)`` and ``sqrt(1 - abar_t)``."""
-        abar = self.alphas_cumprod[t]
+        abar = self.squared_signal[t]
         return abar.sqrt(), (1 - abar).sqrt()
 
     def mi_weight(self, t: Tensor, convention: str = "paper") -> Tensor:
@@ -148,7 +157,7 @@ class VariancePreserving:
 
     @cached_property
     def _kappa(self) -> dict[str, Tensor]:
-        abar = self.alphas_cumprod
+        abar = self.squared_signal
         before = torch.cat([abar.new_ones(1), abar[:-1]])
         alpha = abar / before
         kappa = (1 - alpha) * len(abar) / (2 * (1 - abar))
@@ -162,7 +171,7 @@ class VariancePreserving:
 
             min(SNR, gamma) / SNR   for epsilon,   min(SNR, gamma) / (SNR + 1)   for v.
         """
-        abar = self.alphas_cumprod[t]
+        abar = self.squared_signal[t]
         if snr_gamma is None:
             return torch.ones_like(abar)
         snr = abar / (1 - abar)
@@ -176,14 +185,19 @@ class VariancePreserving:
         """
         check_convention(self, convention)
         t_min = self.conventions[convention] if t_min is None else t_min
-        last = len(self.alphas_cumprod) - 2
+        last = len(self.squared_signal) - 2
         if not -1 <= t_min <= last:
             raise UserError(f"t_min is {t_min}: expected 0 to {last}, or -1 for every step")
         return int(t_min) + 1
 
     def draw_t(self, place: Tensor, least: float) -> Tensor:
         """int64 timesteps ``least ... T-1``, evenly."""
-        return (least + place * (len(self.alphas_cumprod) - least)).long()
+        return (least + place * (len(self.squared_signal) - least)).long()
+
+    def training_t(self, words: Tensor, t_range: tuple[int, int]) -> Tensor:
+        """int64 timesteps."""
+        low, end = t_range
+        return low + (words * (end - low) >> 32)
 
     def model_t(self, t: Tensor) -> Tensor:
         """The timesteps themselves."""
@@ -260,6 +274,11 @@ class RectifiedFlow:
         """Times of (least, 1]: the place counts from 1 down, since at t = 0 the weight is
         infinite."""
         return 1 - place * (1 - least)
+
+    def training_t(self, words: Tensor, t_range: tuple[int, int]) -> Tensor:
+        """Times in (0, 1], float64: the middle of each word's part of the range, never 0."""
+        low, end = t_range
+        return (low + (words.double() + 0.5) / 2**32 * (end - low)) / self.model_scale
 
     def model_t(self, t: Tensor) -> Tensor:
         """``model_scale t``, float32."""

@@ -15,18 +15,11 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion import solvers
+from mitune.diffusion.native import FORMER, squared_signal
 from mitune.diffusion.process import Process, RectifiedFlow, VariancePreserving
 from mitune.diffusion.solvers import SOLVERS
 
 __all__ = ["SOLVERS", "Schedule"]
-
-_FORMER = {
-    "alphas_cumprod": "alphas_cumprod",
-    "kappa": "mi_weight",
-    "least_t": "least_t",
-    "num_train_timesteps": "num_train_timesteps",
-    "prediction": "prediction",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +65,8 @@ class Schedule:
         if solvers.is_flow(scheduler):
             return cls._flow(scheduler, steps, kind)
         kind, native = solvers.resolve(scheduler, kind)
-        total = len(native.alphas_cumprod)
+        levels = squared_signal(native)
+        total = len(levels)
         if not 1 <= steps <= total:
             raise UserError(
                 f"steps is {steps}: expected 1 to {total}, the model's training timesteps"
@@ -85,7 +79,7 @@ class Schedule:
                 f"the scheduler's prediction_type is {prediction!r}: expected 'epsilon' or "
                 "'v_prediction'"
             )
-        if prediction == "epsilon" and float(native.alphas_cumprod[-1]) <= solvers.NO_SIGNAL:
+        if prediction == "epsilon" and float(levels[-1]) <= solvers.NO_SIGNAL:
             raise UserError(
                 "the scheduler ends without signal (rescale_betas_zero_snr) and its "
                 "prediction_type is 'epsilon': expected 'v_prediction', as the noise that is all "
@@ -101,9 +95,7 @@ class Schedule:
             b=b,
             sigma=rows.sigma,
             init_scale=scale,
-            process=VariancePreserving(
-                alphas_cumprod=native.alphas_cumprod.double(), prediction=prediction
-            ),
+            process=VariancePreserving(squared_signal=levels, prediction=prediction),
         )
 
     @classmethod
@@ -124,10 +116,10 @@ class Schedule:
 
     def __getattr__(self, name: str) -> Any:
         """What the process tells, by the names that it had here."""
-        if name not in _FORMER:
+        if name not in FORMER:
             raise AttributeError(f"'Schedule' object has no attribute {name!r}")
-        warnings.warn(f"Schedule.{name} is .process.{_FORMER[name]} now", DeprecationWarning, 2)
-        return getattr(self.process, _FORMER[name])
+        warnings.warn(f"Schedule.{name} is .process.{FORMER[name]} now", DeprecationWarning, 2)
+        return getattr(self.process, FORMER[name])
 
     @property
     def steps(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.diffusion.native import squared_signal
 from mitune.diffusion.process import target
 
 SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
@@ -130,7 +131,7 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
                 f"the scheduler's {option} is {got!r}: expected {expected!r}{reason}; build it "
                 f"with from_config(config, {option}={expected!r})"
             )
-    total, levels = native.config.num_train_timesteps, len(native.alphas_cumprod)
+    total, levels = native.config.num_train_timesteps, len(squared_signal(native))
     if total != levels:
         raise UserError(
             f"the scheduler's num_train_timesteps is {total}: expected {levels}, as many as it has "
@@ -148,7 +149,7 @@ def _check_levels(native: Any) -> None:
         len(betas) < 2
         or not bool(((betas > 0) & (betas <= 1)).all())
         or bool((betas[:-1] == 1).any())
-        or not 0 < float(native.alphas_cumprod[0]) < 1
+        or not 0 < float(squared_signal(native)[0]) < 1
     ):
         shown = f"{float(betas.min()):g} to {float(betas.max()):g}" if len(betas) else "none"
         raise UserError(
@@ -205,7 +206,8 @@ def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows
         raise UserError(f"the scheduler cannot take {steps} steps: {error}") from error
     # With trailing spacing, rounding gives diffusers for some N one timestep too many, t = -1.
     t = torch.as_tensor(native.timesteps).double()[:steps]
-    alphas, last = native.alphas_cumprod.double(), len(native.alphas_cumprod) - 1
+    alphas = squared_signal(native)
+    last = len(alphas) - 1
     if float(t[0]) > last:
         raise UserError(
             f"steps is {steps}: with the config's steps_offset {native.config.steps_offset} the "

@@ -10,7 +10,7 @@ from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
 from mitune.engine.policies import Policy
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared, prepare
 
 
@@ -38,7 +38,7 @@ def check_run(prompts: Sequence[str], candidates: int, seed: int, slots: int) ->
 
 
 def generate(
-    model: StableDiffusion | Prepared,
+    model: LatentModel | Prepared,
     prompts: Sequence[str],
     *,
     candidates: int = 50,

@@ -33,7 +33,7 @@ from mitune.evaluation.seeds import each_seed, processes
 from mitune.load import load, pick_device
 from mitune.methods.build import build_set
 from mitune.methods.real import build_real_set
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet
 from mitune.training.loop import tune
 from mitune.worlds.shapes.prompts import parse
@@ -138,7 +138,7 @@ def variants(what: str, tuning: TuneConfig) -> dict[str, TuneConfig]:
     }
 
 
-def _real(model: StableDiffusion, prompts: Sequence[str], folder: Path, seed: int) -> FineTuningSet:
+def _real(model: LatentModel, prompts: Sequence[str], folder: Path, seed: int) -> FineTuningSet:
     """Pictures of the prompts as the world draws them, twice as many as the largest share takes,
     and their set: of each prompt the better half by MI."""
     most = max(SHARES)

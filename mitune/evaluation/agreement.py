@@ -31,7 +31,7 @@ from mitune.core.provenance import as_json, environment
 from mitune.diffusion.schedule import Schedule
 from mitune.evaluation.compare import Estimate, draw_candidates
 from mitune.load import pick_device
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.worlds.shapes import oracle
@@ -72,7 +72,7 @@ class Agreement:
     """
 
     estimator: str
-    t_min: int
+    t_min: float
     errors: str
     prompts: int
     spearman: Estimate
@@ -91,7 +91,7 @@ def _over(values: list[float]) -> Estimate:
 
 def agree(
     estimator: str,
-    t_min: int,
+    t_min: float,
     errors: str,
     scores: Sequence[Tensor],
     values: Sequence[Tensor],
@@ -120,14 +120,14 @@ def agree(
 
 
 def gate(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     *,
     candidates: int,
     sampler: SamplerConfig,
     seed: int,
     draws: int,
-    t_mins: Sequence[int],
+    t_mins: Sequence[float],
     say: Callable[[str], None] = print,
 ) -> list[Agreement]:
     """Generate the pools, score them by every estimator at every ``t_min``, and compare with the
@@ -137,7 +137,7 @@ def gate(
     texts = [c.prompt for c in made]
     schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
     terms = torch.stack([c.terms[:, 0] for c in made]).double()
-    scores: dict[tuple[str, int], Tensor] = {}
+    scores: dict[tuple[str, float], Tensor] = {}
     for t_min in t_mins:
         scores["trajectory", t_min] = terms @ schedule.weights(sampler.convention, t_min)
         for estimator in ESTIMATORS:

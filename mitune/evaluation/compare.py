@@ -12,7 +12,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.engine.stream import generate
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.worlds.shapes import oracle
@@ -33,7 +33,7 @@ class Images:
 
 
 def draw_candidates(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     *,
     images: int,
@@ -60,7 +60,7 @@ def draw_candidates(
 
 
 def draw(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     *,
     images: int,
@@ -135,7 +135,7 @@ def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
 
 
 def judged_mi(
-    judge: StableDiffusion,
+    judge: LatentModel,
     images: Images,
     *,
     draws: int,
@@ -165,14 +165,14 @@ def judged_mi(
     )
 
 
-def judged_by(judge: StableDiffusion) -> str:
+def judged_by(judge: LatentModel) -> str:
     """The estimator of ``judged_mi``."""
     estimator = judge.preset.estimator
     return estimator if estimator in ESTIMATORS else "orthogonal"
 
 
 def measure(
-    judge: StableDiffusion,
+    judge: LatentModel,
     images: Images,
     *,
     draws: int,

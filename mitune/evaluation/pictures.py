@@ -13,7 +13,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.engine import Work
 from mitune.engine.stream import generate
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet
 
 _GAP = 4
@@ -79,7 +79,7 @@ def base_and_tuned(prompts: Sequence[str], base: Tensor, tuned: Tensor, path: Pa
 
 
 def best_and_worst(
-    model: StableDiffusion,
+    model: LatentModel,
     fine_tuning_set: FineTuningSet,
     sampler: SamplerConfig,
     path: Path,

@@ -14,14 +14,14 @@ from mitune.core.files import make_folder, publish
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
 from mitune.evaluation.pictures import base_and_tuned
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 
 MI_DRAWS = 8
 _PICTURED = 8
 
 
 def use_sampler(
-    model: StableDiffusion, *, steps: int | None = None, guidance: float | None = None
+    model: LatentModel, *, steps: int | None = None, guidance: float | None = None
 ) -> SamplerConfig:
     """How ``model`` is used, as opposed to how its set is built: the preset's sampler at its
     ``use_guidance``."""
@@ -34,7 +34,7 @@ def use_sampler(
 
 
 def compare_models(
-    model: StableDiffusion,
+    model: LatentModel,
     tuned: dict[str, Path],
     prompts: Sequence[str],
     *,
@@ -77,7 +77,7 @@ def compare_models(
 
 
 def compare_adapter(
-    model: StableDiffusion,
+    model: LatentModel,
     adapter: Path,
     prompts: Sequence[str],
     *,

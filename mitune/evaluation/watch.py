@@ -19,7 +19,7 @@ from mitune.core.errors import UserError
 from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
 from mitune.evaluation.pictures import grid
 from mitune.evaluation.report import MI_DRAWS, use_sampler
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel, denoiser_of, text_encoders, with_networks
 from mitune.runtime.prepared import prepare
 
 _SLOTS = 16  # room for the training beside them
@@ -48,7 +48,7 @@ class HeldOutMI:
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: LatentModel,
         prompts: Sequence[str],
         *,
         images: int = 1,
@@ -65,11 +65,10 @@ class HeldOutMI:
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
         self._drawn = _Drawn(model, prompts, images, sampler, seed, slots, runtime)
-        self._judge, self._draws = copy.copy(model), draws
-        self._judge.prepared = {}  # what is prepared of the model follows its training
         # Its own: an adapter changes the modules of the model in training, method full its weights.
-        self._judge.unet = copy.deepcopy(model.unet)
-        self._judge.text_encoder = copy.deepcopy(model.text_encoder)
+        trained = {model.denoiser: denoiser_of(model), **text_encoders(model)}
+        own = {name: copy.deepcopy(network) for name, network in trained.items()}
+        self._judge, self._draws = with_networks(model, own), draws
         self.prompts: Sequence[str] = list(prompts)
 
     @property
@@ -117,7 +116,7 @@ class SamplePictures:
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: LatentModel,
         prompts: Sequence[str],
         *,
         images: int = 4,
@@ -140,7 +139,7 @@ class _Drawn:
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: LatentModel,
         prompts: Sequence[str],
         images: int,
         sampler: SamplerConfig | None,

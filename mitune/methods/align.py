@@ -10,7 +10,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.selection.prune import PruneConfig
 from mitune.sets import FineTuningSet
 from mitune.training.loop import tune
@@ -25,7 +25,7 @@ class Round:
 
 
 def align(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     out: Path | str,
     *,

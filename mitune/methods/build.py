@@ -19,7 +19,7 @@ from mitune.engine.candidate import Candidate
 from mitune.engine.engine import PromptEncoder, Work
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.stream import check_run, generate, pool
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared, prepare
 from mitune.scoring.estimate import pointwise_mi
 from mitune.selection.prune import PruneConfig, exact
@@ -33,7 +33,7 @@ re-noise each finished latent ``draws`` times (orthogonal: Eq. 2; standard: Kong
 
 
 def build_set(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     out: Path | str,
     *,

@@ -15,7 +15,7 @@ from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
@@ -27,7 +27,7 @@ _BLOCK = 64
 
 
 def build_real_set(
-    model: StableDiffusion,
+    model: LatentModel,
     source: Path | str,
     out: Path | str,
     *,
@@ -36,7 +36,7 @@ def build_real_set(
     estimator: str | None = None,
     draws: int | None = None,
     convention: str | None = None,
-    t_min: int | None = None,
+    t_min: float | None = None,
     seed: int = 0,
     batch: int = 64,
     backend: str = "eager",
@@ -139,12 +139,12 @@ def build_real_set(
 
 
 def _check(
-    model: StableDiffusion,
+    model: LatentModel,
     *,
     estimator: str,
     draws: int,
     convention: str,
-    t_min: int | None,
+    t_min: float | None,
     seed: int,
 ) -> None:
     """Refuse what ``score`` or a set would refuse, before the source is read."""
@@ -173,7 +173,7 @@ def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
 
 
 def _score(
-    model: StableDiffusion,
+    model: LatentModel,
     pictures: Iterator[Captioned],
     prompts: Sequence[str],
     pending: set[int],

@@ -1,42 +1,51 @@
-"""From a diffusers folder or a hub name to a StableDiffusionPipeline whose every weight was read.
+"""From a diffusers folder or a hub name to a model whose every weight was read.
 
 diffusers and transformers fill weights that a file lacks with random numbers and tell it in a log.
 So each network is loaded by itself, and what its library reports is a refusal here.
 """
 
+import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mitune.config.preset import PAPER, Preset
 from mitune.core.errors import UserError
+from mitune.models.family import Family, expected, families
 
-_CLASSES = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": None,
-}
-"""The parts of a pipeline of Stable Diffusion 1.x and 2.x, and the classes that each may be."""
-# They look at decoded pictures; nothing here shows pictures to third parties.
-_UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-# Of old files, or of an output that a text-to-image model does not use: no number rests on them.
-_HARMLESS = re.compile(r"(^|\.)(position_ids|text_projection\.weight)$")
 _INDEX = "model_index.json"
 
 
-def load_pipeline(source: str | Path, variant: str | None) -> Any:
-    """The pipeline, in float32 on the CPU, from safetensors files only.
+def load_model(
+    source: str | Path,
+    *,
+    device: torch.device,
+    precision: str,
+    variant: str | None = None,
+    preset: Preset = PAPER,
+) -> Any:
+    """The model (``mitune.models.protocol.LatentModel``) of the family that the folder is of.
+
+    Args:
+        source, variant: as :func:`load_pipeline`.
+        device: where the networks run.
+        precision: the denoiser's, a name of ``mitune.models.precision.PRECISIONS``.
+        preset: the numbers it is used with unless told otherwise.
+
+    Raises:
+        UserError: as :func:`load_pipeline`, and as the family's own checks.
+    """
+    family, pipeline = load_pipeline(source, variant)
+    return family.model(pipeline, str(source), device=device, precision=precision, preset=preset)
+
+
+def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]:
+    """The pipeline, in float32 on the CPU, from safetensors files only; and its family.
 
     Args:
         source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
@@ -48,16 +57,20 @@ def load_pipeline(source: str | Path, variant: str | None) -> Any:
             files that are not read; weights that the file lacks, or that the part has no place for.
     """
     # Imported where it is used: it brings every part of diffusers and transformers with it.
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     folder = _folder(source, variant)
-    _check_index(source, folder / _INDEX)
-    variants = _variants(source, folder, variant)
-    networks = {part: _network(source, folder, part, own) for part, own in variants.items()}
+    family, classes = _recognise(source, folder / _INDEX)
+    variants = _variants(source, folder, variant, family)
+    networks = {
+        part: _network(source, folder, part, own, classes[part], family)
+        for part, own in variants.items()
+    }
     with _told(source, "restore its files"):
-        return StableDiffusionPipeline.from_pretrained(
-            str(folder), **networks, **_UNUSED, requires_safety_checker=False
+        pipeline = getattr(diffusers, family.pipeline).from_pretrained(
+            str(folder), **networks, **dict.fromkeys(family.unused), **family.options
         )
+    return family, pipeline
 
 
 @contextmanager
@@ -69,9 +82,8 @@ def _told(source: str | Path, mend: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(
-            f"model {source} cannot be loaded as a StableDiffusionPipeline ({reason}): expected "
-            f"'shapes', a diffusers folder, or a name on the hub that this machine can reach; "
-            f"{mend}"
+            f"model {source} cannot be loaded ({reason}): expected 'shapes', a diffusers folder, "
+            f"or a name on the hub that this machine can reach; {mend}"
         ) from error
 
 
@@ -85,7 +97,7 @@ def _folder(source: str | Path, variant: str | None) -> Path:
     if folder.exists():
         raise UserError(
             f"model {source} is a file: expected a diffusers pipeline folder, with {_INDEX}; "
-            "convert it with StableDiffusionPipeline.from_single_file(...).save_pretrained(...)"
+            "convert it with the from_single_file(...).save_pretrained(...) of its pipeline's class"
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII) or str(source)[0] == ".":
         raise UserError(
@@ -93,14 +105,15 @@ def _folder(source: str | Path, variant: str | None) -> Path:
             "on the hub, such as organisation/name"
         )
     with _told(source, "check its spelling and the network"):
+        unused = dict.fromkeys(name for family in families() for name in family.unused)
         fetched = DiffusionPipeline.download(
-            str(source), use_safetensors=True, variant=variant, **_UNUSED
+            str(source), use_safetensors=True, variant=variant, **unused
         )
         return Path(fetched)
 
 
-def _check_index(source: str | Path, file: Path) -> None:
-    """That the folder says of itself that it is a pipeline of this family."""
+def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[str, str]]]:
+    """The family of the pipeline that the folder says it is, and (library, class) of its parts."""
     if not file.is_file():
         raise UserError(
             f"model folder {source} holds no {_INDEX}: expected a diffusers pipeline folder"
@@ -114,30 +127,50 @@ def _check_index(source: str | Path, file: Path) -> None:
         ) from error
     index = index if isinstance(index, dict) else {}
     named = {
-        name: entry[1]
+        name: (str(entry[0]), str(entry[1]))
         for name, entry in index.items()
         if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
     }
-    expected = "expected a StableDiffusionPipeline (1.x or 2.x)"
     own = index.get("_class_name", "pipeline of no class")
-    if others := sorted(named.keys() - _CLASSES.keys() - _UNUSED.keys()):
+    known = families()
+    # By its class; folders of other programs may name one of their own, of the same parts.
+    family = next(
+        (family for family in known if family.pipeline == own),
+        next((f for f in known if _parts(named, f) == f.components.keys()), None),
+    )
+    if family is None and len(known) > 1:
         raise UserError(
-            f"model {source} is a {own} with {', '.join(others)}: {expected}; other families are "
-            "not supported yet"
+            f"model {source} is a {own} of {', '.join(sorted(named))}: expected {expected()}; "
+            "other families are not supported yet"
         )
-    if missing := sorted(_CLASSES.keys() - named.keys()):
-        raise UserError(f"model {source} is a {own} without {', '.join(missing)}: {expected}")
-    for name, classes in _CLASSES.items():
-        if classes and named[name] not in classes:
+    family = family or known[0]
+    if others := sorted(_parts(named, family) - family.components.keys()):
+        raise UserError(
+            f"model {source} is a {own} with {', '.join(others)}: expected {expected()}; other "
+            "families are not supported yet"
+        )
+    if missing := sorted(family.components.keys() - named.keys()):
+        raise UserError(
+            f"model {source} is a {own} without {', '.join(missing)}: expected {family.title}"
+        )
+    for name, classes in family.components.items():
+        if classes and named[name][1] not in classes:
             raise UserError(
-                f"model {source}: its {name} is a {named[name]}: expected {' or '.join(classes)}"
+                f"model {source}: its {name} is a {named[name][1]}: expected {' or '.join(classes)}"
             )
+    return family, named
 
 
-def _variants(source: str | Path, folder: Path, variant: str | None) -> dict[str, str | None]:
+def _parts(named: Mapping[str, Any], family: Family) -> set[str]:
+    return named.keys() - set(family.unused)
+
+
+def _variants(
+    source: str | Path, folder: Path, variant: str | None, family: Family
+) -> dict[str, str | None]:
     """Of each network, the variant whose files are there and wanted."""
     found: dict[str, str | None] = {}
-    for part, stem in _STEMS.items():
+    for part, stem in family.networks.items():
         files = sorted(file.name for file in (folder / part).glob("*"))
         plain = any(f"{stem}.safetensors{end}" in files for end in ("", ".index.json"))
         named = re.compile(rf"{stem}\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
@@ -146,9 +179,10 @@ def _variants(source: str | Path, folder: Path, variant: str | None) -> dict[str
         if found[part] is None and not plain:
             raise UserError(f"model {source}: the {part} {_lacking(part, stem, files, others)}")
     if variant is not None and not any(found.values()):
+        part, stem = next(iter(family.networks.items()))
         raise UserError(
             f"model {source} has no weights of the variant {variant!r}: expected files such as "
-            f"unet/{_STEMS['unet']}.{variant}.safetensors; leave the variant out for the plain ones"
+            f"{part}/{stem}.{variant}.safetensors; leave the variant out for the plain ones"
         )
     return found
 
@@ -164,19 +198,25 @@ def _lacking(part: str, stem: str, files: list[str], variants: list[str]) -> str
         return (
             f"has pickled weights only ({pickled[0]}), which can run code and are never read: "
             f"expected {wanted}; where you trust the file, convert it with "
-            "StableDiffusionPipeline.from_pretrained(folder, use_safetensors=False)"
+            "DiffusionPipeline.from_pretrained(folder, use_safetensors=False)"
             ".save_pretrained(new_folder)"
         )
     return f"has no weights: expected {wanted}; fetch the model again"
 
 
-def _network(source: str | Path, folder: Path, part: str, variant: str | None) -> Any:
+def _network(
+    source: str | Path,
+    folder: Path,
+    part: str,
+    variant: str | None,
+    named: tuple[str, str],
+    family: Family,
+) -> Any:
     """One network, every weight of which came from its file."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
-
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    kind: Any = kinds[part]
+    # The class is one of the family's, whatever library the index names for it.
+    library = "transformers" if named[0] == "transformers" else "diffusers"
+    kind: Any = getattr(importlib.import_module(library), named[1])
+    harmless = re.compile(rf"(^|\.)({'|'.join(map(re.escape, family.harmless)) or '$.'})$")
     with _told(source, f"restore the files in {part}/"):
         made, told = kind.from_pretrained(
             str(folder),
@@ -184,7 +224,7 @@ def _network(source: str | Path, folder: Path, part: str, variant: str | None) -
             variant=variant,
             use_safetensors=True,
             output_loading_info=True,
-            **{"dtype" if part == "text_encoder" else "torch_dtype": torch.float32},
+            **{"dtype" if library == "transformers" else "torch_dtype": torch.float32},
         )
     faults = []
     for key, what in (
@@ -194,7 +234,7 @@ def _network(source: str | Path, folder: Path, part: str, variant: str | None) -
     ):
         # A mismatched one comes with its shapes.
         keys = sorted(each if isinstance(each, str) else str(each[0]) for each in told[key])
-        if keys := [each for each in keys if not _HARMLESS.search(each)]:
+        if keys := [each for each in keys if not harmless.search(each)]:
             faults.append(f"{what} {len(keys)} weights, such as {keys[0]}")
     if faults:
         raise UserError(

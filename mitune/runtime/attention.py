@@ -1,10 +1,14 @@
-"""The attention of a UNet, by name."""
+"""The attention of a denoiser, by name."""
 
 import importlib.util
 import math
 from typing import Any
 
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    XFormersAttnProcessor,
+)
 
 from mitune.core.errors import UserError
 
@@ -16,22 +20,36 @@ ATTENTIONS = {
 }
 _SMALL_MAP = 256
 """Tokens up to which products and a softmax beat the CPU's flash attention (docs/measured.md)."""
+_PLAIN = AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
+"""Processors that compute the same, so that each may stand for another."""
 
 
-def set_attention(unet: Any, attention: str, backend: str) -> None:
-    """Choose the attention of a UNet that ``backend`` is going to run, in place.
+def set_attention(network: Any, attention: str, backend: str) -> None:
+    """Choose the attention of a denoiser that ``backend`` is going to run, in place. A network
+    whose attention is of another kind than a UNet's keeps its own.
 
     Raises:
-        UserError: an unknown name; or xformers that is not installed.
+        UserError: an unknown name; xformers that is not installed; another than "auto" where there
+            is no choice.
     """
     if attention not in ATTENTIONS:
         raise UserError(
             f"attention {attention!r} is not known: choose one of {', '.join(ATTENTIONS)}"
         )
+    processors = getattr(network, "attn_processors", {}).values()
+    if not all(isinstance(processor, _PLAIN) for processor in processors):
+        processors = ()
+    if not processors:
+        if attention != "auto":
+            raise UserError(
+                f"attention is {attention!r}, and a {type(network).__name__} has one of its own: "
+                "expected auto"
+            )
+        return
     if attention == "auto":
-        size = unet.config.sample_size
+        size = network.config.sample_size
         tokens = math.prod(size) if isinstance(size, (tuple, list)) else size * size
-        on_cpu = next(unet.parameters()).device.type == "cpu"
+        on_cpu = next(network.parameters()).device.type == "cpu"
         small = on_cpu and backend == "inductor" and tokens <= _SMALL_MAP
         attention = "math" if small else "sdpa"
     if attention == "xformers":
@@ -40,6 +58,6 @@ def set_attention(unet: Any, attention: str, backend: str) -> None:
                 "attention xformers is not installed: pip install xformers, built for the same "
                 "CUDA as torch; or use sdpa"
             )
-        unet.enable_xformers_memory_efficient_attention()
+        network.enable_xformers_memory_efficient_attention()
     else:
-        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+        network.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())

@@ -1,5 +1,6 @@
-"""What runs a UNet, by name: torch operation by operation, or compiled for one shape."""
+"""What runs a denoiser, by name: torch operation by operation, or compiled for one shape."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,40 +8,45 @@ from torch import Tensor
 
 from mitune.core.caches import cache_folder
 from mitune.core.errors import UserError
-from mitune.runtime.compile.inductor import Run, compile_unet
+from mitune.models.protocol import Conditioning
+from mitune.runtime.compile.inductor import Run, compile_run
 from mitune.runtime.compile.tensorrt import TensorRT
 from mitune.runtime.cpu_workers import Cores, threads
 
 BACKENDS = {
     "eager": "torch, operation by operation; on a CPU one worker for each core",
-    "inductor": "torch.compile of the whole UNet for one shape; on a CPU one worker for each core",
+    "inductor": "torch.compile of the network for one shape; on a CPU one worker for each core",
     "tensorrt": "an engine for each shape, where TensorRT is installed and a GPU is there",
 }
 
 
-def run_by(backend: str, unet: Any) -> Run:
-    """The UNet as ``backend`` runs it. Its weights may change afterwards, in place; TensorRT has to
-    be told (``refit``).
+def run_by(backend: str, network: Any, call: Callable[..., Tensor]) -> Run:
+    """``network`` as ``backend`` runs it. Its weights may change afterwards, in place; TensorRT has
+    to be told (``refit``).
+
+    Args:
+        backend: of BACKENDS.
+        network: a denoiser.
+        call: its family's, of ``(network, z, t, cond)``.
 
     Raises:
         UserError: an unknown name, or one that does not run here.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r} is not known: choose one of {', '.join(BACKENDS)}")
-    device = next(unet.parameters()).device
+    device = next(network.parameters()).device
     if backend == "tensorrt":
         if device.type != "cuda":
             raise UserError(f"backend tensorrt needs a GPU and the model is on the {device}")
-        return TensorRT(unet, cache_folder() / "tensorrt")
+        return TensorRT(network, call, cache_folder() / "tensorrt")
 
-    def plain(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
-        return prediction
+    def plain(z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        return call(network, z, t, cond)
 
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     if backend == "eager":
         return PerCore(plain, workers, compiled=False) if workers > 1 else plain
-    compiled = compile_unet(plain, device)
+    compiled = compile_run(plain, device)
     return PerCore(compiled, workers) if device.type == "cpu" else compiled
 
 
@@ -53,7 +59,7 @@ class PerCore:
         compiled: ``run`` compiles for every shape. Otherwise a batch that does not divide among
             workers is left to torch's own threads.
 
-    Parts are equal: the UNet keeps what a call says of itself, its number of rows, in one place
+    Parts are equal: the network keeps what a call says of itself, its number of rows, in one place
     (``mitune.runtime.cfg_batch``), which workers share.
     """
 
@@ -62,20 +68,24 @@ class PerCore:
         self._cores = Cores(workers)
         self._compiled = compiled
 
-    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         parts = self._cores.parts(len(z))
         if parts == 1 and not self._compiled:
             with threads(self._cores.workers):
-                return self._run(z, t, text)
-        # A worker's rows of text: of each half of a pair's the same.
-        texts = text.unflatten(0, (-1, len(z))).chunk(parts, dim=1)
-        chunks = list(zip(z.chunk(parts), t.chunk(parts), texts, strict=True))
-        shape = (z.shape, text.shape) if self._compiled else None
+                return self._run(z, t, cond)
+        # A worker's rows of conditioning: of each half of a pair's the same.
+        conds = [
+            {n: x.unflatten(0, (-1, len(z))).chunk(parts, dim=1)[i] for n, x in cond.items()}
+            for i in range(parts)
+        ]
+        chunks = list(zip(z.chunk(parts), t.chunk(parts), conds, strict=True))
+        shape = (z.shape, *(x.shape for x in cond.values())) if self._compiled else None
         made = self._cores.map(self._one, chunks, shape)
         return torch.cat(made, dim=1).flatten(0, 1)
 
     @torch.no_grad()  # a thread's own setting, which the caller's does not reach
-    def _one(self, chunk: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        z, t, text = chunk
-        halves: Tensor = self._run(z, t, text.flatten(0, 1)).unflatten(0, (-1, len(z)))
-        return halves
+    def _one(self, chunk: tuple[Tensor, Tensor, Conditioning]) -> Tensor:
+        z, t, cond = chunk
+        rows = {name: halves.flatten(0, 1) for name, halves in cond.items()}
+        made: Tensor = self._run(z, t, rows).unflatten(0, (-1, len(z)))
+        return made

@@ -25,14 +25,10 @@ def share_prefix(unet: Any) -> Pairing:
     needed. Other calls go through unchanged.
 
     Returns:
-        What a call says of itself, for :class:`HalfProducts`.
+        What a call says of itself, for these hooks and :class:`HalfProducts`: whoever calls the
+        UNet has to say it first (``Pairing.tell``).
     """
     pairing = Pairing()
-
-    def begin(unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        sample = given[0]
-        text = named["encoder_hidden_states"] if len(given) < 3 else given[2]
-        pairing.rows = len(text) if len(text) == 2 * len(sample) else 0
 
     def transformer(layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (_doubled(given[0], pairing.rows or len(given[0])), *given[1:])
@@ -52,7 +48,6 @@ def share_prefix(unet: Any) -> Pairing:
     def attended(layer: Any, given: tuple[Any, ...], made: Tensor) -> Tensor:
         return _doubled(made, pairing.rows or len(made))
 
-    unet.register_forward_pre_hook(begin, with_kwargs=True)
     for module in unet.modules():
         kind = type(module).__name__
         if kind == "Transformer2DModel":

@@ -13,9 +13,6 @@ logger = logging.getLogger(__name__)
 Product = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 """A layer that multiplies by its weight."""
 
-FLOAT32_ENDS = ("conv_in", "conv_out", "time_embedding")
-"""Small layers at both ends of a UNet, through which every element goes: they stay in float32."""
-
 
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this processor has products of a half precision, through oneDNN; on x86-64 bfloat16
@@ -45,10 +42,14 @@ def tell_if_slow(precision: str, device: torch.device) -> None:
 
 
 class Pairing:
-    """What the layers of one UNet know of the call they are in; its rows of text if these are
-    twice the latents, else 0."""
+    """What the layers of one network know of the call they are in; its rows of conditioning if
+    these are twice the latents, else 0."""
 
     rows: int = 0
+
+    def tell(self, latents: int, conditioning: int) -> None:
+        """The next call has so many rows of each."""
+        self.rows = conditioning if conditioning == 2 * latents else 0
 
 
 class HalfProducts(nn.Module):
@@ -59,7 +60,7 @@ class HalfProducts(nn.Module):
     Args:
         layer: whose parameters it takes over; the weight is rounded.
         dtype: bfloat16 or float16.
-        pairing: of the UNet it is in; None gives all rows alike.
+        pairing: of the network it is in; None gives all rows alike.
         half_output: hand on ``dtype`` instead of float32.
     """
 

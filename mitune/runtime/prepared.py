@@ -1,9 +1,9 @@
-"""A Stable Diffusion UNet made ready for many calls of one shape.
+"""A denoiser made ready for many calls of one shape.
 
-Adapters are merged, the keys and values of a prompt's cross-attention are computed once per prompt,
-and a backend, by name, says what runs the result, in a precision that may be another than the
-model's. Its weights are a copy with fixed addresses:
-another adapter or round is copied into it, and nothing is compiled again.
+Adapters are merged, the passes that the model allows are made (``RuntimePasses``), and a backend,
+by name, says what runs the result, in a precision that may be another than the model's. Its weights
+are a copy with fixed addresses: another adapter or round is copied into it, and nothing is compiled
+again.
 """
 
 import copy
@@ -16,15 +16,20 @@ from torch import Tensor, nn
 
 from mitune.adapters import network
 from mitune.adapters.merge import merged_weights
-from mitune.models.protocol import Conditioning
-from mitune.models.stable_diffusion.model import PRECISIONS, StableDiffusion, check_precision
+from mitune.models.precision import PRECISIONS, check_precision
+from mitune.models.protocol import (
+    Conditioning,
+    LatentModel,
+    RuntimePasses,
+    count_rows,
+    denoiser_of,
+)
 from mitune.runtime.attention import set_attention
 from mitune.runtime.backends import PerCore, run_by
 from mitune.runtime.cfg_batch import share_prefix
 from mitune.runtime.compile.tensorrt import TensorRT
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.runtime.mixed_precision import (
-    FLOAT32_ENDS,
     HalfProducts,
     Pairing,
     Product,
@@ -40,7 +45,8 @@ class Prepared:
         model: what it was made from.
         backend: a name of ``mitune.runtime.backends.BACKENDS``.
         attention: of ``mitune.runtime.attention.ATTENTIONS``.
-        precision: of ``PRECISIONS`` beside :class:`StableDiffusion`; the model's own by default.
+        precision: of ``mitune.models.precision.PRECISIONS``; the model's own by default.
+        network: the copy of the denoiser that is run.
         dtype: of the latents that it is called with.
         fixed_shapes: every other number of rows is compiled or built for.
         own_cores: it runs on a worker for each core (``mitune.runtime.cpu_workers.undisturbed``).
@@ -51,7 +57,7 @@ class Prepared:
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: LatentModel,
         backend: str = "eager",
         attention: str = "auto",
         precision: str | None = None,
@@ -65,22 +71,24 @@ class Prepared:
         own = PRECISIONS[self.precision]
         # The engine's latents are float32; the kernels know nothing wider.
         self.dtype = torch.float32 if own == torch.float64 else own
-        unet = copy.deepcopy(model.unet).requires_grad_(False)
-        network.strip(unet)
-        unet.to(own)
-        self._own = own
-        fold = backend == "inductor" and unet.device.type == "cpu"  # where it was measured
-        self._folded = fold_upsampling(unet) if fold else set()
-        pairing = share_prefix(unet)
+        self._own, passes = own, model.passes
+        denoiser = copy.deepcopy(denoiser_of(model)).requires_grad_(False)
+        network.strip(denoiser)
+        denoiser.to(own)
+        fold = passes.folded_upsampling and backend == "inductor"
+        fold = fold and model.device.type == "cpu"  # where it was measured
+        self._folded = fold_upsampling(denoiser) if fold else set()
+        # Latents of a pair are given once only to a network that doubles its rows itself.
+        self._pairing = share_prefix(denoiser) if passes.shared_prefix else None
         if self.precision == "bf16-mixed":
-            mix_precision(unet, torch.bfloat16, pairing)
+            mix_precision(denoiser, torch.bfloat16, passes, self._pairing)
         if backend == "inductor":  # slower operation by operation on a CPU, faster compiled
-            unet.to(memory_format=torch.channels_last)
-        self._weights: dict[str, Tensor] = dict(unet.state_dict())
-        self._projections = share_projections(unet)
-        set_attention(unet, attention, backend)
-        self._on_gpu = unet.device.type == "cuda"
-        self._run = run_by(backend, unet)
+            denoiser.to(memory_format=torch.channels_last)
+        self._weights: dict[str, Tensor] = dict(denoiser.state_dict())
+        self._projections = share_projections(denoiser) if passes.projected else []
+        set_attention(denoiser, attention, backend)
+        self._on_gpu = model.device.type == "cuda"
+        self.network, self._run = denoiser, run_by(backend, denoiser, self._call)
         self.fixed_shapes = backend != "eager"
         self.own_cores = isinstance(self._run, PerCore)
         self.refresh()
@@ -88,7 +96,7 @@ class Prepared:
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the model's weights as they are now, its adapter merged."""
-        given = merged_weights(self.model.unet)
+        given = merged_weights(denoiser_of(self.model))
         given |= {name: transposed(given[name]) for name in self._folded}
         engines = isinstance(self._run, TensorRT)  # which have weights of their own
         changed = False
@@ -101,29 +109,45 @@ class Prepared:
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """As :class:`mitune.models.protocol.Denoiser`; ``cond`` is of this object's encoding."""
         with tried_convolutions() if self._on_gpu else nullcontext():
-            return self._run(z.to(self._own), t, cond["encoder_hidden_states"]).to(self.dtype)
+            return self._run(z.to(self._own), t, cond).to(self.dtype)
+
+    def _call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        if self._pairing is not None:
+            self._pairing.tell(len(z), count_rows(cond))
+        return self.model.call(network, z, t, cond)
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """As :class:`mitune.models.protocol.PairDenoiser`. Cheaper than two calls, and in
         bf16-mixed the difference of the two predictions is much nearer to float32's
         (``mitune.runtime.cfg_batch``)."""
+        if self._pairing is None:
+            z, t = torch.cat([z, z]), torch.cat([t, t])
         return self(z, t, cond)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """``{"encoder_hidden_states": [N, L, sum of widths]}``: the keys and values of every
-        cross-attention, side by side, in place of the text embeddings."""
-        hidden = self.model.encode_prompts(prompts)["encoder_hidden_states"].to(self._own)
-        projected = [projection(hidden) for projection in self._projections]
-        return {"encoder_hidden_states": torch.cat(projected, dim=-1) if projected else hidden}
+        """The model's conditioning, one row for each prompt; where cross-attention's projections
+        are shared, ``[N, L, sum of widths]``, all keys and values side by side, in place of what is
+        projected."""
+        return self._projected(self.model.encode_prompts(prompts))
 
+    @torch.no_grad()
     def encode_null(self) -> dict[str, Tensor]:
-        """The empty prompt's, one row."""
-        return self.encode_prompts([""])
+        """The model's row that stands for no prompt, as ``encode_prompts``."""
+        return self._projected(self.model.encode_null())
+
+    def _projected(self, cond: Conditioning) -> dict[str, Tensor]:
+        own = {n: x.to(self._own) if x.is_floating_point() else x for n, x in cond.items()}
+        if self._projections:
+            name = self.model.passes.projected
+            assert name is not None
+            projected = [projection(own[name]) for projection in self._projections]
+            own[name] = torch.cat(projected, dim=-1)
+        return own
 
 
 def prepare(
-    model: StableDiffusion, backend: str, attention: str, precision: str | None = None
+    model: LatentModel, backend: str, attention: str, precision: str | None = None
 ) -> Prepared:
     """The model prepared so, with its weights as they are now; made once, so that what was compiled
     serves every later call."""
@@ -136,32 +160,33 @@ def prepare(
     return made
 
 
-def mix_precision(unet: Any, dtype: torch.dtype, pairing: Pairing) -> None:
-    """Let the convolutions and linear layers of a float32 UNet multiply in ``dtype``, in place.
+def mix_precision(
+    network: Any, dtype: torch.dtype, passes: RuntimePasses, pairing: Pairing | None
+) -> None:
+    """Let the convolutions and linear layers of a float32 network multiply in ``dtype``, in place.
 
     What comes out of them is float32 again, and so is all that is added up from layer to layer,
     normalised and activated: roundings of the products do not pile up in it. Pairs have common
-    roundings in the last block, which most of the error in their difference comes from, and in all
-    convolutions; elsewhere, and in what attention is given, it gains little. The projections of the
-    text stay in float32: they are computed once per prompt. Queries, keys and values of
-    self-attention are in ``dtype`` until it is done, but for the last block's, where that costs
+    roundings in ``passes.exact_block``, which most of the error in their difference comes from, and
+    in all convolutions; elsewhere, and in what attention is given, it gains little. The projections
+    of the text stay in float32: they are computed once per prompt. Queries, keys and values of
+    self-attention are in ``dtype`` until it is done, but for that block's, where that costs
     exactness (docs/measured.md); on a GPU, whose fast kernels know no float32, all are.
     """
-    on_gpu = next(unet.parameters()).device.type != "cpu"
-    last = f"up_blocks.{len(unet.up_blocks) - 1}."
-    for parent_name, parent in list(unet.named_modules()):
+    on_gpu = next(network.parameters()).device.type != "cpu"
+    exact = passes.exact_block
+    for parent_name, parent in list(network.named_modules()):
         for name, layer in list(parent.named_children()):
             path = f"{parent_name}.{name}" if parent_name else name
             crossed = getattr(parent, "is_cross_attention", False)
             text = crossed and name in ("to_k", "to_v")
-            if not isinstance(layer, Product) or path.startswith(FLOAT32_ENDS):
+            if not isinstance(layer, Product) or path.startswith(passes.float32):
                 continue
             attended = name in ("to_q", "to_k", "to_v")
-            half = attended and (on_gpu or not (crossed or path.startswith(last)))
+            careful = exact != "" and path.startswith(exact)
+            half = attended and passes.half_attention and (on_gpu or not (crossed or careful))
             if not text:
-                paired = not isinstance(layer, nn.Linear) or (
-                    path.startswith(last) and not attended
-                )
+                paired = not isinstance(layer, nn.Linear) or (careful and not attended)
                 of = pairing if paired else None
                 setattr(parent, name, HalfProducts(layer, dtype, of, half_output=half))
             elif half:

@@ -16,8 +16,8 @@ w[2m - i + 2], where they exist."""
 
 
 def fold_upsampling(unet: Any) -> set[str]:
-    """Let every upsampling of a UNet be a transposed convolution, in place, its weights yet to be
-    set (:func:`transposed`).
+    """Let every upsampling of a diffusers network be a transposed convolution, in place, its
+    weights yet to be set (:func:`transposed`).
 
     Returns:
         The names of the parameters to set so; none where a map of the model's own size is not the

@@ -8,13 +8,13 @@ from torch import Tensor
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 
 
 def score(
-    model: StableDiffusion,
+    model: LatentModel,
     prompts: Sequence[str],
     images_or_latents: Tensor,
     *,
@@ -22,8 +22,8 @@ def score(
     draws: int = 64,
     seed: int = 0,
     batch: int = 64,
-    convention: str = "paper",
-    t_min: int | None = None,
+    convention: str | None = None,
+    t_min: float | None = None,
     shared_noise: bool = False,
     backend: str = "eager",
     attention: str = "auto",

@@ -4,10 +4,9 @@ The whole set lies on the device. Which pair a position gets comes from shuffled
 end, its timestep and noise from Philox words keyed by (seed, step, position).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import torch
 from mitune_kernels import normal, philox
@@ -16,7 +15,7 @@ from torch import Tensor
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
-from mitune.models.protocol import Conditioning, concat, take
+from mitune.models.protocol import Conditioning, LatentModel, concat, take
 
 _ENCODE = 64
 # The prompt's word of the key keeps the streams apart, from each other and from the candidates'.
@@ -25,47 +24,11 @@ _SHUFFLE, _TIMES, _NOISE, _PRIOR = (
 )
 
 
-class Tunable(Protocol):
-    """What training needs of a model; ``mitune.load`` gives one."""
-
-    name: str
-    unet: Any
-    text_encoder: Any
-    scheduler: Any
-    device: torch.device
-    dtype: torch.dtype
-    precision: str
-    latent_shape: tuple[int, int, int]
-    prediction: str
-    fingerprint: str
-    parts: Mapping[str, Any]
-
-    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """As ``mitune.models.protocol.Denoiser``."""
-        ...
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """One row of conditioning for each prompt."""
-        ...
-
-    def encode_null(self) -> Mapping[str, Tensor]:
-        """The empty prompt's row."""
-        ...
-
-    def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Of each prompt the row of what ``embed`` takes."""
-        ...
-
-    def embed(self, tokens: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As ``encode_prompts``, of what ``tokenize`` made, with gradients."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """B samples of one pass, on the model's device: clean latents and noise ``[B, C, H, W]``
-    float32, t ``[B]`` int64, B rows of conditioning; of tokens, where the text encoder is trained.
-    ``weight`` ``[B]`` float32 is that of each one's loss; None is 1.
+    float32, t ``[B]`` of the process's kind, B rows of conditioning; of tokens, where the text
+    encoder is trained. ``weight`` ``[B]`` float32 is that of each one's loss; None is 1.
     """
 
     latents: Tensor
@@ -123,7 +86,7 @@ class Batches:
 
     def __init__(
         self,
-        model: Tunable,
+        model: LatentModel,
         pairs: Sequence[tuple[str, Tensor]],
         config: TuneConfig,
         prior: Sequence[tuple[str, Tensor]] = (),
@@ -138,7 +101,7 @@ class Batches:
                 f"t_range is {config.t_range}: expected an end of at most {trained}, the model's "
                 "timesteps"
             )
-        self._config = config
+        self._config, self._process = config, model.process
         self._own, self._prior = len(pairs), len(prior)
         pairs = [*pairs, *prior]
         self._size = config.batch * (2 if prior else 1)
@@ -180,13 +143,12 @@ class Batches:
         return order[row, within]
 
     def times(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of each position of ``step``: its timestep in t_range, int64, and whether its caption is
-        dropped, bool; as many as ``pairs``, on the CPU.
+        """Of each position of ``step``: its time in t_range, of the process's kind, and whether its
+        caption is dropped, bool; as many as ``pairs``, on the CPU.
         """
         size = self._size
         words = philox(self._key(_TIMES, torch.arange(size)), torch.full((size,), step), 2)
-        low, end = self._config.t_range
-        t = low + (words[:, 0] * (end - low) >> 32)
+        t = self._process.training_t(words[:, 0], self._config.t_range)
         return t, words[:, 1] < self._config.caption_dropout * 2**32
 
     def step(
@@ -229,7 +191,7 @@ class Batches:
         return torch.stack([low, high, position, last], dim=1)
 
 
-def _check(model: Tunable, pairs: Sequence[tuple[str, Tensor]], name: str) -> None:
+def _check(model: LatentModel, pairs: Sequence[tuple[str, Tensor]], name: str) -> None:
     for number, (prompt, latent) in enumerate(pairs):
         if tuple(latent.shape) != tuple(model.latent_shape):
             raise UserError(

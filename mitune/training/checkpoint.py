@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.core.files import publish
+from mitune.models.protocol import LatentModel
 from mitune.training.shards import Shards, part_of
 
 _NAME = re.compile(r"step-(\d{6,})")
@@ -59,7 +60,7 @@ class TrainState:
         shards: where ``parameters`` are parts, one process's, of the weights that train.
     """
 
-    model: adapter.Adaptable
+    model: LatentModel
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     step: int = 0

@@ -4,7 +4,6 @@ Two ways to the same gradient: through peft's own modules, here, and through the
 (``mitune.training.merged``).
 """
 
-import copy
 from typing import Protocol
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from mitune.adapters import adapter
 from mitune.config.training import TuneConfig
-from mitune.training.batches import MicroBatch, Tunable
+from mitune.models.protocol import LatentModel, with_networks
+from mitune.training.batches import MicroBatch
 from mitune.training.loss import BatchLoss
 from mitune.training.merged import MergedGradient
 from mitune.training.shards import Shards
@@ -39,15 +39,17 @@ class Gradient(Protocol):
 
 
 class PeftGradient:
-    """By autograd through the adapter's own modules, or all of a UNet's weights; those in shards
+    """By autograd through the adapter's own modules, or all of a network's weights; those in shards
     are added up over the processes meanwhile."""
 
-    def __init__(self, model: Tunable, config: TuneConfig, shards: Shards | None = None) -> None:
+    def __init__(
+        self, model: LatentModel, config: TuneConfig, shards: Shards | None = None
+    ) -> None:
         self._loss = BatchLoss(model, config)
         self._model, parameters = model, adapter.parameters(model)
         if shards is not None:
-            self._model = copy.copy(model)  # the same but for its UNet
-            self._model.unet, parameters = shards.unet, shards.parameters()
+            self._model = with_networks(model, {model.denoiser: shards.network})
+            parameters = shards.parameters()
         self._parameters = list(parameters.values())
 
     def begin(self) -> None:
@@ -64,7 +66,7 @@ class PeftGradient:
         pass
 
 
-def gradient_of(model: Tunable, config: TuneConfig, shards: Shards | None = None) -> Gradient:
+def gradient_of(model: LatentModel, config: TuneConfig, shards: Shards | None = None) -> Gradient:
     """The way that ``config.gradient`` names, of the adapter that is on the model; autograd's own
     where all weights train, which may be in ``shards``."""
     if config.gradient == "merged" and config.method != "full":

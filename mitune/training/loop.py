@@ -12,16 +12,17 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mitune.adapters import adapter as adapters
-from mitune.adapters.card import ADAPTER, CARD, WHOLE, card
+from mitune.adapters.card import ADAPTER, CARD, card, whole
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import exclusive, make_folder, publish
 from mitune.core.identity import check_same_model
 from mitune.core.provenance import environment, versions
+from mitune.models.protocol import LatentModel, denoiser_of
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.training import checkpoint, manifest, shards
 from mitune.training.batch_size import fitting
-from mitune.training.batches import Batches, Tunable
+from mitune.training.batches import Batches
 from mitune.training.callbacks import Watch, watching
 from mitune.training.checkpoint import TrainState
 from mitune.training.gradient import Gradient, gradient_of
@@ -46,7 +47,7 @@ class Pairs(Protocol):
 
 
 def tune(
-    model: Tunable,
+    model: LatentModel,
     fine_tuning_set: Pairs,
     out: Path | str,
     config: TuneConfig | None = None,
@@ -57,8 +58,8 @@ def tune(
     watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Path:
-    """Train an adapter, or with method full the UNet, on the kept pairs; or go on with the run that
-    is in ``out``.
+    """Train an adapter, or with method full the denoiser, on the kept pairs; or go on with the run
+    that is in ``out``.
 
     The result depends on (model, all pairs, config, starting adapter) alone, and on the MI of
     held-out prompts where ``watch`` lets it decide. On one device a run that was killed and resumed
@@ -68,9 +69,10 @@ def tune(
     Args:
         model: from ``mitune.load``, without an adapter on it, and left so.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
-        out: folder of the run: pytorch_lora_weights.safetensors (or unet/), README.md (the model
-            card), run.json, metrics.jsonl, checkpoints/; samples/ and tensorboard/ where asked for.
-        config: hyper-parameters; None takes the model's preset, the paper's where it has none.
+        out: folder of the run: pytorch_lora_weights.safetensors (or unet/ or transformer/),
+            README.md (the model card), run.json, metrics.jsonl, checkpoints/; samples/ and
+            tensorboard/ where asked for.
+        config: hyper-parameters; None takes the model's preset.
         adapter: folder or file of an adapter to train on from; None starts a fresh one.
         real: a set of real pictures, the best of which join the pairs until they are
             ``config.real_share`` of them; from ``mitune.build_real_set``.
@@ -81,7 +83,7 @@ def tune(
         progress: called after each step with (steps done, steps in all, loss).
 
     Returns:
-        ``out``, which ``StableDiffusionPipeline.load_lora_weights`` reads, and ``mitune.load`` as
+        ``out``, which ``load_lora_weights`` of the model's pipeline reads, and ``mitune.load`` as
         an adapter whatever the method.
 
     Raises:
@@ -93,8 +95,7 @@ def tune(
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
-    preset: Any = getattr(model, "preset", None)
-    chosen, folder = config or (preset.tuning if preset else TuneConfig()), Path(out)
+    chosen, folder = config or model.preset.tuning, Path(out)
     start = None if adapter is None else Path(adapter)
     for what, found in (("the set", fine_tuning_set), ("the real set", real), ("the prior", prior)):
         if found is not None:
@@ -150,7 +151,7 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
         yield True
 
 
-def _put(model: Tunable, config: TuneConfig, start: Path | None) -> None:
+def _put(model: LatentModel, config: TuneConfig, start: Path | None) -> None:
     """The adapter that training starts from, on the model."""
     if start is None:
         adapters.attach(model, config)
@@ -159,11 +160,11 @@ def _put(model: Tunable, config: TuneConfig, start: Path | None) -> None:
         adapters.require(model, config, start)
 
 
-def _begin(model: Tunable, config: TuneConfig, processes: Processes) -> TrainState:
+def _begin(model: LatentModel, config: TuneConfig, processes: Processes) -> TrainState:
     """The state before the first step: the adapter that is on the model, a fresh optimizer."""
     parameters, groups, spread = adapters.parameters(model), adapters.groups(model, config), None
     if shards.check(config, processes):
-        spread = shards.Shards(model.unet, model.device, processes)
+        spread = shards.Shards(denoiser_of(model), model.shard_blocks, model.device, processes)
         parameters = spread.parameters()
         groups = [{**groups[0], "params": list(parameters.values())}]
     optimizer = torch.optim.AdamW(groups, fused=True, **config.adamw)
@@ -171,7 +172,7 @@ def _begin(model: Tunable, config: TuneConfig, processes: Processes) -> TrainSta
 
 
 def _train(
-    model: Tunable,
+    model: LatentModel,
     batches: Batches,
     state: TrainState,
     out: Path,
@@ -240,7 +241,8 @@ def _train(
                 checkpoint.restore_best(state, places)
             checkpoint.prune(state, places, config.keep_checkpoints)  # which a kill may have cut
             # Before the adapter, whose file is what says that the run is finished.
-            publish(out / CARD, card(out, WHOLE if config.method == "full" else ADAPTER))
+            form = whole(model.denoiser) if config.method == "full" else ADAPTER
+            publish(out / CARD, card(out, form))
             adapters.save(state.model, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)

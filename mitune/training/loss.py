@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from mitune.config.training import TuneConfig
-from mitune.diffusion.process import Process, VariancePreserving, target
-from mitune.models.protocol import Denoiser
-from mitune.training.batches import MicroBatch, Tunable
+from mitune.diffusion.process import Process, target
+from mitune.models.protocol import Denoiser, LatentModel
+from mitune.training.batches import MicroBatch
 
 Denoise = Callable[[Tensor, Tensor, Any], Tensor]
 """As ``mitune.models.protocol.Denoiser``."""
@@ -36,13 +36,6 @@ def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Te
     return (predicted.float() - wanted).square().flatten(1).mean(1)
 
 
-def process_of(model: Tunable) -> Process:
-    """What noise does to the model's latents."""
-    return VariancePreserving(
-        alphas_cumprod=model.scheduler.alphas_cumprod.double(), prediction=model.prediction
-    )
-
-
 class BatchLoss:
     """What micro-batches add to the mean loss of their whole batch.
 
@@ -50,8 +43,8 @@ class BatchLoss:
     before would be another step's.
     """
 
-    def __init__(self, model: Tunable, config: TuneConfig) -> None:
-        self._process = process_of(model).to(model.device)
+    def __init__(self, model: LatentModel, config: TuneConfig) -> None:
+        self._process = model.process.to(model.device)
         self._snr_gamma = config.snr_gamma
         self._batch = config.batch
         self._embed = None if config.text_encoder_lr is None else model.embed

@@ -14,7 +14,7 @@ from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import is_ours, publish
-from mitune.training.batches import Tunable
+from mitune.models.protocol import LatentModel
 
 # They change speed and memory, so a run may go on with other ones.
 _FREE = ("micro_batch", "captured", "checkpoint_every", "keep_checkpoints")
@@ -23,7 +23,7 @@ _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 
 
 def settings(
-    model: Tunable,
+    model: LatentModel,
     pairs: Sequence[tuple[str, Tensor]],
     built_with: Mapping[str, Any],
     config: TuneConfig,

@@ -7,8 +7,9 @@ W' = (m / n) V, a loss that depends on A, B and m through W' alone has, with n t
     dm = rowsum(D * V) / n,   dV = (m / n) D,   dA = s B^T dV,   dB = s dV A^T;
 
 for LoRA m / n is 1. A, B and m change once in an optimizer step. So W' is made once, D is added up
-over all micro-batches of the plain UNet, and A, B and m get theirs once: no module of an adapter is
-in the way of the hot path, which is that of a UNet without adapter, and compiles like one.
+over all micro-batches of the plain denoiser, and A, B and m get theirs once: no module of an
+adapter is in the way of the hot path, which is that of a network without adapter, and compiles like
+one.
 """
 
 from contextlib import nullcontext
@@ -21,15 +22,16 @@ from torch import Tensor
 from mitune.adapters import network
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
+from mitune.models.protocol import Conditioning, LatentModel, denoiser_of, text_encoders
 from mitune.runtime.attention import set_attention
-from mitune.runtime.compile.inductor import Run, compile_unet
+from mitune.runtime.compile.inductor import Run, compile_run
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.runtime.cpu_workers import Cores, threads, undisturbed
 from mitune.runtime.mixed_precision import TrainedProducts
-from mitune.training.batches import MicroBatch, Tunable
+from mitune.training.batches import MicroBatch
 from mitune.training.captured import CapturedSteps, relative_error
 from mitune.training.loss import BatchLoss
-from mitune.training.plain import plain_unet
+from mitune.training.plain import plain_denoiser
 
 _NAME = "default"
 _AGREE, _AGREE_HALF = 1e-3, 5e-2
@@ -41,7 +43,7 @@ class MergedGradient:
     """See above; ``mitune.training.gradient.Gradient``.
 
     Args:
-        model: carries the adapter. Its UNet's frozen tensors are shared, not copied, but where
+        model: carries the adapter. Its denoiser's frozen tensors are shared, not copied, but where
             their precision changes.
         config: batch, snr_gamma, backend and captured are used.
 
@@ -50,33 +52,27 @@ class MergedGradient:
     On a CPU a micro-batch is split over one worker for each core.
     """
 
-    def __init__(self, model: Tunable, config: TuneConfig) -> None:
+    def __init__(self, model: LatentModel, config: TuneConfig) -> None:
         self._loss = BatchLoss(model, config)
         compiled, on_cpu = config.backend == "inductor", model.device.type == "cpu"
-        unet, trained = plain_unet(
-            model.unet,
-            model.dtype,
-            mixed=model.precision == "bf16-mixed",
-            fold=compiled and on_cpu,
-        )
+        plain, trained = plain_denoiser(model, fold=compiled and on_cpu)
         self._on_gpu = model.device.type == "cuda"
-        unet.to(memory_format=_layout(compiled, model.device))
-        set_attention(unet, "auto", config.backend)
-        layers = dict(model.unet.named_modules())
-        self._parts = [_Part(layers[name], plain) for name, plain in trained.items()]
-        # The text encoder is small beside the UNet: its adapter stays in the graph.
-        text = model.text_encoder if config.text_encoder_lr is not None else None
-        self._text = [] if text is None else list(network.parameters(text).values())
-        self._leaves = [*(plain.weight for plain in trained.values()), *self._text]
+        plain.to(memory_format=_layout(compiled, model.device))
+        set_attention(plain, "auto", config.backend)
+        layers = dict(denoiser_of(model).named_modules())
+        self._parts = [_Part(layers[name], layer) for name, layer in trained.items()]
+        # Text encoders are small beside the denoiser: their adapters stay in the graph.
+        encoders = text_encoders(model) if config.text_encoder_lr is not None else {}
+        self._text = [p for each in encoders.values() for p in network.parameters(each).values()]
+        self._leaves = [*(layer.weight for layer in trained.values()), *self._text]
         self._dtype = model.dtype
         self._tolerance = _AGREE if model.precision in ("float32", "float64") else _AGREE_HALF
 
-        def eager(z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-            prediction: Tensor = unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
-            return prediction
+        def eager(z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+            return model.call(plain, z, t, cond)
 
-        self._unet, self._eager = unet, eager
-        self._run = compile_unet(eager, model.device) if compiled else eager
+        self.plain, self._eager = plain, eager
+        self._run = compile_run(eager, model.device) if compiled else eager
         workers = torch.get_num_threads() if on_cpu else 1
         self._cores = Cores(workers) if on_cpu and (compiled or workers > 1) else None
         self._compiled, self._checked = compiled, not compiled
@@ -129,7 +125,7 @@ class MergedGradient:
 
     def _gradient(self, run: Run, samples: MicroBatch) -> tuple[Tensor, list[Tensor]]:
         def denoise(z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
-            return run(z.to(self._dtype), t, cond["encoder_hidden_states"])
+            return run(z.to(self._dtype), t, cond)
 
         # The first is a worker's own setting, which the caller's does not reach.
         with torch.enable_grad(), tried_convolutions() if self._on_gpu else nullcontext():
@@ -150,9 +146,9 @@ class MergedGradient:
 
 
 def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
-    """In which a UNet's convolutions are run: compiled on a GPU in the one that tensor cores take.
+    """In which convolutions are run: compiled on a GPU in the one that tensor cores take.
     With gradients inductor itself leaves them as they lie, by a rule about convolutions as wide as
-    Stable Diffusion's. The frozen ones are the model's own tensors, whose layout changes with it;
+    these. The frozen ones are the model's own tensors, whose layout changes with it;
     their values do not."""
     if compiled and device.type == "cuda":
         return torch.channels_last
@@ -161,7 +157,7 @@ def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
 
 @dataclass
 class _Part:
-    """One adapted layer: with its adapter, and in the plain UNet, where its weight stands for
+    """One adapted layer: with its adapter, and in the plain denoiser, where its weight stands for
     W'."""
 
     layer: Any

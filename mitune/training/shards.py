@@ -1,7 +1,7 @@
 """Full fine-tuning in several processes: FSDP2 spreads weights, gradients and moments over them.
 
-What trains is a copy of the UNet, of which every process holds an equal part; a block is put
-together from all of them for as long as it computes. The model's own UNet stays whole: it is what
+What trains is a copy of the denoiser, of which every process holds an equal part; a block is put
+together from all of them for as long as it computes. The model's own stays whole: it is what
 is saved and looked at, brought up to date for that.
 """
 
@@ -9,8 +9,6 @@ import copy
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -20,33 +18,38 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.training.processes import Processes
 
-_BLOCKS = (BasicTransformerBlock, ResnetBlock2D)
-"""Put together one at a time; what is in none of them stays whole from forward to backward."""
-
 
 class Shards:
-    """A UNet's weights in equal parts, one for each of the processes; all call every method
+    """A network's weights in equal parts, one for each of the processes; all call every method
     together.
 
     Args:
-        unet: whole, the same in all processes.
+        network: whole, the same in all processes.
+        blocks: classes of its parts that are put together one at a time; what is in none of them
+            stays whole from forward to backward.
         device: where it is.
         processes: all that train.
 
     Attributes:
-        unet: predicts as ``unet`` does, from the parts.
+        network: predicts as the one given does, from the parts.
         moments: what ``gather`` was last given, whole, on the CPU: by the parameter's name and
             AdamW's.
     """
 
-    def __init__(self, unet: Any, device: torch.device, processes: Processes) -> None:
+    def __init__(
+        self,
+        network: Any,
+        blocks: tuple[type[nn.Module], ...],
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
         mesh = init_device_mesh(device.type, (processes.count,))
-        self._whole = unet
-        self.unet = copy.deepcopy(unet)
-        for block in [m for m in self.unet.modules() if isinstance(m, _BLOCKS)]:
+        self._whole = network
+        self.network = copy.deepcopy(network)
+        for block in [m for m in self.network.modules() if isinstance(m, blocks)]:
             fully_shard(block, mesh=mesh)
-        fully_shard(self.unet, mesh=mesh)
-        for module in self.unet.modules():
+        fully_shard(self.network, mesh=mesh)
+        for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 # Summed, not averaged: each process's loss is its share of the batch's mean.
                 module.set_force_sum_reduction_for_comms(True)
@@ -54,12 +57,12 @@ class Shards:
         self.moments: dict[str, dict[str, Tensor]] = {}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """This process's parts, by the names and in the order of the whole UNet's parameters."""
-        return dict(self.unet.named_parameters())
+        """This process's parts, by the names and in the order of the whole one's parameters."""
+        return dict(self.network.named_parameters())
 
     @torch.no_grad()
     def gather(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bring the whole UNet up to date, and ``moments`` to those of ``optimizer``."""
+        """Bring the whole network up to date, and ``moments`` to those of ``optimizer``."""
         own = dict(self._whole.named_parameters())
         self.moments = {}
         for name, part in self.parameters().items():
@@ -69,7 +72,7 @@ class Shards:
 
     @torch.no_grad()
     def scatter(self) -> None:
-        """Take the parts of the whole UNet as it is now."""
+        """Take the parts of the whole network as it is now."""
         own = dict(self._whole.named_parameters())
         for name, part in self.parameters().items():
             part.copy_(part_of(own[name].detach(), part))
@@ -90,7 +93,7 @@ def check(config: TuneConfig, processes: Processes) -> bool:
 
     Raises:
         UserError: a batch that gives the processes different numbers of passes, or a micro-batch
-            that is to be found by trying: all must pass through the UNet together.
+            that is to be found by trying: all must pass through the network together.
     """
     if config.method != "full" or processes.count == 1:
         return False

@@ -8,7 +8,7 @@ import torch
 
 from mitune.bench.machine import Meter
 from mitune.bench.random_model import TINY, random_sd21
-from mitune.bench.rungs import Cost, Made, with_own_unet
+from mitune.bench.rungs import Cost, Made, with_own_denoiser
 from mitune.cli.commands.measure import Bench
 from mitune.core.errors import UserError
 from mitune.core.provenance import as_json
@@ -34,12 +34,12 @@ def test_a_random_model_is_its_seeds_and_leaves_the_random_state_alone(tiny):
 
 
 def test_a_model_in_another_precision_has_a_unet_of_its_own(tiny):
-    other = with_own_unet(tiny, "bfloat16")
+    other = with_own_denoiser(tiny, "bfloat16")
     assert (other.precision, other.dtype) == ("bfloat16", torch.bfloat16)
     assert other.unet.conv_in.weight.dtype == torch.bfloat16
     assert other.vae is tiny.vae
     assert tiny.unet.conv_in.weight.dtype == torch.float32
-    again = with_own_unet(tiny, "float32")
+    again = with_own_denoiser(tiny, "float32")
     again.unet.conv_in.weight.data.zero_()
     assert tiny.unet.conv_in.weight.abs().sum() > 0
 

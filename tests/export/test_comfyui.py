@@ -95,7 +95,15 @@ def test_an_output_whose_base_weight_is_zero_is_exact_too(tmp_path: Path) -> Non
     from mitune.adapters.export.layers import Layer
 
     weight, down, up = torch.zeros(3, 5), torch.randn(2, 5), torch.randn(3, 2)
-    layer = Layer(name="x", weight=weight, down=down, up=up, scale=1.0, magnitude=torch.ones(3))
+    layer = Layer(
+        name="x",
+        key="lora_unet_x",
+        weight=weight,
+        down=down,
+        up=up,
+        scale=1.0,
+        magnitude=torch.ones(3),
+    )
     found = patched(weight.double(), comfyui([layer]), "lora_unet_x")
     v = up.double() @ down.double()
     assert furthest(found, v / v.norm(dim=1, keepdim=True)) < 1e-6

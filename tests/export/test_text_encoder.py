@@ -17,6 +17,7 @@ from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
 from mitune.adapters.export.write import export_adapter
 from mitune.adapters.merge import merged_weights
+from mitune.models.protocol import with_networks
 
 FULL = 10_000
 
@@ -64,8 +65,8 @@ def test_plain_diffusers_reads_kohyas_form_of_both(tmp_path: Path, method: str) 
 
 def nudged(model: Any, by: float) -> Any:
     """The same with the text encoder's weights off by so much, relatively, at random."""
-    found = copy.copy(model)
-    found.text_encoder = copy.deepcopy(model.text_encoder).double()
+    own = copy.deepcopy(model.text_encoder).double()
+    found = with_networks(model, {"text_encoder": own})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in found.text_encoder.parameters():

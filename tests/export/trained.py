@@ -64,7 +64,7 @@ def notes(file: Path) -> dict[str, Any]:
 def loaded(path: Path) -> TinyModel:
     """A model whose UNet plain diffusers gave the LoRA at ``path``."""
     model = TinyModel()
-    pipeline = model.pipeline()
+    pipeline = model.plain_pipeline()
     pipeline.load_lora_weights(path)
     model.unet = pipeline.unet
     return model

@@ -136,14 +136,24 @@ def test_inductor_compiles_one_graph_for_good(precision, levels):
     assert not counters["recompiles"]
 
 
+def record(rows):
+    """Conditioning of two tensors."""
+    return {"text": torch.randn(rows, 3, 2), "pooled": torch.randn(rows, 5)}
+
+
+def total(cond):
+    """One number for each of its rows, which both tensors have a part in."""
+    return cond["text"].sum((1, 2)) + cond["pooled"].sum(1)
+
+
 def test_workers_split_pairs_by_their_latents():
-    def run(z, t, text):
-        return (z + t[:, None]).repeat(2, 1) + text.sum((1, 2))[:, None]
+    def run(z, t, cond):
+        return (z + t[:, None]).repeat(2, 1) + total(cond)[:, None]
 
     split = PerCore(run, 2)
-    z, t, text = torch.randn(4, 3), torch.arange(4.0), torch.randn(8, 3, 2)
+    z, t, cond = torch.randn(4, 3), torch.arange(4.0), record(8)
     for _ in range(2):
-        torch.testing.assert_close(split(z, t, text), run(z, t, text))
+        torch.testing.assert_close(split(z, t, cond), run(z, t, cond))
 
 
 def test_workers_split_a_batch_and_compile_once():
@@ -151,17 +161,17 @@ def test_workers_split_a_batch_and_compile_once():
     not, from a thread whose own number of threads stays."""
     calls = []
 
-    def run(z, t, text):
+    def run(z, t, cond):
         calls.append((len(z), torch.get_num_threads(), torch.is_grad_enabled()))
-        return z + t[:, None, None, None] + text.sum((1, 2))[:, None, None, None]
+        return z + (t + total(cond))[:, None, None, None]
 
     threads = torch.get_num_threads()
     split = PerCore(run, 3)
     for rows, parts in ((6, 3), (4, 2), (5, 1), (1, 1)):
-        z, t, text = torch.randn(rows, 4, 2, 2), torch.arange(rows) * 1.0, torch.randn(rows, 3, 2)
+        z, t, cond = torch.randn(rows, 4, 2, 2), torch.arange(rows) * 1.0, record(rows)
         for _ in range(2):
             calls.clear()
-            torch.testing.assert_close(split(z, t, text), run(z, t, text))
+            torch.testing.assert_close(split(z, t, cond), run(z, t, cond))
             assert calls[:-1] == [(rows // parts, 1, False)] * parts
     assert torch.get_num_threads() == threads
 
@@ -170,20 +180,21 @@ def test_what_does_not_divide_among_workers_is_torchs_threads_work():
     """Where nothing is compiled for one thread. Pairs too."""
     calls = []
 
-    def run(z, t, text):
+    def run(z, t, cond):
         calls.append((len(z), torch.get_num_threads()))
-        return (z + t[:, None]).repeat(len(text) // len(z), 1) + text.sum((1, 2))[:, None]
+        copies = len(cond["text"]) // len(z)
+        return (z + t[:, None]).repeat(copies, 1) + total(cond)[:, None]
 
     split = PerCore(run, 3, compiled=False)
     for rows, sizes in ((6, [2, 2, 2]), (4, [2, 2]), (7, [7]), (1, [1])):
         z, t = torch.randn(rows, 3), torch.arange(rows) * 1.0
-        for text in (torch.randn(rows, 3, 2), torch.randn(2 * rows, 3, 2)):
+        for cond in (record(rows), record(2 * rows)):
             calls.clear()
             with undisturbed():
-                got = split(z, t, text)
+                got = split(z, t, cond)
             workers = [(size, 3 if len(sizes) == 1 else 1) for size in sizes]
             assert sorted(calls) == sorted(workers)
-            torch.testing.assert_close(got, run(z, t, text))
+            torch.testing.assert_close(got, run(z, t, cond))
 
 
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "math"])

@@ -9,6 +9,7 @@ from tiny_model import TinyModel, config, scramble
 
 from mitune.adapters import adapter
 from mitune.core.errors import UserError
+from mitune.models.stable_diffusion.model import TEXT
 from mitune.runtime.backends import run_by
 from mitune.runtime.compile.onnx import export_onnx
 from mitune.runtime.compile.tensorrt import TensorRT
@@ -42,11 +43,11 @@ SD2 = {"attention_head_dim": (2, 4), "use_linear_projection": True}
 def test_onnxruntime_computes_what_torch_does(tmp_path, changes):
     unet = small(**changes)
     z, t, text = torch.randn(2, 4, 8, 8), torch.tensor([981.0, 1.0]), torch.randn(2, 5, 12)
-    export_onnx(unet, tmp_path / "unet.onnx", z, t, text)
+    export_onnx(unet, TinyModel().call, tmp_path / "unet.onnx", z, t, {TEXT: text})
     session = onnxruntime.InferenceSession(tmp_path / "unet.onnx")
-    assert [i.name for i in session.get_inputs()] == ["z", "t", "text"]
+    assert [i.name for i in session.get_inputs()] == ["z", "t", TEXT]
     for x, at in ((z, t), (torch.randn_like(z), torch.tensor([3.0, 400.0]))):
-        given = {"z": x.numpy(), "t": at.numpy(), "text": text.numpy()}
+        given = {"z": x.numpy(), "t": at.numpy(), TEXT: text.numpy()}
         (got,) = session.run(["prediction"], given)
         with torch.no_grad():
             expected = unet(x, at, text, return_dict=False)[0]
@@ -65,7 +66,7 @@ def fake(monkeypatch):
 def prepared(model, folder):
     """As ``Prepared(model, "tensorrt")`` on a GPU."""
     made = Prepared(model)
-    made._run = TensorRT(made._run.__closure__[0].cell_contents, folder)
+    made._run = TensorRT(made.network, made._call, folder)
     return made
 
 
@@ -132,7 +133,8 @@ def test_what_tensorrt_refuses_is_said(fake, tmp_path, monkeypatch):
 
 
 def test_where_there_is_no_tensorrt_or_no_gpu(tmp_path):
+    model = TinyModel(middle=False)
     with pytest.raises(UserError, match=r"pip install 'mitune\[tensorrt\]'"):
-        TensorRT(TinyModel(middle=False).unet, tmp_path)
+        TensorRT(model.unet, model.call, tmp_path)
     with pytest.raises(UserError, match="needs a GPU and the model is on the cpu"):
-        run_by("tensorrt", TinyModel(middle=False).unet)
+        run_by("tensorrt", model.unet, model.call)

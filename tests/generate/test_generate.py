@@ -60,7 +60,7 @@ def test_score_along_fifty_steps_is_the_mutual_information():
     for t, a, b, sigma in zip(
         schedule.timesteps.long(), schedule.a, schedule.b, schedule.sigma, strict=True
     ):
-        abar = schedule.process.alphas_cumprod[t]
+        abar = schedule.process.squared_signal[t]
         slope = (1 - abar).sqrt() / (abar * gaussian.S2 + 1 - abar)
         variance = float((a + b * slope) ** 2 * variance + sigma**2)
     assert float(error.var()) == pytest.approx(variance, rel=0.03)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mitune.worlds.shapes import oracle
 from mitune.worlds.shapes.pretrain.__main__ import Pretrain, pretrain
-from mitune.worlds.shapes.pretrain.unet import (
+from mitune.worlds.shapes.pretrain.denoiser import (
     Captions,
     Training,
     UnetRecipe,

@@ -84,7 +84,7 @@ def test_gaussian_start_has_deviation_one_over_rank_and_zero_b() -> None:
 def test_plain_diffusers_reads_what_we_save(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = saved(tmp_path, **changes)
     ours = model.predict()
-    pipeline = TinyModel().pipeline()
+    pipeline = TinyModel().plain_pipeline()
     pipeline.load_lora_weights(tmp_path)
     plain = TinyModel()
     base = plain.predict()

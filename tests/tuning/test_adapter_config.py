@@ -148,7 +148,8 @@ def test_a_setting_of_a_peft_to_come_is_refused_unless_off(tmp_path: Path) -> No
         (TO_Q | {"unet.alpha_pattern": {"((.+)+)+x": 3}}, "may take for ever"),
         (TO_Q | {"unet.layers_pattern": ["(a*)*"]}, "may take for ever"),
         ({"text_encoder.r": 2}, "its header describes a text_encoder"),
-        ({"text_encoder_2.r": 2}, "its header says text_encoder_2.r"),
+        ({"text_encoder_2.r": 2}, "its header describes a text_encoder_2"),
+        ({"prior.r": 2}, "its header says prior.r"),
     ],
 )
 def test_a_header_that_makes_no_sense(tmp_path: Path, header: Any, words: str) -> None:

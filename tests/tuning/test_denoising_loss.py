@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from mitune.adapters import adapter
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import BatchLoss, denoising_loss, process_of
+from mitune.training.loss import BatchLoss, denoising_loss
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:
@@ -31,7 +31,7 @@ def direct_loss(model: TinyModel, unet: torch.nn.Module, data: MicroBatch) -> Te
 def test_the_loss_is_the_mean_squared_error_of_the_schedulers_target(prediction: str) -> None:
     model = TinyModel(prediction)
     data = samples(model)
-    found = denoising_loss(model, data, process_of(model))
+    found = denoising_loss(model, data, model.process)
     model.unet.double()
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(direct_loss(model, model.unet, data).tolist(), rel=1e-5)
@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction
     adapter.attach(model, settings)
     scramble(model.unet)
     data = samples(model)
-    denoising_loss(model, data, process_of(model)).mean().backward()
+    denoising_loss(model, data, model.process).mean().backward()
     tensors = adapter.parameters(model)
 
     plain = TinyModel(prediction).unet.double()
@@ -77,7 +77,7 @@ def test_the_gradient_is_that_of_the_equation_in_float64(method: str, prediction
 def test_a_half_precision_model_is_compared_in_float32() -> None:
     model = TinyModel()
     data = samples(model)
-    exact = denoising_loss(model, data, process_of(model))
+    exact = denoising_loss(model, data, model.process)
     model.unet.bfloat16()
     model.dtype = torch.bfloat16
     half = MicroBatch(
@@ -86,7 +86,7 @@ def test_a_half_precision_model_is_compared_in_float32() -> None:
         t=data.t,
         cond={name: tensor.bfloat16() for name, tensor in data.cond.items()},
     )
-    found = denoising_loss(model, half, process_of(model))
+    found = denoising_loss(model, half, model.process)
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(exact.tolist(), rel=0.02)
 
@@ -97,7 +97,7 @@ def test_min_snr_is_diffusers_own_formula(prediction: str) -> None:
     from diffusers.training_utils import compute_snr
 
     model = TinyModel(prediction)
-    scheduler, process = model.scheduler, process_of(model)
+    scheduler, process = model.scheduler, model.process
     t = torch.tensor([0, 10, 300, 500, 999])
     snr = compute_snr(scheduler, t)
     divisor = snr if prediction == "epsilon" else snr + 1
@@ -111,7 +111,7 @@ def test_the_batchs_loss_is_weighted_and_over_its_whole_size() -> None:
     model = TinyModel()
     chosen = config(batch=10, micro_batch=4, snr_gamma=5.0)
     batches = Batches(model, TinySet().selected(), chosen)
-    process = process_of(model)
+    process = model.process
     with torch.no_grad():
         total = sum(BatchLoss(model, chosen)(model, samples) for samples in batches.step(0))
         parts = [

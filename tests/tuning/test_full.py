@@ -15,7 +15,8 @@ from torch import Tensor
 
 import mitune
 from mitune.adapters import adapter
-from mitune.adapters.adapter_file import FULL, digest
+from mitune.adapters.adapter_file import FULL as WEIGHTS
+from mitune.adapters.adapter_file import digest
 from mitune.adapters.export.write import export_adapter
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
@@ -25,6 +26,8 @@ from mitune.runtime.prepared import Prepared
 from mitune.training.batches import Batches
 from mitune.training.gradient import gradient_of
 from mitune.training.loop import tune
+
+FULL = f"unet/{WEIGHTS}"
 
 
 class Killed(Exception):
@@ -239,6 +242,6 @@ def test_a_whole_model_uses_it(tmp_path: Path) -> None:
 
 def test_the_card_says_how_it_is_used(straight: Path) -> None:
     card = (straight / "README.md").read_text()
-    assert "UNet2DConditionModel.from_pretrained" in card
+    assert 'AutoModel.from_pretrained("path/of/this/folder", subfolder="unet")' in card
     assert "load_lora_weights" not in card
     assert "| rank |" not in card

@@ -75,7 +75,7 @@ def test_a_gpus_layout_changes_rounding_alone(monkeypatch):
     _, expected = gradients(model, PeftGradient, chosen)
     monkeypatch.setattr(merged_module, "_layout", lambda *_: torch.channels_last)
     made = MergedGradient(model, chosen)
-    convolutions = [m.weight for m in made._unet.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m.weight for m in made.plain.modules() if isinstance(m, nn.Conv2d)]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
     assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-6
 
@@ -111,7 +111,7 @@ def test_frozen_tensors_are_shared():
     model, chosen = adapted()
     merged = MergedGradient(model, chosen)
     own = {p.data_ptr() for p in model.unet.parameters()}
-    unet = merged._unet
+    unet = merged.plain
     copies = [p for p in unet.parameters() if p.data_ptr() not in own]
     assert len(copies) == len(merged._leaves)
     assert {p.data_ptr() for p in copies} == {leaf.data_ptr() for leaf in merged._leaves}
@@ -195,7 +195,7 @@ def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monke
     """Of 4 and 3 samples, without the compiler, which would compile for both."""
     model, chosen = adapted(double=True, batch=7, micro_batch=4)
     loss, expected = gradients(model, MergedGradient, chosen)
-    monkeypatch.setattr(merged_module, "compile_unet", lambda run, device: run)
+    monkeypatch.setattr(merged_module, "compile_run", lambda run, device: run)
     its_loss, got = gradients(model, MergedGradient, replace(chosen, backend="inductor"))
     assert float(its_loss) == pytest.approx(float(loss), rel=1e-6)
     assert worst(got, expected) < 1e-6  # the loss itself is float32
@@ -203,7 +203,7 @@ def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monke
 
 def test_a_compiler_that_is_wrong_is_refused(monkeypatch):
     """And the message says by how much. A prediction that scales the gradient by 1.01."""
-    monkeypatch.setattr(merged_module, "compile_unet", lambda run, device: wrong_by(run, 0.01))
+    monkeypatch.setattr(merged_module, "compile_run", lambda run, device: wrong_by(run, 0.01))
     model, chosen = adapted(backend="inductor")
     with pytest.raises(UserError, match=r"gradient is 1\.0e-02 away from eager's"):
         gradients(model, MergedGradient, chosen)
@@ -221,6 +221,6 @@ def test_adapted_upsampling_is_not_folded():
     """Its weight is trained, and no longer that of a convolution if it were."""
     for targets, folded in ((ATTENTION, True), ((*ATTENTION, "upsamplers.0.conv"), False)):
         model, chosen = adapted(targets=targets, backend="inductor")
-        unet = MergedGradient(model, chosen)._unet
+        unet = MergedGradient(model, chosen).plain
         kinds = {type(m) for m in unet.modules()}
         assert (nn.ConvTranspose2d in kinds) == folded

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 from test_processes import run
 from tiny_model import TinyModel, TinySet, config, full_config, refusal
 
-from mitune.adapters.adapter_file import FULL
+from mitune.adapters.adapter_file import FULL as WEIGHTS
 from mitune.training.loop import tune
 from mitune.training.processes import Processes
 from mitune.training.shards import check
 
+FULL = f"unet/{WEIGHTS}"
 MOMENTS = "checkpoints/step-000006/optimizer.safetensors"
 
 

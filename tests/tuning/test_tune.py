@@ -93,7 +93,7 @@ def test_the_model_is_left_plain_and_the_adapter_is_the_result(straight: Path) -
     assert torch.equal(model.predict(), base)
     assert not adapter.attached(model)
     adapter.load(model, straight, fingerprint=model.fingerprint)
-    pipeline = plain.pipeline()
+    pipeline = plain.plain_pipeline()
     pipeline.load_lora_weights(straight)
     plain.unet = pipeline.unet
     assert (model.predict() - base).abs().max() > 1e-3

@@ -10,27 +10,24 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
+from mitune.config.preset import PAPER
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
+from mitune.diffusion.schedule import Schedule
+from mitune.models.stable_diffusion.model import StableDiffusion
 
 WIDTH, LENGTH = 8, 3
 
 
-class TinyModel:
-    """What ``Tunable`` asks for: 4x8x8 latents, text rows drawn from the prompt's letters."""
-
-    name = "tiny"
-    text_encoder: Any = None
-    parts: Mapping[str, Any] = {"scheduler": {"prediction_type": "epsilon"}}
-    device = torch.device("cpu")
-    latent_shape = (4, 8, 8)
+class TinyModel(StableDiffusion):
+    """4x8x8 latents, and no text encoder: text rows are drawn from the prompt's letters."""
 
     def __init__(
         self, prediction: str = "epsilon", weights: int = 0, middle: bool = True, levels: int = 2
     ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(weights)
-            self.unet: Any = UNet2DConditionModel(
+            unet: Any = UNet2DConditionModel(
                 sample_size=8,
                 block_out_channels=(8, 16)[:levels],
                 layers_per_block=1,
@@ -41,8 +38,12 @@ class TinyModel:
                 cross_attention_dim=WIDTH,
                 attention_head_dim=2,
             )
-        self.unet.eval().requires_grad_(False)
+        self.networks = {"unet": unet.eval().requires_grad_(False)}
+        self.name, self.world, self.preset = "tiny", None, PAPER
+        self.parts: Mapping[str, Any] = {"scheduler": {"prediction_type": "epsilon"}}
+        self.device, self.latent_shape = torch.device("cpu"), (4, 8, 8)
         self.dtype, self.precision = torch.float32, "float32"
+        self.prepared = {}
         self.scheduler: Any = DDPMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -51,16 +52,11 @@ class TinyModel:
             steps_offset=1,
             clip_sample=False,
         )
-        self.prediction = prediction
+        self.process = Schedule.levels(self.scheduler).process
         self.fingerprint = f"{weights:064x}"
         self.encoded: list[str] = []
 
-    def __call__(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], /) -> Tensor:
-        text = cond["encoder_hidden_states"]
-        prediction: Tensor = self.unet(z.to(self.dtype), t, text, return_dict=False)[0]
-        return prediction
-
-    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
         self.encoded += prompts
         rows = []
         for prompt in prompts:
@@ -82,7 +78,7 @@ class TinyModel:
             prediction: Tensor = unet(z, torch.tensor([200, 800]), text, return_dict=False)[0]
         return prediction
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def plain_pipeline(self) -> StableDiffusionPipeline:
         """Plain diffusers around a UNet with this model's weights."""
         unet = type(self.unet).from_config(self.unet.config).eval()
         unet.load_state_dict(self.unet.state_dict())

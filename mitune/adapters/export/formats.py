@@ -1,10 +1,8 @@
 """The tensors of ComfyUI's and kohya's files: names, shapes and what they must hold to mean the
 same weights.
 
-Both name a layer ``lora_unet_`` and its name in diffusers' UNet, or ``lora_te_text_model_`` and its
-name in the text encoder, every dot an underscore. kohya's sd-scripts train Stable Diffusion 1.x and
-2.x under these names; ComfyUI finds them in its key maps (comfy/lora.py, ``model_lora_keys_unet``,
-through comfy/utils.py, ``unet_to_diffusers``, and ``model_lora_keys_clip``).
+Both name a layer by a word for its network (``LatentModel.export_prefixes``) and its name in
+diffusers, every dot an underscore.
 """
 
 from collections.abc import Sequence
@@ -14,9 +12,6 @@ import torch
 from torch import Tensor
 
 from mitune.adapters.export.layers import Layer
-from mitune.adapters.names import TEXT_ENCODER, UNET
-
-_PREFIXES = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +44,13 @@ def comfyui(layers: Sequence[Layer]) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        tensors |= _plain(_key(layer), layer.down, layer.up, layer.scale * layer.rank)
+        tensors |= _plain(layer.key, layer.down, layer.up, layer.scale * layer.rank)
         if layer.magnitude is not None:
             eps = torch.finfo(torch.float32).eps
             norm = layer.weight.double().flatten(1).norm(dim=1) + eps
             scale = layer.magnitude.double() * norm / layer.direction().norm(dim=1)
             shape = (-1, *(1,) * (layer.weight.dim() - 1))
-            tensors[f"{_key(layer)}.dora_scale"] = scale.view(shape).float()
+            tensors[f"{layer.key}.dora_scale"] = scale.view(shape).float()
     return tensors
 
 
@@ -88,10 +83,10 @@ def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
         # looks for them under names that it has changed meanwhile. The factor is 1 where all is
         # alike.
         up = up * (scale * down.shape[0] / alpha)
-        tensors |= _plain(_key(layer), down, up, alpha)
+        tensors |= _plain(layer.key, down, up, alpha)
         held = alpha / down.shape[0] * (up.double().flatten(1) @ down.double().flatten(1))
         size = delta.norm().item()
-        errors[_key(layer)] = (delta - held).norm().item() / size if size else 0.0
+        errors[layer.key] = (delta - held).norm().item() / size if size else 0.0
     return Approximation(tensors=tensors, errors=errors)
 
 
@@ -120,7 +115,3 @@ def _plain(key: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor
         f"{key}.lora_up.weight": up.float(),
         f"{key}.alpha": torch.tensor(alpha, dtype=torch.float32),
     }
-
-
-def _key(layer: Layer) -> str:
-    return _PREFIXES[layer.network] + layer.name.replace(".", "_")

@@ -1,6 +1,6 @@
 """What an adapter makes of each layer, in float64: the one arithmetic that all forms start from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from mitune.adapters import adapter as adapters
-from mitune.adapters.names import TEXT_MODEL, UNET
+from mitune.adapters.names import TEXT_MODEL
 from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Layer:
 
     Attributes:
         name: of the layer in its network, dots and all.
-        network: UNET or TEXT_ENCODER of ``mitune.adapters.names``.
+        key: its name in ComfyUI's and kohya's files; "" where the family has none there.
         weight: W of the base, ``[out, in]`` or ``[out, C, h, w]`` float32.
         down: A, ``[rank, in]`` or ``[rank, C, h, w]``.
         up: B, ``[out, rank]`` or ``[out, rank, 1, 1]``.
@@ -31,7 +31,7 @@ class Layer:
     """
 
     name: str
-    network: str = UNET
+    key: str
     weight: Tensor
     down: Tensor
     up: Tensor
@@ -64,7 +64,7 @@ class Layer:
 
 
 @contextmanager
-def adapted(model: StableDiffusion, adapter: Path | str) -> Iterator[list[Layer]]:
+def adapted(model: LatentModel, adapter: Path | str) -> Iterator[list[Layer]]:
     """The layers of an adapter, which is on the model inside the block and off it after.
 
     Args:
@@ -82,7 +82,7 @@ def adapted(model: StableDiffusion, adapter: Path | str) -> Iterator[list[Layer]
     adapters.load(model, adapter, fingerprint=model.fingerprint)
     try:
         yield [
-            _layer(network, name.removeprefix(TEXT_MODEL), module)
+            _layer(network, name.removeprefix(TEXT_MODEL), module, model.export_prefixes)
             for network, carrier in adapters.carriers(model).items()
             for name, module in carrier.named_modules()
             if isinstance(module, LoraLayer)
@@ -91,7 +91,7 @@ def adapted(model: StableDiffusion, adapter: Path | str) -> Iterator[list[Layer]
         adapters.detach(model)
 
 
-def _layer(network: str, name: str, module: Any) -> Layer:
+def _layer(network: str, name: str, module: Any, prefixes: Mapping[str, str]) -> Layer:
     (own,) = module.lora_A  # the name that peft keeps the one adapter under
     magnitude = None
     if own in module.lora_magnitude_vector:
@@ -99,7 +99,7 @@ def _layer(network: str, name: str, module: Any) -> Layer:
         magnitude = module.lora_magnitude_vector[own].weight.detach().flatten()
     return Layer(
         name=name,
-        network=network,
+        key=prefixes[network] + name.replace(".", "_") if network in prefixes else "",
         weight=module.get_base_layer().weight.detach(),
         down=module.lora_A[own].weight.detach(),
         up=module.lora_B[own].weight.detach(),

@@ -10,14 +10,14 @@ from mitune.adapters.export.folder import new_folder
 from mitune.adapters.export.layers import adapted
 from mitune.adapters.merge import merged_weights
 from mitune.core.files import publish
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 
 _MERGED = Form(
     title="Tuned model",
     relation="finetune",
     use="""\
-    from diffusers import StableDiffusionPipeline
-    pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")""",
+    from diffusers import DiffusionPipeline
+    pipeline = DiffusionPipeline.from_pretrained("path/of/this/folder")""",
     limits=(
         "The adapter is merged into the float32 weights of the denoiser, and of the text encoder "
         "if that was trained, and cannot be taken off again. Adapters of the base are not for this "
@@ -30,8 +30,8 @@ _MERGED = Form(
 )
 
 
-def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
-    """Write a StableDiffusionPipeline folder that predicts what ``model`` with ``adapter`` does.
+def merge(model: LatentModel, adapter: Path | str, out: Path | str) -> Path:
+    """Write a folder of a diffusers pipeline that predicts what ``model`` with ``adapter`` does.
 
     Merged in float32 by peft's own merge, rounded once (``mitune.adapters.merge``); saved as
     safetensors by diffusers. The folder is built under a hidden name and appears whole or not at
@@ -61,9 +61,6 @@ def merge(model: StableDiffusion, adapter: Path | str, out: Path | str) -> Path:
         merged = {name: copy.deepcopy(model.pipeline.components[name]) for name in weights}
         for name, network in merged.items():
             network.load_state_dict(weights[name])
-        pipeline = type(model.pipeline)(
-            **(model.pipeline.components | merged), requires_safety_checker=False
-        )
-        pipeline.save_pretrained(folder, safe_serialization=True)
+        model.pipeline_with(merged).save_pretrained(folder, safe_serialization=True)
         publish(folder / CARD, card(run, _MERGED, base=model.name))
     return Path(out)

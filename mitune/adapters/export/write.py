@@ -27,7 +27,7 @@ from mitune.adapters.export.merge import merge
 from mitune.core.errors import UserError
 from mitune.core.files import publish
 from mitune.core.provenance import versions
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel
 
 FORMATS = ("diffusers", "comfyui", "kohya", "merged")
 """diffusers: the adapter's own file; comfyui: LoRA or DoRA, exact in ComfyUI; kohya: plain LoRA;
@@ -84,14 +84,14 @@ def check_request(
     resolve(adapter)
     if format != "merged" and full.found(adapter):
         raise UserError(
-            f"{adapter} holds a whole UNet, of method full: expected an adapter for the format "
+            f"{adapter} holds a whole denoiser, of method full: expected an adapter for the format "
             f"{format}; choose merged"
         )
     check_new(Path(out))
 
 
 def export_adapter(
-    model: StableDiffusion,
+    model: LatentModel,
     adapter: Path | str,
     out: Path | str,
     format: str,
@@ -117,6 +117,11 @@ def export_adapter(
             values that are not finite; a disk that cannot be written.
     """
     check_request(adapter, out, format, rank)
+    if format in ("comfyui", "kohya") and not model.export_prefixes:
+        raise UserError(
+            f"model {model.name} is of a family without a {format} form here: expected diffusers "
+            "or merged"
+        )
     if format == "merged":
         return Exported(path=merge(model, adapter, out), file=None)
     place, content = Path(out), read_file(adapter)

@@ -17,8 +17,9 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
+from mitune.diffusion.native import squared_signal
 from mitune.diffusion.noise import candidate_keys
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import Conditioning, LatentModel, concat, denoiser_of
 from mitune.runtime.convolutions import tried_convolutions
 
 
@@ -37,7 +38,7 @@ class AuthorsLoop:
     in each step, and each step a garbage collection and an emptied cache."""
 
     def __init__(
-        self, model: StableDiffusion, *, candidates: int, steps: int, guidance: float, seed: int
+        self, model: LatentModel, *, candidates: int, steps: int, guidance: float, seed: int
     ) -> None:
         self.model = model
         self.candidates = candidates
@@ -45,7 +46,7 @@ class AuthorsLoop:
         self.seed = seed
         self.scheduler = DDPMScheduler.from_config(model.scheduler.config)
         self.scheduler.set_timesteps(steps, device=model.device)
-        abar = self.scheduler.alphas_cumprod.to(model.device)
+        abar = squared_signal(self.scheduler).float().to(model.device)
         beta = self.scheduler.betas.to(model.device)
         total = len(beta)
         self.weights = [beta[t] * total / (2 * (1 - abar[t])) for t in range(total)]
@@ -54,28 +55,23 @@ class AuthorsLoop:
     def __call__(self, prompt: str, steps: int | None = None) -> Pool:
         """The pool of ``prompt``; or its first so many steps."""
         model = self.model
-        null, text = (
-            model.encode_prompts([words])["encoder_hidden_states"].repeat(self.candidates, 1, 1)
-            for words in ("", prompt)
-        )
-        embeddings = torch.cat([null, text])
+        rows = [model.encode_null()] * self.candidates
+        rows += [model.encode_prompts([prompt])] * self.candidates
         with _own_noise(prompt, self.candidates, self.seed, model) as latents:
-            return self._denoise(latents, embeddings, self.scheduler.timesteps[:steps])
+            return self._denoise(latents, concat(rows), self.scheduler.timesteps[:steps])
 
-    def _denoise(self, latents: Tensor, embeddings: Tensor, timesteps: Tensor) -> Pool:
+    def _denoise(self, latents: Tensor, cond: Conditioning, timesteps: Tensor) -> Pool:
         weighted = []
         for t in timesteps:
             both = self.scheduler.scale_model_input(torch.cat([latents] * 2), t)
-            predicted = self.model.unet(
-                both, t, encoder_hidden_states=embeddings, return_dict=False
-            )[0]
-            uncond, cond = predicted.chunk(2)
+            predicted = self.model.call(denoiser_of(self.model), both, t, cond)
+            uncond, text = predicted.chunk(2)
             if t > 50:
-                error = (uncond - cond).pow(2).sum(dim=(1, 2, 3))
+                error = (uncond - text).pow(2).sum(dim=(1, 2, 3))
                 weighted.append(self.weights[t].cpu() * error.detach().cpu())
-            guided = uncond + self.guidance * (cond - uncond)
+            guided = uncond + self.guidance * (text - uncond)
             latents = self.scheduler.step(guided, t, latents).prev_sample
-            del both, predicted, uncond, cond, guided
+            del both, predicted, uncond, text, guided
             gc.collect()
             if latents.is_cuda:
                 torch.cuda.empty_cache()
@@ -88,28 +84,24 @@ class FairLoop(AuthorsLoop):
     the device, no flushes."""
 
     def __init__(
-        self, model: StableDiffusion, *, candidates: int, steps: int, guidance: float, seed: int
+        self, model: LatentModel, *, candidates: int, steps: int, guidance: float, seed: int
     ) -> None:
         super().__init__(model, candidates=candidates, steps=steps, guidance=guidance, seed=seed)
-        compiled = torch.compile(model.unet, fullgraph=True, dynamic=False)
+        compiled = torch.compile(denoiser_of(model), fullgraph=True, dynamic=False)
         self.compiled: Callable[..., Any] = compiled
         # Everything that a scheduler object looks up stays on the host: no step waits.
         self.scheduler.set_timesteps(steps)
 
     @tried_convolutions()
-    def _denoise(self, latents: Tensor, embeddings: Tensor, timesteps: Tensor) -> Pool:
+    def _denoise(self, latents: Tensor, cond: Conditioning, timesteps: Tensor) -> Pool:
         score = torch.zeros(self.candidates, device=latents.device)
         counted = int((timesteps > 50).sum())
         on_device = torch.arange(len(self.weights), device=latents.device)
         for t in timesteps.tolist():
-            predicted = self.compiled(
-                torch.cat([latents] * 2).to(self.model.dtype),
-                on_device[t],
-                encoder_hidden_states=embeddings,
-                return_dict=False,
-            )[0].float()
-            uncond, cond = predicted.chunk(2)
-            difference = cond - uncond
+            both = torch.cat([latents] * 2).to(self.model.dtype)
+            predicted = self.model.call(self.compiled, both, on_device[t], cond).float()
+            uncond, text = predicted.chunk(2)
+            difference = text - uncond
             if t > 50:
                 score += self.weights[t] * difference.square().sum(dim=(1, 2, 3))
             latents = self.scheduler.step(
@@ -122,7 +114,7 @@ class _own_noise:
     """While it is entered, diffusers' scheduler draws the normals of these candidates; gives the
     first latents."""
 
-    def __init__(self, prompt: str, candidates: int, seed: int, model: StableDiffusion) -> None:
+    def __init__(self, prompt: str, candidates: int, seed: int, model: LatentModel) -> None:
         keys = [(seed, prompt, index) for index in range(candidates)]
         self._key = candidate_keys(keys).to(model.device)
         self._shape = model.latent_shape

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mitune.adapters import adapter
 from mitune.config.training import TuneConfig
-from mitune.models.stable_diffusion.model import StableDiffusion
+from mitune.models.protocol import LatentModel, denoiser_of
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import denoising_loss, process_of
+from mitune.training.loss import denoising_loss
 
 Pairs = Sequence[tuple[str, Tensor]]
 _RECOMPILATIONS = 256
@@ -35,13 +35,13 @@ class AuthorsTrainer:
 
     micro_batch = 8
 
-    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+    def __init__(self, model: LatentModel, pairs: Pairs, config: TuneConfig) -> None:
         self.model = model
         self.config = config
         adapter.attach(model, config)
         self.parameters: dict[str, nn.Parameter] = adapter.parameters(model)
         self._batches = Batches(model, pairs, config)
-        self._process = process_of(model).to(model.device)
+        self._process = model.process.to(model.device)
         self._optimizer = self._adamw()
 
     def gradient(self, step: int) -> float:
@@ -68,13 +68,13 @@ class AuthorsTrainer:
 
     def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
         items = _Items(next(iter(self._batches.step(step, self.config.batch))))
-        for latents, noise, t, text in DataLoader(items, batch_size=self.micro_batch):
+        for latents, noise, t, *cond in DataLoader(items, batch_size=self.micro_batch):
             device = self.model.device
             yield MicroBatch(
                 latents=latents.to(device),
                 noise=noise.to(device),
                 t=t.to(device),
-                cond={"encoder_hidden_states": text.to(device)},
+                cond={n: x.to(device) for n, x in zip(items.names, cond, strict=True)},
             )
 
 
@@ -85,13 +85,13 @@ class FairTrainer(AuthorsTrainer):
 
     micro_batch = 32
 
-    def __init__(self, model: StableDiffusion, pairs: Pairs, config: TuneConfig) -> None:
+    def __init__(self, model: LatentModel, pairs: Pairs, config: TuneConfig) -> None:
         super().__init__(model, pairs, config)
         # peft's DoRA breaks the graph in every adapted layer, and the parts share their functions:
         # with torch's own limit of 8 most of them would be left uncompiled.
         torch._dynamo.config.recompile_limit = _RECOMPILATIONS
         torch._dynamo.config.accumulated_recompile_limit = 10 * _RECOMPILATIONS
-        self._unet = torch.compile(model.unet, dynamic=False)
+        self._compiled = torch.compile(denoiser_of(model), dynamic=False)
 
     @tried_convolutions()
     def gradient(self, step: int) -> float:
@@ -113,20 +113,16 @@ class FairTrainer(AuthorsTrainer):
         return loss.sum() / self.config.batch
 
     def _denoise(self, z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
-        text = cond["encoder_hidden_states"]
-        run: Any = self._unet  # what torch.compile returns has no type
-        prediction: Tensor = run(
-            z.to(self.model.dtype), t, encoder_hidden_states=text, return_dict=False
-        )[0]
-        return prediction
+        return self.model.call(self._compiled, z.to(self.model.dtype), t, cond)
 
 
 class _Items(Dataset[tuple[Tensor, ...]]):
     """The samples of a step one by one, on the host."""
 
     def __init__(self, samples: MicroBatch) -> None:
-        text = samples.cond["encoder_hidden_states"]
-        self._parts = [x.cpu() for x in (samples.latents, samples.noise, samples.t, text)]
+        self.names = list(samples.cond)
+        parts = (samples.latents, samples.noise, samples.t, *samples.cond.values())
+        self._parts = [x.cpu() for x in parts]
 
     def __len__(self) -> int:
         return len(self._parts[0])

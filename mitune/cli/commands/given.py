@@ -8,7 +8,7 @@ from mitune.core.errors import UserError
 from mitune.core.prompts import read_prompts
 
 if TYPE_CHECKING:
-    from mitune.models.stable_diffusion.model import StableDiffusion
+    from mitune.models.protocol import LatentModel
     from mitune.sets import FineTuningSet
 
 
@@ -49,13 +49,13 @@ def _shapes_prompts(split: Literal["train", "test"]) -> list[str]:
     return prompts(split)
 
 
-def warn_long(model: "StableDiffusion", prompts: list[str]) -> None:
+def warn_long(model: "LatentModel", prompts: list[str]) -> None:
     """Tell, on stderr, which prompts the text encoder will not read to their end."""
     for prompt in model.too_long(prompts):
-        progress.warn(f"prompt is cut to {model.tokenizer.model_max_length} tokens: {prompt}")
+        progress.warn(f"prompt is cut to {model.prompt_limit} tokens: {prompt}")
 
 
-def whole_set(path: Path, model: "StableDiffusion") -> "FineTuningSet":
+def whole_set(path: Path, model: "LatentModel") -> "FineTuningSet":
     """The set in folder ``path``, which is complete and of this model.
 
     Raises:

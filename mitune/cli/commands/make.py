@@ -180,7 +180,7 @@ class Real(Common, Running):
         if cut := model.too_long(built.prompts):
             progress.warn(
                 f"{len(cut)} of {len(built.prompts)} captions are cut to "
-                f"{model.tokenizer.model_max_length} tokens, such as: {cut[0]}"
+                f"{model.prompt_limit} tokens, such as: {cut[0]}"
             )
         summary = built.summary()
         _tell_set(summary)

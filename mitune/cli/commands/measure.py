@@ -28,7 +28,7 @@ class Bench(Output):
     rows: int = 128
     """step: candidates in the batch."""
     elements: int = 16384
-    """step: elements of a latent; 16384 are Stable Diffusion's 4 x 64 x 64."""
+    """step: elements of a latent; 16384 are the 4 x 64 x 64 of a picture of 512 pixels."""
     compiled: bool = True
     """step: also torch.compile of the reference, which first takes a minute to compile."""
     model: str = "shapes"

@@ -10,7 +10,7 @@ from mitune.config.runtime import Runtime
 from mitune.core.prompts import read_prompts
 
 if TYPE_CHECKING:
-    from mitune.models.stable_diffusion.model import StableDiffusion
+    from mitune.models.protocol import LatentModel
     from mitune.training.callbacks import Watch
 
 # Neither the noise of a set's candidates, which is trained on, nor that of a comparison later on.
@@ -41,7 +41,7 @@ class Watching:
     log_to: Annotated[Tracker | None, stands_for("nowhere")] = None
     """Where every step's numbers go, and the pictures; the package has to be installed."""
 
-    def watch(self, model: "StableDiffusion", seed: int, runtime: Runtime) -> "Watch":
+    def watch(self, model: "LatentModel", seed: int, runtime: Runtime) -> "Watch":
         """What these options ask for, of a model still without its adapter; ``runtime`` is what
         draws and scores.
 

@@ -1,5 +1,5 @@
 """Options that several verbs share. None as a default always means the model's own preset (the
-paper's numbers for Stable Diffusion)."""
+paper's numbers)."""
 
 from mitune.cli.options.model import Common, Output, Running, Source
 from mitune.cli.options.sampling import Pool, Pruned, Sampling

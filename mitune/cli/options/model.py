@@ -8,7 +8,7 @@ from mitune.arguments.fields import stands_for
 from mitune.config.choices import Attention, Backend, Precision
 
 if TYPE_CHECKING:
-    from mitune.models.stable_diffusion.model import StableDiffusion
+    from mitune.models.protocol import LatentModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,18 @@ class Source(Output):
     GROUP: ClassVar[str] = "model"
 
     model: str = "shapes"
-    """"shapes" is the embedded model; else a diffusers StableDiffusionPipeline folder, or a name on
-    the hub."""
+    """"shapes" is the embedded model; else the folder of a diffusers pipeline, or a name on the
+    hub."""
     variant: Annotated[str | None, stands_for("the plain weights")] = None
     """Weight variant of a model folder, such as fp16."""
     device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
     """cpu, cuda or cuda:N."""
 
-    def load(self, adapter: Path | None = None) -> "StableDiffusion":
+    def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model in float32, with ``adapter`` on it if any."""
         return self._load(adapter, "float32")
 
-    def _load(self, adapter: Path | None, precision: Precision) -> "StableDiffusion":
+    def _load(self, adapter: Path | None, precision: Precision) -> "LatentModel":
         from mitune.core.progress import quiet_libraries
         from mitune.load import load
 
@@ -87,6 +87,6 @@ class Common(_Talk, Source):
     in an otherwise float32 model.
     Latents and scores stay float32."""
 
-    def load(self, adapter: Path | None = None) -> "StableDiffusion":
+    def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model, with ``adapter`` on it if any."""
         return self._load(adapter, self.precision)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from mitune.core.caches import cache_folder, writable
 from mitune.core.errors import UserError
+from mitune.models.protocol import Conditioning
 from mitune.runtime.compile import onednn
 
-Run = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(latents, timesteps, text) to the prediction, rows for rows; with twice the rows of text to twice
-the predictions (``mitune.runtime.cfg_batch``)."""
+Run = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(latents, timesteps, conditioning) to the prediction, rows for rows; with twice the rows of
+conditioning to twice the predictions (``mitune.runtime.cfg_batch``)."""
 
 
-def compile_unet(run: Run, device: torch.device) -> Run:
+def compile_run(run: Run, device: torch.device) -> Run:
     """``run`` by torch.compile: one graph, static shapes, code kept between runs. On a CPU threads
     may call it at the same time."""
     # Where the user has not said where: torch's own default is a temporary folder, which it names
@@ -56,9 +57,9 @@ class _OneByOne:
         self._compiled = torch.compile(run, fullgraph=True, dynamic=False, **_alone())
         self._lock = threading.Lock()
 
-    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         with self._lock:
-            return self._compiled(z, t, text)
+            return self._compiled(z, t, cond)
 
 
 class _ForThreads:
@@ -66,26 +67,28 @@ class _ForThreads:
 
     They take a hundredth of a call each, one thread at a time, and are not made for threads:
     objects that two of them check at once look changed, and all is compiled again, eight times and
-    then no more. Nothing that they look at changes here: a UNet's weights keep their addresses, and
+    then no more. Nothing that they look at changes here: weights keep their addresses, and
     of one object every call is made with gradients, or every one without.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._made: dict[Hashable, Run] = {}
+        self._made: dict[Hashable, Callable[..., Tensor]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        key = tuple((x.shape, x.stride(), x.dtype) for x in (z, t, text))
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        given = z, t, *cond.values()
+        key = *cond, *((x.shape, x.stride(), x.dtype) for x in given)
         made = self._made.get(key)
         if made is None:
             with self._lock:
-                made = self._made.get(key) or self._compile(z, t, text)
+                made = self._made.get(key) or self._compile(z, t, cond)
                 self._made[key] = made
-        return made(z, t, text)
+        return made(*given)
 
-    def _compile(self, *given: Tensor) -> Run:
-        made: list[Run] = []
+    def _compile(self, z: Tensor, t: Tensor, cond: Conditioning) -> Callable[..., Tensor]:
+        made: list[Callable[..., Tensor]] = []
+        given = z, t, *cond.values()
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
             # The calls between kernels in C++ too: in Python they hold the lock that threads share.
@@ -101,8 +104,10 @@ class _ForThreads:
             compile_fx = compiler()
             assert compile_fx is not None
             code: Any = compile_fx(graph, inputs, config_patches=patches)
-            # Weights are inputs as well, the same at every call; the three are put in their places.
-            places = [(i, j) for i, x in enumerate(inputs) for j in range(3) if x is given[j]]
+            # Weights are inputs as well, the same at every call; ours are put in their places.
+            places = [
+                (i, j) for i, x in enumerate(inputs) for j, own in enumerate(given) if x is own
+            ]
 
             def call(*now: Tensor) -> Tensor:
                 values = list(inputs)
@@ -114,12 +119,14 @@ class _ForThreads:
             made.append(call)
             return code  # type: ignore[no-any-return]
 
-        torch.compile(self._run, backend=backend, fullgraph=True, dynamic=False, **_alone())(*given)
+        torch.compile(self._run, backend=backend, fullgraph=True, dynamic=False, **_alone())(
+            z, t, cond
+        )
         return made[0]
 
 
 def _alone() -> dict[str, Any]:
-    """Of ``torch.compile``, from torch 2.13 on: each UNet counts its own compilations, of which the
-    ninth is an error."""
+    """Of ``torch.compile``, from torch 2.13 on: each network counts its own compilations, of which
+    the ninth is an error."""
     known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
     return {"isolate_recompiles": True} if known else {}

@@ -1,9 +1,10 @@
-"""A UNet as an ONNX file: what TensorRT builds from, and what any other runtime can be asked about
-it."""
+"""A denoiser as an ONNX file: what TensorRT builds from, and what any other runtime can be asked
+about it."""
 
 import importlib.util
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from mitune.core.errors import UserError
+from mitune.models.protocol import Conditioning
 
-INPUTS = ("z", "t", "text")
 OUTPUT = "prediction"
 
 
 class _Call(nn.Module):
-    """The UNet with the three arguments that generation gives it."""
+    """The denoiser with the arguments that generation gives it, each a tensor."""
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, network: Any, call: Callable[..., Tensor], names: Sequence[str]) -> None:
         super().__init__()
-        self.unet = unet
+        self.network, self._call, self._names = network, call, list(names)
 
-    def forward(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        prediction: Tensor = self.unet(z, t, encoder_hidden_states=text, return_dict=False)[0]
-        return prediction
+    def forward(self, z: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
+        return self._call(self.network, z, t, dict(zip(self._names, cond, strict=True)))
 
 
-def export_onnx(unet: Any, path: Path, z: Tensor, t: Tensor, text: Tensor) -> None:
-    """Write ``unet`` for the shapes and dtypes of these arguments, through torch.export.
+def inputs(cond: Conditioning) -> tuple[str, ...]:
+    """What the inputs of the file are called: z, t, and each conditioning tensor by its name."""
+    return "z", "t", *cond
 
-    Inputs are named ``z``, ``t`` and ``text``, the output ``prediction``. Equal architectures and
+
+def export_onnx(
+    network: Any, call: Callable[..., Tensor], path: Path, z: Tensor, t: Tensor, cond: Conditioning
+) -> None:
+    """Write ``network`` for the shapes and dtypes of these arguments, through torch.export.
+
+    Inputs are named as in ``inputs``, the output ``prediction``. Equal architectures and
     shapes give equal names inside the file whatever the weights are, which is what a refit goes by.
 
     Args:
-        unet: a diffusers UNet2DConditionModel, also one whose projections are shared.
+        network: a denoiser, also one whose projections are shared.
+        call: its family's, of ``(network, z, t, cond)``.
         path: the file; weights go into ``path`` with ``.data`` appended, since one file ends at
             2 GiB.
-        z: ``[B, C, H, W]`` latents.
+        z: ``[B, ...]`` latents.
         t: ``[B]`` float32 timesteps.
-        text: ``[B, L, D]`` conditioning.
+        cond: record of B rows.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -50,10 +58,10 @@ def export_onnx(unet: Any, path: Path, z: Tensor, t: Tensor, text: Tensor) -> No
             raise UserError(f"the ONNX export needs {package}: pip install 'mitune[onnx]'")
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Call(unet).eval(),
-            (z, t, text),
+            _Call(network, call, list(cond)).eval(),
+            (z, t, *cond.values()),
             dynamo=True,
-            input_names=list(INPUTS),
+            input_names=list(inputs(cond)),
             output_names=[OUTPUT],
             verbose=False,
         )

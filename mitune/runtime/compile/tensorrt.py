@@ -1,4 +1,4 @@
-"""A UNet run by TensorRT: one refittable engine for each shape, built from ONNX.
+"""A denoiser run by TensorRT: one refittable engine for each shape, built from ONNX.
 
 TensorRT is optional and imported where it is used. No machine of this project has had it: see
 docs/generation.md for what was run of this and what was not.
@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
-from mitune.runtime.compile.onnx import INPUTS, OUTPUT, export_onnx
+from mitune.models.protocol import Conditioning, count_rows
+from mitune.runtime.compile.onnx import OUTPUT, export_onnx, inputs
 
 MISSING = (
     "backend tensorrt is not installed: pip install 'mitune[tensorrt]' on a machine with an NVIDIA "
@@ -27,11 +29,12 @@ notes know refittable engines that drop a bias; TF32 and half precision stay wel
 
 
 class TensorRT:
-    """Runs a UNet as :data:`mitune.runtime.backends.Run`; the engine of a shape is built when it
-    is first asked for, or read from ``folder`` and given this UNet's weights.
+    """Runs a denoiser as :data:`mitune.runtime.compile.inductor.Run`; the engine of a shape is
+    built when it is first asked for, or read from ``folder`` and given this network's weights.
 
     Args:
-        unet: with weights that may change afterwards in place; ``refit`` then tells.
+        network: with weights that may change afterwards in place; ``refit`` then tells.
+        call: its family's, of ``(network, z, t, cond)``.
         folder: keeps what was built, by architecture, shape, GPU and version. Its files are
             TensorRT's own and must be as trusted as a program.
 
@@ -39,36 +42,36 @@ class TensorRT:
         UserError: tensorrt is not installed.
     """
 
-    def __init__(self, unet: Any, folder: Path) -> None:
+    def __init__(self, network: Any, call: Callable[..., Tensor], folder: Path) -> None:
         if importlib.util.find_spec("tensorrt") is None:
             raise UserError(MISSING)
-        self._unet = unet
+        self._network, self._call = network, call
         self._folder = folder
-        self._engines: dict[tuple[torch.Size, torch.Size], _Engine] = {}
+        self._engines: dict[tuple[torch.Size, ...], _Engine] = {}
 
-    def __call__(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        shape = z.shape, text.shape
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        shape = z.shape, *(x.shape for x in cond.values())
         if shape not in self._engines:
-            self._engines[shape] = self._build(z, t, text)
-        return self._engines[shape].run(z, t, text)
+            self._engines[shape] = self._build(z, t, cond)
+        return self._engines[shape].run(z, t, cond)
 
     def refit(self) -> None:
-        """Give every engine the UNet's weights as they are now."""
+        """Give every engine the network's weights as they are now."""
         for engine in self._engines.values():
             self._refit(engine)
 
-    def _build(self, z: Tensor, t: Tensor, text: Tensor) -> "_Engine":
+    def _build(self, z: Tensor, t: Tensor, cond: Conditioning) -> "_Engine":
         import tensorrt
 
-        kept = self._folder / f"{_key(self._unet, z, text, tensorrt.__version__)}.engine"
-        example = z.clone(), t.clone(), text.clone()
+        kept = self._folder / f"{_key(self._network, z, cond, tensorrt.__version__)}.engine"
+        example = z.clone(), t.clone(), {name: x.clone() for name, x in cond.items()}
         if kept.exists():
             engine = _Engine(tensorrt, kept.read_bytes(), example)
             self._refit(engine)  # it was built with other weights
             return engine
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "unet.onnx"
-            export_onnx(self._unet, path, *example)
+            path = Path(folder) / "denoiser.onnx"
+            export_onnx(self._network, self._call, path, *example)
             plan = _plan(tensorrt, path)
         self._folder.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(f".{os.getpid()}.part")
@@ -80,16 +83,16 @@ class TensorRT:
 
     def _refit(self, engine: "_Engine") -> None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "unet.onnx"
-            export_onnx(self._unet, path, *engine.example)
+            path = Path(folder) / "denoiser.onnx"
+            export_onnx(self._network, self._call, path, *engine.example)
             engine.refit(path)
         self._check(engine)
 
     @torch.no_grad()
     def _check(self, engine: "_Engine") -> None:
-        z, t, text = engine.example
-        expected = self._unet(z, t, encoder_hidden_states=text, return_dict=False)[0].float()
-        got = engine.run(z, t, text).float()
+        z, t, cond = engine.example
+        expected = self._call(self._network, z, t, cond).float()
+        got = engine.run(z, t, cond).float()
         error = float((got - expected).norm() / expected.norm())
         if not error <= _WORST[z.dtype]:
             raise RuntimeError(
@@ -101,7 +104,7 @@ class TensorRT:
 class _Engine:
     """One engine and its execution context; ``example`` are arguments of its shape."""
 
-    def __init__(self, trt: Any, plan: bytes, example: tuple[Tensor, Tensor, Tensor]) -> None:
+    def __init__(self, trt: Any, plan: bytes, example: tuple[Tensor, Tensor, Conditioning]) -> None:
         self.example = example
         self._trt = trt
         self._logger = trt.Logger(trt.Logger.WARNING)
@@ -111,10 +114,10 @@ class _Engine:
             raise RuntimeError("TensorRT cannot read its engine; remove it from the cache folder")
         self._context = self._engine.create_execution_context()
 
-    def run(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        given = [tensor.contiguous() for tensor in (z, t, text)]
-        prediction = given[0].new_empty(len(text), *z.shape[1:])
-        for name, tensor in zip((*INPUTS, OUTPUT), (*given, prediction), strict=True):
+    def run(self, z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        given = [tensor.contiguous() for tensor in (z, t, *cond.values())]
+        prediction = given[0].new_empty(count_rows(cond), *z.shape[1:])
+        for name, tensor in zip((*inputs(cond), OUTPUT), (*given, prediction), strict=True):
             self._context.set_tensor_address(name, tensor.data_ptr())
         stream = torch.cuda.current_stream(z.device).cuda_stream if z.is_cuda else 0
         if not self._context.execute_async_v3(stream):
@@ -137,7 +140,7 @@ def _plan(trt: Any, path: Path) -> bytes:
     network = builder.create_network(1 << int(flag))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
-        raise RuntimeError(f"TensorRT cannot read the UNet's ONNX file: {_errors(parser)}")
+        raise RuntimeError(f"TensorRT cannot read the denoiser's ONNX file: {_errors(parser)}")
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.REFIT)
     plan = builder.build_serialized_network(network, config)
@@ -150,9 +153,12 @@ def _errors(parser: Any) -> str:
     return "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or "no message"
 
 
-def _key(unet: Any, z: Tensor, text: Tensor, version: str) -> str:
+def _key(network: Any, z: Tensor, cond: Conditioning, version: str) -> str:
     device = torch.cuda.get_device_name(z.device) if z.is_cuda else str(z.device)
-    processors = sorted({type(p).__name__ for p in unet.attn_processors.values()})
-    config = sorted((name, repr(value)) for name, value in dict(unet.config).items())
-    facts = (config, processors, z.shape, text.shape, z.dtype, device, version, torch.__version__)
+    processors = sorted(
+        {type(p).__name__ for p in getattr(network, "attn_processors", {}).values()}
+    )
+    config = sorted((name, repr(value)) for name, value in dict(network.config).items())
+    text = [(name, tuple(x.shape)) for name, x in cond.items()]
+    facts = (config, processors, z.shape, text, z.dtype, device, version, torch.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

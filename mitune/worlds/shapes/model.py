@@ -6,16 +6,17 @@ import torch
 
 import mitune
 from mitune.core.errors import UserError
-from mitune.models.stable_diffusion.model import StableDiffusion, load_stable_diffusion
+from mitune.models.loading import load_model
+from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes.preset import PRESET
 
 FOLDER = Path(mitune.__file__).parent / "shapes" / "pretrained"
-"""Apart from the code of its world: programs name this folder as a Stable Diffusion to load."""
+"""Apart from the code of its world: programs name this folder as a model to load."""
 
 
-def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> StableDiffusion:
+def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> LatentModel:
     """The embedded model, or another training of it in ``folder``, through the same loader as any
-    Stable Diffusion folder.
+    folder.
 
     Raises:
         UserError: the weights are not installed.
@@ -25,6 +26,6 @@ def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) 
             f"the embedded model is not at {folder}: reinstall mitune, or make it with "
             "'python -m mitune.worlds.shapes.pretrain'"
         )
-    model = load_stable_diffusion(folder, device=device, precision=precision, preset=PRESET)
+    model: LatentModel = load_model(folder, device=device, precision=precision, preset=PRESET)
     model.name = model.world = "shapes"
     return model

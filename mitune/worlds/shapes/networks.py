@@ -1,5 +1,5 @@
-"""The four parts of the embedded model, with random weights: the same classes as Stable Diffusion,
-made small."""
+"""The four parts of the embedded model, with random weights: the classes of a well-known
+family, made small."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def vae() -> AutoencoderKL:
     )
 
 
-def unet() -> UNet2DConditionModel:
+def denoiser() -> UNet2DConditionModel:
     """The denoiser: 4.2 M parameters, cross-attention at both resolutions (8x8 and 4x4)."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
@@ -112,7 +112,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def scheduler() -> DDPMScheduler:
-    """Stable Diffusion's own noise schedule."""
+    """The noise schedule of the family."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,

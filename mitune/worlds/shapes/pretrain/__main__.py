@@ -1,8 +1,8 @@
 """Make the embedded model from nothing: ``python -m mitune.worlds.shapes.pretrain --out FOLDER``.
 
 Three stages, each done once and skipped when its result is there; the third also resumes inside.
-About 45 minutes on two CPU cores that do nothing else. The result is a diffusers
-StableDiffusionPipeline folder, which ``mitune --model FOLDER`` takes.
+About 45 minutes on two CPU cores that do nothing else. The result is a folder of a diffusers
+pipeline, which ``mitune --model FOLDER`` takes.
 """
 
 import json
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mitune.arguments.module import run_module
 from mitune.core.files import make_folder, publish
 from mitune.core.provenance import as_json, environment
+from mitune.models.family import assemble as assemble_pipeline
 from mitune.worlds.shapes import networks
+from mitune.worlds.shapes.pretrain.denoiser import UnetRecipe, train_unet
 from mitune.worlds.shapes.pretrain.text import train_text_encoder
-from mitune.worlds.shapes.pretrain.unet import UnetRecipe, train_unet
 from mitune.worlds.shapes.pretrain.vae import train_vae
 
 
@@ -65,15 +66,14 @@ def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
 def assemble(work: Path, folder: Path) -> Path:
     """One diffusers pipeline folder, fp16 safetensors but for the text encoder, from the stages'
     results below ``work``."""
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
-        scheduler=networks.scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    _, pipeline = assemble_pipeline(
+        {
+            "vae": AutoencoderKL.from_pretrained(work / "vae"),
+            "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
+            "tokenizer": CLIPTokenizer.from_pretrained(work / "tokenizer"),
+            "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
+            "scheduler": networks.scheduler(),
+        }
     )
     pipeline.to(dtype=torch.float16)
     # transformers loads the type it finds, diffusers float32: a plain pipeline would mix the two.

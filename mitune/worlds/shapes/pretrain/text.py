@@ -1,6 +1,6 @@
 """Stage 2: the text encoder, taught what its captions say before any picture is shown.
 
-Stable Diffusion's text encoder, too, was trained before and apart from the denoiser. Linear
+The text encoders of larger models, too, were trained before and apart from the denoiser. Linear
 read-outs must find at each noun its object's colour and shape, and after the caption's end the
 whole caption: the denoiser's cross-attention then meets features in which binding is already made,
 instead of having to teach them through the noise.

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mitune.diffusion.native import squared_signal
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.pretrain.text import every_phrase
 from mitune.worlds.shapes.pretrain.vae import object_indices
@@ -147,7 +148,7 @@ class Training:
     def __init__(self, recipe: UnetRecipe) -> None:
         torch.manual_seed(recipe.seed)
         self.step = 0
-        self.model = networks.unet()
+        self.model = networks.denoiser()
         self.names = [name for name, _ in self.model.named_parameters()]
         self.master = [p.detach().clone().requires_grad_() for p in self.model.parameters()]
         self.average = [p.detach().clone() for p in self.master]
@@ -207,7 +208,7 @@ class Training:
 
     def save_average(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers UNet folder, fp16."""
-        model = networks.unet()
+        model = networks.denoiser()
         model.load_state_dict(dict(zip(self.names, self.average, strict=True)))
         model.half().save_pretrained(folder)
 
@@ -258,7 +259,7 @@ def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> di
     checkpoint = folder / "unet_checkpoint"
     if checkpoint.exists():
         training.load(checkpoint)
-    alphas = networks.scheduler().alphas_cumprod
+    alphas = squared_signal(networks.scheduler()).float()
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=recipe.snr_gamma) / snr
     loss_average = math.nan
@@ -272,9 +273,7 @@ def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> di
         for noise, t, latents, embeddings in batches(recipe, folder, training.step):
             a = alphas[t].view(-1, 1, 1, 1)
             noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-            predicted = training.model(
-                noisy.bfloat16(), t, encoder_hidden_states=embeddings.bfloat16()
-            ).sample
+            predicted = training.model(noisy.bfloat16(), t, embeddings.bfloat16()).sample
             error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
             loss = (weight[t] * error).mean()
             loss.backward()

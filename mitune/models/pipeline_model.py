@@ -1,0 +1,199 @@
+"""What the models of all families have in common: a diffusers pipeline, seen as a denoiser of
+latents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mitune.config.preset import PAPER, Preset
+from mitune.core.identity import parts_of, weights_digest
+from mitune.diffusion.process import Process
+from mitune.diffusion.schedule import Schedule
+from mitune.models.family import Family, foreign
+from mitune.models.precision import PRECISIONS
+from mitune.models.protocol import Conditioning, RuntimePasses
+
+_CHUNK = 64
+"""Pictures that go through the VAE together."""
+
+
+class PipelineModel:
+    """A loaded pipeline as a :class:`mitune.models.protocol.LatentModel`, which has its attributes.
+
+    A family derives from it, names its networks, and adds ``call``, ``tokenize`` and ``embed``;
+    where it differs from diffusers' AutoencoderKL or from the empty prompt, also ``decode``,
+    ``encode_images`` and ``encode_null``.
+
+    Args:
+        pipeline: with all parts that the class names.
+        name: for people.
+        device: where the networks run.
+        precision: of the denoiser.
+        preset: the numbers it is used with unless told otherwise.
+        fingerprint: where it is known already, as hashing takes long.
+
+    Raises:
+        UserError: a pipeline of another family, or one that ``check`` refuses.
+    """
+
+    family: ClassVar[Family]
+    denoiser: str
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """Text encoders, whether an adapter may be on them or not."""
+    text_targets: Mapping[str, tuple[str, ...]] = {}
+    export_prefixes: Mapping[str, str] = {}
+    shard_blocks: tuple[type[nn.Module], ...] = ()
+
+    def __init__(
+        self,
+        pipeline: Any,
+        name: str,
+        *,
+        device: torch.device,
+        precision: str,
+        preset: Preset = PAPER,
+        fingerprint: str | None = None,
+    ) -> None:
+        if not self.family.holds(pipeline):
+            raise foreign(name, pipeline)
+        self.pipeline, self.name = pipeline, name
+        self.world: str | None = None
+        self.preset = preset
+        self.prepared: dict[Any, Any] = {}
+        self.device, self.precision = device, precision
+        self.dtype = PRECISIONS[precision]
+        self.check(pipeline, name, self.dtype)
+        trained = [getattr(pipeline, part) for part in (self.denoiser, *self.encoders)]
+        # Hashed before the dtype changes, so that one model has one fingerprint in every precision
+        # it is run in.
+        self.fingerprint = fingerprint or weights_digest(*(part for part in trained if part))
+        self.parts: Mapping[str, Any] = parts_of(
+            pipeline, self.denoiser, self.encoders, self.tokenizers
+        )
+        self.networks: dict[str, Any] = {}
+        for part in (self.denoiser, *self.encoders, "vae"):
+            network = getattr(pipeline, part)
+            if network is None:
+                continue
+            # Only the denoiser follows the chosen precision: text encoders run once per prompt and
+            # the VAE is looked at, so neither is worth a rounding error.
+            dtype = self.dtype if part == self.denoiser else torch.float32
+            if network.dtype != dtype:  # diffusers warns of any conversion of some networks
+                network.to(dtype=dtype)
+            self.networks[part] = network.to(device).eval().requires_grad_(False)
+        self.scheduler = pipeline.scheduler
+        self.process: Process = Schedule.levels(self.scheduler).process
+        self.latent_shape: tuple[int, ...] = self.shape_of_latents()
+
+    def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
+        """Raise UserError, naming the model and the part, unless the parts make one model that
+        ``dtype`` holds (``mitune.models.verify``)."""
+
+    def shape_of_latents(self) -> tuple[int, ...]:
+        """(C, H, W), of the denoiser's config."""
+        config = self.networks[self.denoiser].config
+        size = config.sample_size
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        return config.in_channels, height, width
+
+    @property
+    def passes(self) -> RuntimePasses:
+        """None, unless a family knows better."""
+        return RuntimePasses()
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.networks["vae"]
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser predicts: "epsilon", "v_prediction" or "velocity"."""
+        return self.process.prediction
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the pictures that decode from ``latent_shape``."""
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        height, width = self.latent_shape[-2:]
+        return height * scale, width * scale
+
+    @property
+    def prompt_limit(self) -> int:
+        """How many tokens of a prompt the model sees."""
+        return int(self._widest().model_max_length)
+
+    def pipeline_with(self, networks: Mapping[str, Any]) -> Any:
+        """A pipeline like the model's own, with these networks in the place of its own."""
+        parts = self.pipeline.components | dict(networks)
+        return type(self.pipeline)(**parts, **self.family.options)
+
+    def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """The family's call of ``network``; see ``mitune.models.protocol.LatentModel``."""
+        raise NotImplementedError
+
+    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
+        """Of each prompt the row of what ``embed`` takes."""
+        raise NotImplementedError
+
+    def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """Conditioning of what ``tokenize`` made; gradients reach the text encoders."""
+        raise NotImplementedError
+
+    def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """Prediction of the denoiser, like ``z``, in the model's dtype; see
+        :class:`mitune.models.protocol.Denoiser`."""
+        return self.call(self.networks[self.denoiser], z.to(self.dtype), t, cond)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
+        """Conditioning in the model's dtype, one row for each prompt.
+
+        Longer prompts than a text encoder takes are cut as diffusers does; ``too_long`` says which
+        those are.
+        """
+        return self.embed(self.tokenize(prompts))
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """The empty prompt's, one row."""
+        return self.encode_prompts([""])
+
+    def too_long(self, prompts: Sequence[str], /) -> list[str]:
+        """The prompts of which the model would see only the beginning."""
+        tokenizer, limit = self._widest(), self.prompt_limit
+        return [p for p in prompts if len(tokenizer(p, truncation=False).input_ids) > limit]
+
+    def _widest(self) -> Any:
+        """The tokenizer that takes the longest prompts."""
+        found = (getattr(self.pipeline, name) for name in self.tokenizers)
+        return max((each for each in found if each), key=lambda each: each.model_max_length)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, /) -> Tensor:
+        """Pictures of latents.
+
+        Args:
+            latents: ``[N, C, H, W]`` float32, in the scale of the sampler.
+
+        Returns:
+            ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
+        """
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        scaled = latents.to(self.device) / self.vae.config.scaling_factor + shift
+        parts = [self.vae.decode(chunk, return_dict=False)[0] for chunk in scaled.split(_CHUNK)]
+        pictures: Tensor = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
+        return (pictures / 2 + 0.5).clamp(0, 1).cpu()
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, /) -> Tensor:
+        """Latents of pictures: ``[N, 3, h, w]`` in [0, 1] -> ``[N, C, H, W]`` float32, the mode of
+        the encoder."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        parts = [
+            self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode()
+            for chunk in images.split(_CHUNK)
+        ]
+        return (torch.cat(parts) - shift) * float(self.vae.config.scaling_factor)

@@ -1,0 +1,31 @@
+"""What the layout promises (DESIGN.md): a family's names stay in its folder."""
+
+import re
+from pathlib import Path
+
+import mitune
+
+PACKAGE = Path(mitune.__file__).parent
+NAMES = re.compile(
+    r"Stable ?Diffusion|encoder_hidden_states|\.unet\b|alphas_cumprod|stable_diffusion\."
+)
+FAMILY = "models/stable_diffusion/"
+COMPATIBILITY = {"diffusion/native.py", "moved.py"}
+"""Reads diffusers' schedulers by their own names, and keeps the names that modules had."""
+
+
+def test_nothing_outside_its_folder_names_stable_diffusion():
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if not (name := file.relative_to(PACKAGE).as_posix()).startswith(FAMILY)
+        and name not in COMPATIBILITY
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if NAMES.search(line)
+    ]
+    assert found == []
+
+
+def test_the_search_finds_what_it_looks_for():
+    inside = (PACKAGE / FAMILY / "model.py").read_text()
+    assert NAMES.search(inside)
