@@ -14,8 +14,8 @@ help:            ## this list
 # torch first and from the constraints: the extension is built against it, without build isolation.
 $(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel torch
-	MITUNE_BUILD_CPP=1 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel pybind11 torch
+	MITUNE_BUILD_CPP=1 MITUNE_BUILD_HOST=1 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 4 seeds

@@ -1,8 +1,8 @@
 """The extension modules, and nothing else: metadata and packages are in pyproject.toml.
 
-MITUNE_BUILD_CPP and MITUNE_BUILD_CUDA take auto (the default), 0 or 1. With auto a part that cannot
-be built is left out and one line says why; with 1 it fails the installation. The package works
-without either, on its torch reference.
+MITUNE_BUILD_CPP, MITUNE_BUILD_CUDA and MITUNE_BUILD_HOST take auto (the default), 0 or 1. With auto
+a part that cannot be built is left out and one line says why; with 1 it fails the installation. The
+package works without them, on its torch reference.
 """
 
 import os
@@ -52,6 +52,8 @@ def setting(name: str) -> str:
 
 CPP = setting("MITUNE_BUILD_CPP")
 CUDA = setting("MITUNE_BUILD_CUDA")
+HOST = setting("MITUNE_BUILD_HOST")
+HOST_MODULE = "mitune._host"
 
 
 def toolkit_of(nvcc: str) -> Path:
@@ -88,13 +90,16 @@ class BuildExtensions(build_ext):
                         "first and build with pip install --no-build-isolation"
                     ) from error
             print(f"mitune: compiled kernels left out: torch cannot be imported ({error})")
-            self.extensions = []
+            self.extensions = [e for e in self.extensions if e.name == HOST_MODULE]
+            super().build_extensions()
             return
         if CUDA == "auto" and (NVCC is None or torch.version.cuda is None):
             reason = "nvcc is not found" if NVCC is None else "this torch is built without CUDA"
             print(f"mitune: CUDA kernels left out: {reason}; MITUNE_BUILD_CUDA=1 insists")
             self.extensions = [e for e in self.extensions if e.name != CUDA_MODULE]
         for extension in self.extensions:
+            if extension.name == HOST_MODULE:  # knows no torch
+                continue
             # As system headers: their warnings are not ours.
             extension.extra_compile_args += [f"-isystem{path}" for path in include_paths()]
             extension.library_dirs += library_paths()
@@ -129,6 +134,33 @@ def extension(module: str, sources: list[str], headers: list[str], setting: str)
     )
 
 
+def host_extension() -> list[Extension]:
+    """The host-side module, of pybind11 alone; none where that is missing."""
+    try:
+        import pybind11
+    except ImportError as error:
+        if HOST == "1":
+            raise SystemExit(
+                f"MITUNE_BUILD_HOST=1: pybind11 cannot be imported ({error}); install it first and "
+                "build with pip install --no-build-isolation"
+            ) from error
+        print(f"mitune: host extension left out: pybind11 cannot be imported ({error})")
+        return []
+    return [
+        Extension(
+            HOST_MODULE,
+            sources=["csrc/host.cpp"],
+            extra_compile_args=[
+                *("-std=c++17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"),
+                f"-isystem{pybind11.get_include()}",
+            ],
+            libraries=["dl", "pthread"],
+            language="c++",
+            optional=HOST == "auto",
+        )
+    ]
+
+
 extensions = []
 if CPP != "0":
     sources = ["ops.cpp", "renoise.cpp", "step.cpp", "noise.cpp"]
@@ -138,8 +170,13 @@ if CUDA != "0":
     headers = ["kernels.h", "noise.h", "cuda_kernels.h", "cuda_kernels.cu"]
     extensions.append(extension(CUDA_MODULE, ["cuda_ops.cpp"], headers, CUDA))
 
+if HOST != "0":
+    extensions += host_extension()
+
+# The kernels' libraries serve every Python; pybind11's module serves the one it is built for.
+of_every_python = all(each.py_limited_api for each in extensions)
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtensions},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if of_every_python else {},
 )

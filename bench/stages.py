@@ -21,7 +21,9 @@ from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.rungs import Setting, load_model
 from mitune.bench.train import OurTrainer
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import GenerateConfig
 from mitune.config.training import TuneConfig
 from mitune.engine.stream import Ready
 from mitune.runtime.prepared import Prepared
@@ -71,7 +73,11 @@ def ready() -> Ready:
     doing("loading")
     prepared = Prepared(load_model(SETTING, "float32"), BACKEND, precision=SETTING.precision)
     doing("compiling ours")
-    made = Ready(prepared, SETTING.prompts, sampler=SETTING.sampler, slots=SETTING.slots)
+    made = Ready(
+        prepared,
+        SETTING.prompts,
+        GenerateConfig(sampler=SETTING.sampler, runtime=Runtime(slots=SETTING.slots)),
+    )
     made.engine.warm_up()
     return made
 

@@ -15,7 +15,11 @@ environment.prepare()  # before anything imports torch
 find_by_former_names()
 
 if TYPE_CHECKING:
+    from mitune.config.align import AlignConfig
+    from mitune.config.pruning import PruneConfig
+    from mitune.config.runtime import Runtime
     from mitune.config.sampling import SamplerConfig
+    from mitune.config.sets import BuildConfig, GenerateConfig, RealConfig, ScoreConfig
     from mitune.config.training import TuneConfig
     from mitune.core.errors import UserError
     from mitune.diffusion.schedule import Schedule
@@ -39,7 +43,14 @@ else:  # a type checker would take __getattr__ for a promise of every name
             "generate": "mitune.engine.stream",
             "load": "mitune.load",
             "build_real_set": "mitune.methods.real",
+            "AlignConfig": "mitune.config.align",
+            "BuildConfig": "mitune.config.sets",
+            "GenerateConfig": "mitune.config.sets",
+            "PruneConfig": "mitune.config.pruning",
+            "RealConfig": "mitune.config.sets",
+            "Runtime": "mitune.config.runtime",
             "SamplerConfig": "mitune.config.sampling",
+            "ScoreConfig": "mitune.config.sets",
             "Schedule": "mitune.diffusion.schedule",
             "score": "mitune.scoring.score",
             "FineTuningSet": "mitune.sets",
@@ -51,10 +62,17 @@ else:  # a type checker would take __getattr__ for a promise of every name
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlignConfig",
+    "BuildConfig",
     "Candidate",
     "FineTuningSet",
+    "GenerateConfig",
+    "PruneConfig",
+    "RealConfig",
+    "Runtime",
     "SamplerConfig",
     "Schedule",
+    "ScoreConfig",
     "TuneConfig",
     "UserError",
     "align",

@@ -3,6 +3,7 @@
 import json
 import typing
 
+import mitune_kernels
 import pytest
 
 from mitune.arguments.file import NAME
@@ -199,7 +200,6 @@ def test_choices_are_those_of_what_they_name():
     """They are written down apart, so that the command line need not import torch."""
     from mitune.adapters.export.write import FORMATS
     from mitune.diffusion import process, schedule
-    from mitune.methods import build
     from mitune.models.precision import PRECISIONS
     from mitune.runtime import attention, backends
     from mitune.scoring import estimate
@@ -209,11 +209,12 @@ def test_choices_are_those_of_what_they_name():
     for literal, known in (
         (choices.Precision, PRECISIONS),
         (choices.Scheduler, schedule.SOLVERS),
-        (choices.Convention, process.CONVENTIONS),
+        (choices.Convention, [*process.CONVENTIONS, *process.FLOW_CONVENTIONS]),
         (choices.Backend, backends.BACKENDS),
         (choices.Attention, attention.ATTENTIONS),
         (choices.Rule, RULES),
-        (choices.Estimator, build.ESTIMATORS),
+        (choices.Estimator, ["trajectory", *estimate.ESTIMATORS]),
+        (choices.Implementation, ["auto", *mitune_kernels.implementations()]),
         (choices.ReNoising, estimate.ESTIMATORS),
         (choices.Tracker, TRACKERS),
         (choices.Form, FORMATS),

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
+from mitune.config.pruning import PruneConfig
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
 from mitune.selection.audit import is_audited
-from mitune.selection.prune import PruneConfig
+from mitune.selection.prune import for_run
 from mitune.selection.steering import tell_audit
 from mitune.worlds.shapes.prompts import prompts
 
@@ -232,9 +233,9 @@ def test_rungs_follow_the_run_where_none_are_given():
     weights = torch.cat((torch.ones(30), torch.zeros(20))).double()
     run = {"weights": weights, "precision": "float32", "prompts": 20, "keep": 1}
     halving = PruneConfig(policy="halving")
-    assert halving.for_run(candidates=50, **run).rungs == ((15, 20), (21, 10), (24, 5))
-    assert halving.for_run(candidates=4, **run).rungs == ((15, 2), (21, 1))
-    found = PruneConfig(policy="threshold").for_run(candidates=50, **run).rungs
+    assert for_run(halving, candidates=50, **run).rungs == ((15, 20), (21, 10), (24, 5))
+    assert for_run(halving, candidates=4, **run).rungs == ((15, 2), (21, 1))
+    found = for_run(PruneConfig(policy="threshold"), candidates=50, **run).rungs
     assert [step for step, _ in found] == [3, 6, 9, 12, 15, 18, 21, 24, 27]
 
 

@@ -27,6 +27,13 @@ class Shown:
     """For the help, which alone asks for it."""
 
 
+@dataclass(frozen=True)
+class Former:
+    """The name that an option had before, under which it is still taken for one version."""
+
+    name: str
+
+
 def stands_for(text: str) -> Shown:
     """None comes to what ``text`` says."""
     return Shown(lambda: text)

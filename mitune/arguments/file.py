@@ -8,6 +8,7 @@ from typing import Any
 from mitune.arguments.option import Option, told
 from mitune.arguments.spec import options as options_of
 from mitune.arguments.words import nearest
+from mitune.core import progress
 from mitune.core.errors import UserError
 
 NAME = "command.yaml"
@@ -34,6 +35,10 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
             if value != verb:
                 raise UserError(f"{path} is of the verb {told(value)}: expected one of {verb}")
             continue
+        now = next((o.name for o in options.values() if o.former == name), None)
+        if now is not None:
+            progress.warn(f"{path}: {name} is called {now} now")
+            name = now
         if name not in options:
             near = nearest(name, [option.name for option in options.values()])
             raise UserError(f"{path}: {told(key)} is no option of {verb}{near}")

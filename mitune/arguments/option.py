@@ -32,6 +32,7 @@ class Option:
         default: the field's; MISSING for one that must be given.
         positional, repeated: how it is given.
         shown: what a default of None comes to.
+        former: the name it had before, which is still taken.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Option:
     positional: bool = False
     repeated: bool = False
     shown: Shown | None = None
+    former: str | None = None
 
     @property
     def flag(self) -> str:

@@ -9,7 +9,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mitune.arguments.fields import Mark, Shown
+from mitune.arguments.fields import Former, Mark, Shown
 from mitune.arguments.option import Option
 
 
@@ -60,6 +60,7 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, group: str, words: str) 
         positional=Mark.POSITIONAL in extras,
         repeated=Mark.REPEATED in extras,
         shown=next((extra for extra in extras if isinstance(extra, Shown)), None),
+        former=next((extra.name for extra in extras if isinstance(extra, Former)), None),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mitune.arguments.option import Option, told
+from mitune.core import progress
 from mitune.core.errors import UserError
 
 
@@ -27,6 +28,11 @@ def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
             too many.
     """
     flags = {option.flag: option for option in options.values() if not option.positional}
+    former = {
+        "--" + option.former.replace("_", "-"): option.flag
+        for option in options.values()
+        if option.former
+    }
     given: dict[str, Any] = {}
     rest: list[str] = []
     place = 0
@@ -41,6 +47,9 @@ def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
             continue
         name, equals, value = word.partition("=")
         name = name[:2] + name[2:].replace("_", "-")
+        if name in former:
+            progress.warn(f"{name} is called {former[name]} now")
+            name = former[name]
         option, unsaid = flags.get(name), False
         if option is None and name.startswith("--no-"):
             option = flags.get("--" + name[len("--no-") :])

@@ -3,13 +3,31 @@
 import hashlib
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+from mitune.core.host import host
+
+_INTERVAL = 0.1
+"""Seconds between two looks at a GPU."""
+
+
+class Look(NamedTuple):
+    """What NVML tells at one moment; -1 for what the board does not."""
+
+    seconds: float
+    """Since the run began."""
+    watts: float
+    sm_mhz: float
+    used_bytes: float
+    busy: float
+    """Share of the last moments in which a kernel ran."""
 
 
 @dataclass
@@ -17,8 +35,17 @@ class Meter:
     """Of what ran inside ``metered``; None where there is no NVML."""
 
     joules: float | None = None
+    """By the board's counter; where it has none, by the curve."""
     sm_mhz: int | None = None
     """Clock at the end."""
+    curve: list[Look] = field(default_factory=list)
+    """Ten looks a second, taken by the host extension beside the run; none without it."""
+
+    @property
+    def watts(self) -> float | None:
+        """Mean over the curve."""
+        known = [look.watts for look in self.curve if look.watts >= 0]
+        return sum(known) / len(known) if known else None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -60,13 +87,38 @@ def metered(device: torch.device) -> Iterator[Meter]:
     if nvml is None or handle is None:
         yield meter
         return
+    sampler = _sampler(_address(device))
     before = _energy(nvml, handle)
-    yield meter
+    try:
+        yield meter
+    finally:
+        if sampler is not None:
+            meter.curve = [Look(*row) for row in sampler.stop()]
     after = _energy(nvml, handle)
     if before is not None and after is not None:
         meter.joules = (after - before) / 1000
+    else:
+        meter.joules = energy_of(meter.curve)
     with suppress(nvml.NVMLError):
         meter.sm_mhz = nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+
+
+def energy_of(curve: Sequence[Look]) -> float | None:
+    """Joules under a curve of watts, by the trapezoidal rule; None for fewer than two looks."""
+    if len(curve) < 2 or any(look.watts < 0 for look in curve):
+        return None
+    return sum(
+        (now.watts + then.watts) / 2 * (then.seconds - now.seconds) for now, then in pairwise(curve)
+    )
+
+
+def _sampler(address: str) -> Any | None:
+    """The host extension's; None without it, or where it finds no GPU there."""
+    extension = host()
+    try:
+        return extension and extension.Sampler(address, _INTERVAL)
+    except RuntimeError:  # a figure less ends no run
+        return None
 
 
 def _nvml() -> Any | None:
@@ -82,10 +134,13 @@ def _nvml() -> Any | None:
 
 
 def _handle(nvml: Any, device: torch.device) -> Any:
-    # By its bus address: CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's.
+    return nvml.nvmlDeviceGetHandleByPciBusId(_address(device).encode())
+
+
+def _address(device: torch.device) -> str:
+    """On the bus: CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's."""
     found: Any = torch.cuda.get_device_properties(device)
-    address = f"{found.pci_domain_id:08X}:{found.pci_bus_id:02X}:{found.pci_device_id:02X}.0"
-    return nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
+    return f"{found.pci_domain_id:08X}:{found.pci_bus_id:02X}:{found.pci_device_id:02X}.0"
 
 
 def _energy(nvml: Any, handle: Any) -> int | None:

@@ -104,7 +104,7 @@ class Rungs:
         if name == "compiled":
             return run_engine(compiled, eager, implementation="reference")
         if name.startswith("captured"):
-            step = name.removeprefix("captured").strip() or "reference"
+            step: Any = name.removeprefix("captured").strip() or "reference"
             return run_engine(compiled, setting, implementation=step)
         if name == "fused":
             return run_engine(compiled, setting)

@@ -15,7 +15,10 @@ from mitune.bench import random_model
 from mitune.bench.baselines import AuthorsLoop
 from mitune.bench.figures import doing
 from mitune.bench.machine import Meter, metered
+from mitune.config.choices import Implementation
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import GenerateConfig
 from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Counts, Work
 from mitune.engine.policies import Policy, best
@@ -46,7 +49,7 @@ class Setting:
     device: str = "cpu"
     captures: bool = False
     """Whether ticks are held in CUDA graphs, from the rung ``captured`` on."""
-    implementation: str = "auto"
+    implementation: Implementation = "auto"
     """Of the fused step, from the rung ``fused`` on."""
     slow_prompts: int | None = None
     """How many of the prompts the baselines and whatever multiplies in float32 are given, whose
@@ -159,7 +162,7 @@ def run_engine(
     prepared: Prepared,
     setting: Setting,
     policy: Callable[[int], Policy] | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Made:
     """The engine over all prompts; full slots for two ticks before, which compiles. The clock runs
     when the tick is recorded, as in a long run."""
@@ -252,7 +255,10 @@ def run_settled(
 
 
 def _ready(
-    prepared: Prepared, setting: Setting, counts: Counts, implementation: str | None = None
+    prepared: Prepared,
+    setting: Setting,
+    counts: Counts,
+    implementation: Implementation | None = None,
 ) -> Ready:
     """An engine that has compiled what it calls, and recorded it where the setting asks for
     that."""
@@ -261,11 +267,15 @@ def _ready(
     ready = Ready(
         prepared,
         setting.prompts,
-        sampler=setting.sampler,
-        seed=setting.seed,
-        slots=setting.slots,
-        captured=setting.captures,
-        implementation=implementation or setting.implementation,
+        GenerateConfig(
+            sampler=setting.sampler,
+            seed=setting.seed,
+            runtime=Runtime(
+                slots=setting.slots,
+                cuda_graphs=setting.captures,
+                implementation=implementation or setting.implementation,
+            ),
+        ),
         counts=counts,
     )
     ready.engine.warm_up()

@@ -133,7 +133,7 @@ def measure_training(
     merged = replace(config, gradient="merged")
     compiled = replace(merged, backend="inductor")
     on_gpu = model.device.type == "cuda"
-    captured = replace(compiled, captured=on_gpu)
+    captured = replace(compiled, cuda_graphs=on_gpu)
     plans: dict[str, tuple[str, Any, TuneConfig]] = {
         "authors": ("float32", AuthorsTrainer, config),
         "fair": ("bfloat16" if halves_pay(model.device) else "float32", FairTrainer, config),
@@ -195,7 +195,7 @@ def _measure(
         if p.grad is not None and name in exact and float(exact[name].norm()) > 0
     ]
     trainer.update()
-    if config.captured:  # the second micro-batch of a size is recorded, if the first step had one
+    if config.cuda_graphs:  # a size's second micro-batch is recorded, if the first step had one
         trainer.gradient(0)
     if on_gpu:
         torch.cuda.synchronize(model.device)

@@ -32,7 +32,7 @@ def of_pruning(name: str) -> Shown:
     """The value of that name in a ``PruneConfig``."""
 
     def text() -> str:
-        from mitune.selection.prune import PruneConfig
+        from mitune.config.pruning import PruneConfig
 
         return _plain(getattr(PruneConfig(policy="halving"), name))
 

@@ -8,7 +8,7 @@ import torch
 from mitune_kernels import checked
 from mitune_kernels.dispatch import choose
 
-from mitune.core import environment
+from mitune.core import environment, host
 from mitune.core.provenance import device_name, versions
 from mitune.runtime.compile import inductor, onednn
 
@@ -55,14 +55,15 @@ def _auto(device: torch.device) -> str:
 
 def examine() -> dict[str, Any]:
     """Plain JSON: ``versions``, ``devices``, ``step`` (each implementation: None if usable, else
-    the reason), ``auto`` (what it takes on each GPU, and why), ``compiled`` and ``optional`` (as
-    ``step``), ``settings`` (what came too late, ``mitune.core.environment``)."""
+    the reason), ``auto`` (what it takes on each GPU, and why), ``compiled``, ``host`` and
+    ``optional`` (as ``step``), ``settings`` (what came too late, ``mitune.core.environment``)."""
     return {
         "versions": versions(),
         "devices": [device_name(torch.device("cpu")), *_gpus()],
         "step": mitune_kernels.implementations(),
         "auto": [_auto(torch.device("cuda", i)) for i in range(torch.cuda.device_count())],
         "compiled": _compiled(),
+        "host": {"extension": host.why_not()},
         "settings": environment.missing(),
         "optional": {name: _optional(name, mend) for name, mend in _OPTIONAL.items()},
     }
@@ -74,7 +75,7 @@ def tell(report: dict[str, Any]) -> str:
         f"{name:<14} {version or 'not installed'}" for name, version in report["versions"].items()
     ]
     lines += [f"device         {device}" for device in report["devices"]]
-    for group in ("step", "compiled", "optional"):
+    for group in ("step", "compiled", "host", "optional"):
         for name, reason in report[group].items():
             lines.append(f"{group}: {name:<10} {'available' if reason is None else reason}")
     lines += [f"step: {line}" for line in report["auto"]]

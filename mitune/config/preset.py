@@ -3,6 +3,7 @@ their own."""
 
 from dataclasses import dataclass, field
 
+from mitune.config.choices import Estimator
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
 
@@ -23,7 +24,7 @@ class Preset:
 
     candidates: int = 50
     keep: int = 1
-    estimator: str = "trajectory"
+    estimator: Estimator = "trajectory"
     draws: int = 64
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     use_guidance: float = 7.5

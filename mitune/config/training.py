@@ -1,7 +1,8 @@
 """What is trained and how: plain values, validated once."""
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal
 
 from mitune.config.choices import Gradient, LearningRate, Method, TrainingBackend, check_choice
@@ -57,7 +58,7 @@ class TuneConfig:
     backend: TrainingBackend = "eager"
     """What runs the UNet of the merged gradient: torch operation by operation, or torch.compile.
     The same but for rounding; the first micro-batch is compared with eager's."""
-    captured: bool = False
+    cuda_graphs: bool = False
     """Hold the merged gradient of a micro-batch in a CUDA graph, which is compared with what it
     holds; on a GPU only."""
     checkpoint_every: int = 50
@@ -73,8 +74,13 @@ class TuneConfig:
     prior_weight: float = 0.0
     """Weight of the loss on the prior pairs, of which each step then takes a batch too (DreamBooth,
     arXiv 2208.12242, Eq. 2); 0 has none."""
+    captured: InitVar[bool | None] = None
+    """What ``cuda_graphs`` was called before 0.2."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, captured: bool | None) -> None:
+        if captured is not None:
+            warnings.warn("captured is called cuda_graphs now", DeprecationWarning, 3)
+            object.__setattr__(self, "cuda_graphs", captured)
         for name, known in (
             ("method", Method),
             ("lr_scheduler", LearningRate),
@@ -92,12 +98,12 @@ class TuneConfig:
                 f"backend is {self.backend} and gradient {self.gradient}: expected gradient "
                 "merged, or backend eager"
             )
-        if self.captured and (
+        if self.cuda_graphs and (
             (self.gradient, self.text_encoder_lr) != ("merged", None) or self.method == "full"
         ):
             raise UserError(
-                "captured holds the merged gradient of the UNet alone: expected gradient merged, "
-                "method dora or lora and no text_encoder_lr, or captured off"
+                "cuda_graphs holds the merged gradient of the denoiser alone: expected gradient "
+                "merged, method dora or lora and no text_encoder_lr, or cuda_graphs off"
             )
         counts = ("rank", "batch", "iterations", "checkpoint_every", "keep_checkpoints")
         for name in counts if self.micro_batch == "auto" else (*counts, "micro_batch"):

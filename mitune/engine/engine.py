@@ -113,7 +113,7 @@ class Engine:
         seed: the run's seed, which keys all noise.
         scored: whether candidates carry their score and terms along the path; NaN if not. Without
             scores and at guidance 1 the denoiser is called with the conditional rows alone.
-        captured: hold the tick in a CUDA graph.
+        cuda_graphs: hold the tick in a CUDA graph.
         counts: filled with what the runs cost.
     """
 
@@ -131,7 +131,7 @@ class Engine:
         slots: int,
         device: torch.device,
         scored: bool = True,
-        captured: bool = False,
+        cuda_graphs: bool = False,
         implementation: str = "auto",
         counts: Counts | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class Engine:
             passes=self._passes,
             implementation=implementation,
         )
-        if captured:
+        if cuda_graphs:
             self._slots.capture()
         self._steps = schedule.steps
         self._counted = counted_steps(weights)

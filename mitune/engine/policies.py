@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mitune.config.pruning import check_rungs
 from mitune.core.errors import UserError
 
 
@@ -216,19 +217,6 @@ def best(measure: Tensor, keep: int) -> list[int]:
     finite loses to everything finite."""
     order = torch.sort(_usable(measure), descending=True, stable=True).indices
     return sorted(order[:keep].tolist())
-
-
-def check_rungs(at: Sequence[tuple[int, int]]) -> None:
-    """Raise UserError unless steps ascend from 1 and the numbers that go on descend to 1 or
-    more."""
-    steps, left = [step for step, _ in at], [keep for _, keep in at]
-    if steps != sorted(set(steps)) or left != sorted(set(left), reverse=True) or not at:
-        raise UserError(
-            f"rungs {at} are not in order: expected steps that grow and candidates that shrink, "
-            "such as 10:25 20:12"
-        )
-    if steps[0] < 1 or left[-1] < 1:
-        raise UserError(f"rungs {at}: expected steps and candidates of at least 1")
 
 
 def _usable(measure: Tensor) -> Tensor:

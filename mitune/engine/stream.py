@@ -1,9 +1,11 @@
 """Candidates of prompts from a model: the public front of the engine."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from mitune.config.sampling import SamplerConfig
+from mitune.config.options import with_options
+from mitune.config.runtime import Runtime
+from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
@@ -23,39 +25,22 @@ def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
     ]
 
 
-def check_run(prompts: Sequence[str], candidates: int, seed: int, slots: int) -> None:
-    """Raise UserError unless these make a run: at least one prompt, all of them as
-    ``check_prompts`` has them, one candidate and slot, and a seed that fits a set's int64.
-    """
+def check_run(prompts: Sequence[str]) -> None:
+    """Raise UserError unless there is a prompt, and all are as ``check_prompts`` has them."""
     if not prompts:
         raise UserError("the prompt list is empty: expected at least one prompt")
     check_prompts(prompts)
-    for name, value in (("candidates", candidates), ("slots", slots)):
-        if value < 1:
-            raise UserError(f"{name} is {value}: expected at least 1")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
 
 
 def generate(
     model: LatentModel | Prepared,
     prompts: Sequence[str],
+    config: GenerateConfig | None = None,
     *,
-    candidates: int = 50,
-    steps: int | None = None,
-    guidance: float | None = None,
-    sampler: SamplerConfig | None = None,
-    seed: int = 0,
-    slots: int = 64,
-    scored: bool = True,
-    backend: str | None = None,
-    attention: str | None = None,
-    precision: str | None = None,
     policy: Policy | Callable[[int], Policy] | None = None,
-    captured: bool = False,
-    implementation: str = "auto",
     work: Iterable[Work] | None = None,
     counts: Counts | None = None,
+    **options: Any,
 ) -> Iterator[Candidate]:
     """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
 
@@ -66,22 +51,12 @@ def generate(
         model: from ``mitune.load``; or prepared already, which keeps what was compiled for the next
             call, with the backend, attention and precision it has: others are refused.
         prompts: texts; too long ones are cut as diffusers cuts them.
-        candidates: pool size M of each prompt.
-        steps, guidance: denoising steps N and guidance scale, in place of the sampler's.
-        sampler: steps, guidance, solver, weights of the score; the model's own preset by default.
-        seed: keys all noise, 0 <= seed < 2**63.
-        slots: candidates in flight, the fixed batch; changes speed and memory, not results.
-        scored: False leaves scores and terms NaN, and at guidance 1 the unconditional pass, half
-            of the work, out: for those who want the pictures alone.
-        backend, attention: what runs the UNet: names of ``mitune.runtime.backends.BACKENDS`` and
-            of ``mitune.runtime.attention.ATTENTIONS``; None: "eager" and "auto", or those of what
-            is prepared.
-        precision: in which it is run, in place of the model's.
+        config: how many, how sampled, and what runs it; None: the model's preset.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
-        captured: hold the tick in a CUDA graph; on a GPU only.
-        implementation: of the fused step: "auto" or a name of ``mitune_kernels.implementations``.
         work: a part of the run's pool to make instead of all of it.
         counts: filled with what the run cost.
+        options: of ``GenerateConfig`` and its parts by name, in place of ``config``'s:
+            ``candidates=8, steps=25, backend="inductor"``.
 
     Yields:
         :class:`mitune.engine.candidate.Candidate`, score in nats, in the order of completion; one
@@ -91,31 +66,18 @@ def generate(
         UserError: a number out of range, an unknown backend, or an empty prompt list; a prepared
             model asked to run otherwise than it was prepared.
     """
-    check_run(prompts, candidates, seed, slots)
+    own = model.model if isinstance(model, Prepared) else model
+    chosen = with_options(config or GenerateConfig.of(own.preset), options)
+    check_run(prompts)
     if isinstance(model, Prepared):
-        _check_prepared(model, backend=backend, attention=attention, precision=precision)
+        asked = chosen.runtime if config is not None else None
+        _check_prepared(model, asked, options)
         prepared = model
         prepared.refresh()
     else:
-        prepared = prepare(model, backend or "eager", attention or "auto", precision)
-    sampler = sampler or prepared.model.preset.sampler
-    sampler = replace(
-        sampler,
-        steps=sampler.steps if steps is None else steps,
-        guidance=sampler.guidance if guidance is None else guidance,
-    )
-    ready = Ready(
-        prepared,
-        prompts,
-        sampler=sampler,
-        seed=seed,
-        slots=slots,
-        scored=scored,
-        captured=captured,
-        implementation=implementation,
-        counts=counts,
-    )
-    yield from ready(pool(prompts, candidates) if work is None else work, policy)
+        prepared = prepare(model, chosen.runtime)
+    ready = Ready(prepared, prompts, chosen, counts=counts)
+    yield from ready(pool(prompts, chosen.candidates) if work is None else work, policy)
 
 
 class Ready:
@@ -125,23 +87,19 @@ class Ready:
     Args:
         prepared: with the weights that the candidates are made by.
         prompts: the run's whole list.
-        sampler, seed, slots, scored, captured, implementation, counts: as of :func:`generate`.
+        config: its sampler, seed, scored, and of its runtime what ``prepared`` does not decide.
+        counts: filled with what the runs cost.
     """
 
     def __init__(
         self,
         prepared: Prepared,
         prompts: Sequence[str],
+        config: GenerateConfig,
         *,
-        sampler: SamplerConfig,
-        seed: int = 0,
-        slots: int = 64,
-        scored: bool = True,
-        captured: bool = False,
-        implementation: str = "auto",
         counts: Counts | None = None,
     ) -> None:
-        model = prepared.model
+        model, sampler, runtime = prepared.model, config.sampler, config.runtime
         schedule = Schedule.from_diffusers(
             model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
         )
@@ -150,15 +108,15 @@ class Ready:
             schedule,
             schedule.weights(sampler.convention, sampler.t_min),
             guidance=sampler.guidance,
-            seed=seed,
+            seed=config.seed,
             null=prepared.encode_null(),
             latent_shape=model.latent_shape,
             input_dtype=prepared.dtype,
-            slots=slots,
+            slots=runtime.slots,
             device=model.device,
-            scored=scored,
-            captured=captured,
-            implementation=implementation,
+            scored=config.scored,
+            cuda_graphs=runtime.cuda_graphs,
+            implementation=runtime.implementation,
             counts=counts,
         )
         self._encoder = PromptEncoder(prepared.encode_prompts, prompts)
@@ -173,8 +131,12 @@ class Ready:
         return self.engine.run(work, self._encoder, _by_prompt(policy))
 
 
-def _check_prepared(prepared: Prepared, **asked: str | None) -> None:
-    for name, wanted in asked.items():
+def _check_prepared(
+    prepared: Prepared, runtime: Runtime | None, options: Mapping[str, Any]
+) -> None:
+    """Refuse what a prepared model does otherwise: what was asked for, not what is a default."""
+    for name in ("backend", "attention", "precision"):
+        wanted = options.get(name) or (runtime and getattr(runtime, name))
         own = getattr(prepared, name)
         if wanted not in (None, own):
             raise UserError(

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import GenerateConfig, RealConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
-from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.worlds.shapes import oracle
 
@@ -39,23 +39,21 @@ def draw_candidates(
     images: int,
     sampler: SamplerConfig,
     seed: int,
-    slots: int = 64,
     scored: bool = True,
     runtime: Runtime | None = None,
 ) -> list[Candidate]:
     """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
     model the same noise."""
-    slots = min(slots, len(prompts) * images)  # idle slots cost as much as busy ones
-    made = generate(
-        model,
-        prompts,
+    runtime = runtime or Runtime()
+    slots = min(runtime.slots, len(prompts) * images)  # idle slots cost as much as busy ones
+    config = GenerateConfig(
         candidates=images,
         sampler=sampler,
         seed=seed,
-        slots=slots,
         scored=scored,
-        **asdict(runtime or Runtime()),
+        runtime=replace(runtime, slots=slots),
     )
+    made = generate(model, prompts, config)
     return sorted(made, key=lambda c: (c.prompt_index, c.index))
 
 
@@ -66,7 +64,6 @@ def draw(
     images: int,
     sampler: SamplerConfig,
     seed: int,
-    slots: int = 64,
     runtime: Runtime | None = None,
 ) -> Images:
     """As ``draw_candidates``, of which only prompts and latents are wanted."""
@@ -76,7 +73,6 @@ def draw(
         images=images,
         sampler=sampler,
         seed=seed,
-        slots=slots,
         scored=False,
         runtime=runtime,
     )
@@ -149,26 +145,9 @@ def judged_mi(
     the trajectory's), ``batch`` rows in one pass of the model. One judge, the base model, is for
     the pictures of all models, since scores under different models do not compare.
     """
-    preset = judge.preset
-    return score(
-        judge,
-        images.prompts,
-        images.latents,
-        estimator=judged_by(judge),
-        draws=draws,
-        seed=seed,
-        batch=batch,
-        convention=preset.sampler.convention,
-        t_min=preset.sampler.t_min,
-        shared_noise=True,
-        **asdict(runtime or Runtime()),
-    )
-
-
-def judged_by(judge: LatentModel) -> str:
-    """The estimator of ``judged_mi``."""
-    estimator = judge.preset.estimator
-    return estimator if estimator in ESTIMATORS else "orthogonal"
+    own = RealConfig.of(judge.preset).score
+    config = replace(own, draws=draws, seed=seed, batch=batch, runtime=runtime or Runtime())
+    return score(judge, images.prompts, images.latents, config)
 
 
 def measure(

@@ -41,7 +41,6 @@ def compare_models(
     images: int,
     seed: int,
     sampler: SamplerConfig,
-    slots: int = 64,
     runtime: Runtime | None = None,
 ) -> tuple[Comparison, dict[str, Images]]:
     """Draw base and each adapter on one seed's noise and measure all under the base model.
@@ -52,7 +51,8 @@ def compare_models(
         adapters.load(model, path, fingerprint=model.fingerprint)
         adapters.detach(model)
     # One number of rows, also for the judge: what compiles does so once.
-    slots = min(slots, len(prompts) * images)
+    runtime = runtime or Runtime()
+    runtime = replace(runtime, slots=min(runtime.slots, len(prompts) * images))
     drawing = partial(
         draw,
         model,
@@ -60,7 +60,6 @@ def compare_models(
         images=images,
         sampler=sampler,
         seed=seed,
-        slots=slots,
         runtime=runtime,
     )
     drawn = {"base": drawing()}
@@ -70,7 +69,7 @@ def compare_models(
             drawn[name] = drawing()
         finally:
             adapters.detach(model)
-    judging = partial(measure, model, draws=MI_DRAWS, batch=slots, runtime=runtime)
+    judging = partial(measure, model, draws=MI_DRAWS, batch=runtime.slots, runtime=runtime)
     values = {name: judging(pictures) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
@@ -84,7 +83,6 @@ def compare_adapter(
     out: Path | None,
     images: int,
     seeds: Sequence[int],
-    slots: int = 64,
     steps: int | None = None,
     guidance: float | None = None,
     runtime: Runtime | None = None,
@@ -108,7 +106,6 @@ def compare_adapter(
             images=images,
             seed=seed,
             sampler=sampler,
-            slots=slots,
             runtime=runtime,
         )
         parts.append(comparison)

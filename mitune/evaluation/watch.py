@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mitune.adapters import adapter
+from mitune.config.options import check_positive
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import RealConfig
 from mitune.core.errors import UserError
-from mitune.evaluation.compare import Images, draw, judged_by, judged_mi
+from mitune.evaluation.compare import Images, draw, judged_mi
 from mitune.evaluation.pictures import grid
 from mitune.evaluation.report import MI_DRAWS, use_sampler
 from mitune.models.protocol import LatentModel, denoiser_of, text_encoders, with_networks
 from mitune.runtime.prepared import prepare
 
-_SLOTS = 16  # room for the training beside them
+_RUNTIME = Runtime(slots=16)  # room for the training beside them
 
 
 class HeldOutMI:
@@ -39,8 +41,8 @@ class HeldOutMI:
         sampler: how they are drawn; None: as the model is used, its preset's.
         seed: keys their noise, the same at every step.
         draws: of the estimator, for each picture.
-        slots: pictures in flight; changes speed and memory, not results beyond rounding.
-        runtime: what runs the UNet.
+        runtime: what runs the denoiser, and pictures in flight; changes speed and memory, not
+            results beyond rounding. None: 16 pictures, eagerly.
 
     Raises:
         UserError: no prompts, one that is given twice, a model with an adapter, or numbers below 1.
@@ -55,7 +57,6 @@ class HeldOutMI:
         sampler: SamplerConfig | None = None,
         seed: int = 0,
         draws: int = MI_DRAWS,
-        slots: int = _SLOTS,
         runtime: Runtime | None = None,
     ) -> None:
         if draws < 1:
@@ -64,7 +65,7 @@ class HeldOutMI:
             raise UserError(
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots, runtime)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, runtime)
         # Its own: an adapter changes the modules of the model in training, method full its weights.
         trained = {model.denoiser: denoiser_of(model), **text_encoders(model)}
         own = {name: copy.deepcopy(network) for name, network in trained.items()}
@@ -81,7 +82,7 @@ class HeldOutMI:
             "images": self._drawn.images,
             "sampler": asdict(self._drawn.sampler),
             "seed": self._drawn.seed,
-            "estimator": judged_by(self._judge),
+            "estimator": RealConfig.of(self._judge.preset).score.estimator,
             "draws": self._draws,
         }
 
@@ -92,7 +93,7 @@ class HeldOutMI:
             self._judge,
             pictures,
             draws=self._draws,
-            batch=min(self._drawn.slots, len(pictures.prompts)),
+            batch=min(self._drawn.runtime.slots, len(pictures.prompts)),
             runtime=self._drawn.runtime,
         )
         return float(scores.double().mean())
@@ -107,8 +108,8 @@ class SamplePictures:
         images: columns.
         sampler: None: as the model is used, its preset's.
         seed: keys the noise, the same at every step.
-        slots: pictures in flight; changes speed and memory, not results beyond rounding.
-        runtime: what runs the UNet.
+        runtime: what runs the denoiser, and pictures in flight; changes speed and memory, not
+            results beyond rounding. None: 16 pictures, eagerly.
 
     Raises:
         UserError: no prompts, one that is given twice, or numbers below 1.
@@ -122,10 +123,9 @@ class SamplePictures:
         images: int = 4,
         sampler: SamplerConfig | None = None,
         seed: int = 0,
-        slots: int = _SLOTS,
         runtime: Runtime | None = None,
     ) -> None:
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, slots, runtime)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, runtime)
 
     def __call__(self, path: Path) -> None:
         """Write the PNG."""
@@ -144,7 +144,6 @@ class _Drawn:
         images: int,
         sampler: SamplerConfig | None,
         seed: int,
-        slots: int,
         runtime: Runtime | None,
     ) -> None:
         if not prompts or not all(prompts):
@@ -152,14 +151,12 @@ class _Drawn:
         if len(set(prompts)) < len(prompts):
             twice = next(p for p in prompts if list(prompts).count(p) > 1)
             raise UserError(f"prompt {twice!r} is given twice: expected each once")
-        for name, value in (("images", images), ("slots", slots)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: expected at least 1")
+        check_positive(images=images)
         self.model, self.prompts, self.images = model, list(prompts), images
-        self.sampler, self.seed, self.slots = sampler or use_sampler(model), seed, slots
-        self.runtime = runtime or Runtime()
+        self.sampler, self.seed = sampler or use_sampler(model), seed
+        self.runtime = runtime or _RUNTIME
         # Now: the memory that its copy of the weights takes is none for a micro-batch to fill.
-        prepare(model, self.runtime.backend, self.runtime.attention)
+        prepare(model, self.runtime)
 
     def now(self) -> Images:
         """Latents of the model as it is."""
@@ -169,6 +166,5 @@ class _Drawn:
             images=self.images,
             sampler=self.sampler,
             seed=self.seed,
-            slots=self.slots,
             runtime=self.runtime,
         )

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import digest
-from mitune.config.sampling import SamplerConfig
-from mitune.config.training import TuneConfig
+from mitune.config.align import AlignConfig
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
 from mitune.models.protocol import LatentModel
-from mitune.selection.prune import PruneConfig
 from mitune.sets import FineTuningSet
 from mitune.training.loop import tune
 
@@ -28,23 +27,11 @@ def align(
     model: LatentModel,
     prompts: Sequence[str],
     out: Path | str,
+    config: AlignConfig | None = None,
     *,
-    rounds: int = 1,
-    candidates: int | None = None,
-    keep: int | None = None,
-    select: str = "mi",
-    estimator: str | None = None,
-    draws: int | None = None,
-    sampler: SamplerConfig | None = None,
-    tuning: TuneConfig | None = None,
-    seed: int = 0,
-    slots: int = 64,
-    backend: str = "eager",
-    attention: str = "auto",
-    prune: PruneConfig | None = None,
-    settle: float | None = None,
     on_candidate: Callable[[int, int, int], None] | None = None,
     on_step: Callable[[int, int, int, float], None] | None = None,
+    **options: Any,
 ) -> list[Round]:
     """Align ``model`` with itself on ``prompts`` (Wang et al., Algorithm 1), R rounds.
 
@@ -56,14 +43,11 @@ def align(
         model: without an adapter; it is changed in place.
         prompts: distinct texts.
         out: folder of the run.
-        rounds: R.
-        candidates, keep, select, estimator, draws, sampler, slots, backend, attention,
-            prune, settle: as ``mitune.build_set``; None is the model's preset, or no pruning.
-        tuning: as ``mitune.tune``; its seed is replaced by this run's.
-        seed: of the run; round r uses seed + r - 1 for its candidates, so that no round repeats
-            another's noise.
+        config: the rounds, the sets and the training; None: the model's preset.
         on_candidate: called with (round, candidates done, candidates in all).
         on_step: called with (round, step, steps, loss).
+        options: of ``AlignConfig`` and its parts by name, in place of ``config``'s:
+            ``rounds=2, candidates=16, lr=1e-3``; ``tuning=TuneConfig(...)``.
 
     Returns:
         the rounds, in order; the last one's ``adapter`` is the result.
@@ -71,45 +55,23 @@ def align(
     Raises:
         UserError: as ``build_set`` and ``tune``; a round of a set in which nothing could be kept.
     """
-    if rounds < 1:
-        raise UserError(f"rounds is {rounds}: expected at least 1")
+    config = config.having(**options) if config else AlignConfig.of(model.preset, **options)
     if adapter.attached(model):
         raise UserError(
             "the model carries an adapter: align starts from the plain model; load it without"
         )
-    folder = Path(out)
-    config = replace(tuning or model.preset.tuning, seed=seed)
-    if config.real_share:
-        raise UserError(
-            f"real_share is {config.real_share}: align mixes in no real pictures; build the set, "
-            "and tune on it with them"
-        )
-    if config.prior_weight:
-        raise UserError(
-            f"prior_weight is {config.prior_weight}: align has no prior set; build the sets, and "
-            "tune on one with the other as its prior"
-        )
-    adapter.check_targets(model, config)
+    folder, seed = Path(out), config.build.seed
+    tuning = replace(config.tuning, seed=seed)
+    adapter.check_targets(model, tuning)
     done: list[Round] = []
-    for number in range(1, rounds + 1):
+    for number in range(1, config.rounds + 1):
         place = folder / f"round-{number}"
         previous = done[-1].adapter if done else None
         built = build_set(
             model,
             prompts,
             place / "set",
-            candidates=candidates,
-            keep=keep,
-            select=select,
-            estimator=estimator,
-            draws=draws,
-            sampler=sampler,
-            seed=seed + number - 1,
-            slots=slots,
-            backend=backend,
-            attention=attention,
-            prune=prune,
-            settle=settle,
+            replace(config.build, seed=seed + number - 1),
             adapter=None if previous is None else digest(previous),
             progress=_bind(on_candidate, number),
         )
@@ -124,7 +86,7 @@ def align(
             model,
             built,
             place / "adapter",
-            config,
+            tuning,
             adapter=previous,
             progress=_bind(on_step, number),
         )

@@ -2,7 +2,8 @@
 kept (Wang et al., appendix D.1, Table 7)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 import torch
 
+from mitune.config.options import with_options
+from mitune.config.sets import RealConfig, ScoreConfig
 from mitune.core.errors import UserError, printable
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
-from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
-from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
 from mitune.sets import FineTuningSet, SetWriter
 from mitune.sets.captioned import Captioned, read_captioned
@@ -30,18 +31,10 @@ def build_real_set(
     model: LatentModel,
     source: Path | str,
     out: Path | str,
+    config: RealConfig | None = None,
     *,
-    limit: int | None = None,
-    keep: int = 1,
-    estimator: str | None = None,
-    draws: int | None = None,
-    convention: str | None = None,
-    t_min: float | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    backend: str = "eager",
-    attention: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> FineTuningSet:
     """Make, or go on making, a set of the captioned pictures of ``source`` in folder ``out``.
 
@@ -61,38 +54,23 @@ def build_real_set(
         out: the set's folder; the same call after an interruption goes on, and ends in the same
             set, bit for bit on one machine. So the model and the pictures (by their contents, not
             their paths), precision, backend, attention and batch have to be the same.
-        limit: take only so many pictures, the first.
-        keep: how many pictures of a caption are kept.
-        estimator: "orthogonal" or "standard"; None is the model's preset, or orthogonal where that
-            needs a trajectory.
-        draws: (t, noise) pairs for each picture; None is the preset.
-        convention, t_min: weights, as ``mitune.Schedule.weights``; None is the preset.
-        seed: keys the draws.
-        batch: re-noised copies in one call of the model: changes speed and memory, not the result
-            beyond rounding.
-        backend, attention: what runs the UNet, as ``mitune.generate``.
+        config: what is kept and how it is scored; None: the model's preset.
         progress: called with (pictures done, pictures in all).
+        options: of ``RealConfig`` and its parts by name, in place of ``config``'s: ``draws=16``.
 
     Raises:
         UserError: bad numbers or names; a source that is not as expected, or changes meanwhile; a
             folder with another set; a disk that cannot be written.
     """
-    preset = model.preset
-    if estimator is None:
-        estimator = preset.estimator if preset.estimator in ESTIMATORS else "orthogonal"
-    estimating: dict[str, Any] = {
-        "estimator": estimator,
-        "draws": preset.draws if draws is None else draws,
-        "convention": convention or preset.sampler.convention,
-        "t_min": preset.sampler.t_min if t_min is None else t_min,
-        "seed": seed,
-    }
-    _check(model, **estimating)
-    if batch < 1:
-        raise UserError(f"batch is {batch}: expected at least 1")
-    prepare(model, backend, attention)  # fail before the folder is created
+    config = with_options(config or RealConfig.of(model.preset), options)
+    scoring = replace(config.score, shared_noise=True)
+    process = model.process
+    convention = scoring.convention or next(iter(process.conventions))
+    process.least_t(convention, scoring.t_min)  # refused before the source is read
+    runtime = scoring.runtime
+    prepare(model, runtime)  # fail before the folder is created
     captions, digests = [], []
-    for item in read_captioned(source, limit):
+    for item in read_captioned(source, config.limit):
         item.picture(model.picture_size)  # a damaged one is told now, not after hours of scoring
         captions.append(item.caption)
         digests.append(item.sha256)
@@ -101,11 +79,15 @@ def build_real_set(
     settings = {
         "model_fingerprint": model.fingerprint,
         "model_parts": model.parts,
-        **estimating,
+        "estimator": scoring.estimator,
+        "draws": scoring.draws,
+        "convention": convention,
+        "t_min": scoring.t_min,
+        "seed": scoring.seed,
         "precision": model.precision,
-        "backend": backend,
-        "attention": attention,
-        "batch": batch,
+        "backend": runtime.backend,
+        "attention": runtime.attention,
+        "batch": scoring.batch,
         "source": {
             "pictures": len(digests),
             "sha256": sha256(b"".join(digests)).hexdigest(),
@@ -117,7 +99,7 @@ def build_real_set(
         settings,
         prompts,
         max(pools),
-        keep,
+        config.keep,
         prompts_per_part=_BLOCK,
         pools=pools if len(set(pools)) > 1 else None,
         environment=environment(model.device),
@@ -128,36 +110,13 @@ def build_real_set(
         if pending:
             warn_unrecorded(out, writer.unrecorded)
             again = _again(source, digests)
-            runs = {"batch": batch, "backend": backend, "attention": attention}
-            for candidate in _score(model, again, prompts, pending, estimating, runs):
+            for candidate in _score(model, again, prompts, pending, scoring):
                 writer.add(candidate)
                 if candidate.prompt_index in pending:
                     done += 1
                     if progress:
                         progress(done, len(digests))
     return FineTuningSet.open(out)
-
-
-def _check(
-    model: LatentModel,
-    *,
-    estimator: str,
-    draws: int,
-    convention: str,
-    t_min: float | None,
-    seed: int,
-) -> None:
-    """Refuse what ``score`` or a set would refuse, before the source is read."""
-    if estimator not in ESTIMATORS:
-        raise UserError(
-            f"estimator {estimator!r} is not known for real pictures: choose one of "
-            f"{', '.join(ESTIMATORS)}"
-        )
-    if draws < 1:
-        raise UserError(f"draws is {draws}: expected at least 1")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}: expected 0 <= seed < 2**63")
-    Schedule.levels(model.scheduler).process.least_t(convention, t_min)
 
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
@@ -177,8 +136,7 @@ def _score(
     pictures: Iterator[Captioned],
     prompts: Sequence[str],
     pending: set[int],
-    estimating: Mapping[str, Any],
-    runs: Mapping[str, Any],
+    config: ScoreConfig,
 ) -> Iterator[Candidate]:
     """The pictures as candidates, a block at a time; blocks without a pending prompt are left out.
 
@@ -198,14 +156,14 @@ def _score(
             torch.stack([item.picture(model.picture_size) for item in block])
         )
         captions = [item.caption for item in block]
-        scores = score(model, captions, latents, shared_noise=True, **estimating, **runs)
+        scores = score(model, captions, latents, config)
         rows = zip(captions, places, scores.tolist(), latents.float().cpu(), strict=True)
         for caption, (prompt_index, index), value, latent in rows:
             yield Candidate(
                 prompt=caption,
                 prompt_index=prompt_index,
                 index=index,
-                seed=estimating["seed"],
+                seed=config.seed,
                 score=value,
                 terms=torch.zeros(0, 2),  # nothing sampled it: it took no step
                 latent=latent,

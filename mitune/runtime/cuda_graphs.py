@@ -12,7 +12,7 @@ def need_gpu(device: torch.device) -> None:
     """Raise UserError unless work on ``device`` can be captured."""
     if device.type != "cuda":
         raise UserError(
-            f"captured is on and the device is {device}: expected a CUDA GPU; "
+            f"cuda_graphs is on and the device is {device}: expected a CUDA GPU; "
             "leave it off elsewhere"
         )
 

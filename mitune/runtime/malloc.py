@@ -1,9 +1,12 @@
-"""What the C library does with memory that is freed."""
+"""What the C library does with memory that is freed; by the host extension, or by ctypes without
+it."""
 
 import ctypes
 
+from mitune.core.host import host
+
+_KEPT, _STEP = 1 << 30, 64 << 20
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-_BYTES = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 64 << 20}
 
 
 def keep_freed_memory() -> bool:
@@ -17,8 +20,11 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it is so now; False with another C library.
     """
+    if (extension := host()) is not None:
+        return bool(extension.keep_freed_memory(_KEPT, _STEP))
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all(mallopt(option, value) == 1 for option, value in _BYTES.items())
+    options = {_MMAP_THRESHOLD: _KEPT, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _STEP}
+    return all(mallopt(option, value) == 1 for option, value in options.items())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mitune.adapters import network
 from mitune.adapters.merge import merged_weights
+from mitune.config.runtime import Runtime
 from mitune.models.precision import PRECISIONS, check_precision
 from mitune.models.protocol import (
     Conditioning,
@@ -74,7 +75,8 @@ class Prepared:
         self._own, passes = own, model.passes
         denoiser = copy.deepcopy(denoiser_of(model)).requires_grad_(False)
         network.strip(denoiser)
-        denoiser.to(own)
+        if denoiser.dtype != own:  # diffusers warns of any conversion of some networks
+            denoiser.to(own)
         fold = passes.folded_upsampling and backend == "inductor"
         fold = fold and model.device.type == "cpu"  # where it was measured
         self._folded = fold_upsampling(denoiser) if fold else set()
@@ -146,12 +148,10 @@ class Prepared:
         return own
 
 
-def prepare(
-    model: LatentModel, backend: str, attention: str, precision: str | None = None
-) -> Prepared:
+def prepare(model: LatentModel, runtime: Runtime) -> Prepared:
     """The model prepared so, with its weights as they are now; made once, so that what was compiled
     serves every later call."""
-    key = backend, attention, precision or model.precision
+    key = runtime.backend, runtime.attention, runtime.precision or model.precision
     made: Prepared | None = model.prepared.get(key)
     if made is None:
         made = model.prepared[key] = Prepared(model, *key)

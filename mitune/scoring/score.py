@@ -1,14 +1,17 @@
 """Point-wise mutual information of given pictures and prompts under a model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mitune.config.options import with_options
+from mitune.config.sets import ScoreConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
-from mitune.models.protocol import LatentModel
+from mitune.models.protocol import LatentModel, take
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 
@@ -17,16 +20,8 @@ def score(
     model: LatentModel,
     prompts: Sequence[str],
     images_or_latents: Tensor,
-    *,
-    estimator: str = "orthogonal",
-    draws: int = 64,
-    seed: int = 0,
-    batch: int = 64,
-    convention: str | None = None,
-    t_min: float | None = None,
-    shared_noise: bool = False,
-    backend: str = "eager",
-    attention: str = "auto",
+    config: ScoreConfig | None = None,
+    **options: Any,
 ) -> Tensor:
     """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for
     "standard").
@@ -34,16 +29,10 @@ def score(
     Args:
         model: from ``mitune.load``.
         prompts: N texts.
-        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents ``[N, C, H, W]`` of the
-            model's latent shape.
-        estimator: "orthogonal" or "standard".
-        draws: (t, noise) pairs for each picture, t stratified.
-        seed: keys the noise; equal seeds give every picture of the same position the same noise.
-        batch: rows in one pass of the model.
-        convention, t_min: weights, as ``mitune.Schedule.weights``.
-        shared_noise: the same noise for every picture, so that scores that are compared differ by
-            less of it.
-        backend, attention: what runs the UNet, as ``mitune.generate``.
+        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents of the model's latent
+            shape, ``[N, ...]``.
+        config: the estimator, and what runs it; None: the defaults.
+        options: of ``ScoreConfig`` and its parts by name, in place of ``config``'s: ``draws=16``.
 
     Returns:
         ``[N]`` float32, nats.
@@ -51,6 +40,7 @@ def score(
     Raises:
         UserError: numbers that do not match, a prompt that is no text, or an unknown estimator.
     """
+    config = with_options(config or ScoreConfig(), options)
     if len(prompts) != len(images_or_latents):
         raise UserError(
             f"{len(images_or_latents)} pictures for {len(prompts)} prompts: expected one prompt "
@@ -71,19 +61,18 @@ def score(
     # Each distinct prompt is encoded once, however many pictures it has.
     distinct = list(dict.fromkeys(prompts))
     rows = torch.tensor([distinct.index(p) for p in prompts])
-    prepared = prepare(model, backend, attention)
-    encoded = prepared.encode_prompts(distinct)
+    prepared = prepare(model, config.runtime)
     return pointwise_mi(
         prepared,
         latents.to(model.device),
-        {name: tensor[rows.to(tensor.device)] for name, tensor in encoded.items()},
+        take(prepared.encode_prompts(distinct), rows),
         prepared.encode_null(),
         Schedule.levels(model.scheduler),
-        estimator=estimator,
-        draws=draws,
-        seed=seed,
-        batch=batch,
-        convention=convention,
-        t_min=t_min,
-        shared_noise=shared_noise,
+        estimator=config.estimator,
+        draws=config.draws,
+        seed=config.seed,
+        batch=config.batch,
+        convention=config.convention,
+        t_min=config.t_min,
+        shared_noise=config.shared_noise,
     )

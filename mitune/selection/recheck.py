@@ -22,8 +22,8 @@ def check_reach(reach: float) -> None:
     """Raise UserError unless it is a positive number."""
     if not 0 < reach < math.inf:
         raise UserError(
-            f"settle is {reach}: expected a positive number of standard deviations of a pool's "
-            "scores, such as 0.4"
+            f"recheck_ties is {reach}: expected a positive number of standard deviations of a "
+            "pool's scores, such as 0.4"
         )
 
 

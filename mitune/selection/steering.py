@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.config.pruning import PruneConfig
 from mitune.core.files import publish
 from mitune.core.provenance import as_json
 from mitune.engine.candidate import Candidate
@@ -20,7 +21,7 @@ from mitune.engine.engine import Work
 from mitune.engine.policies import Chain, Policy, Verify, best
 from mitune.engine.stream import pool
 from mitune.selection.audit import audit, is_audited
-from mitune.selection.prune import PruneConfig, exact, policies
+from mitune.selection.prune import exact, fitted, policies
 from mitune.sets import FineTuningSet
 from mitune.sets.schema import AUDIT
 
@@ -91,8 +92,8 @@ class Steering:
             pools = stored | {
                 p: torch.stack([terms[c] for c in sorted(terms)]) for p, terms in fresh.items()
             }
-            fitted = prune.fitted([pools[p] for p in sorted(pools)], self.weights, self.keep)
-            yield from make(rest, self._choose(fitted))
+            fit = fitted(prune, [pools[p] for p in sorted(pools)], self.weights, self.keep)
+            yield from make(rest, self._choose(fit))
 
     def _drafted(self, prune: PruneConfig, work: list[Work]) -> Iterator[Candidate]:
         """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
@@ -135,11 +136,11 @@ class Steering:
             by_prompt = {p: Verify(kept=tuple(kept)) for p, kept in chosen.items()}
         else:
             calibration = built.terms(p for p in range(len(self.prompts)) if prune.calibrates(p))
-            fitted = prune.fitted(
-                [calibration[p] for p in sorted(calibration)], self.weights, self.keep
+            fit = fitted(
+                prune, [calibration[p] for p in sorted(calibration)], self.weights, self.keep
             )
-            result["fitted"] = asdict(fitted)  # type: ignore[call-overload]
-            by_prompt = dict.fromkeys(drawn, fitted)
+            result["fitted"] = asdict(fit)  # type: ignore[call-overload]
+            by_prompt = dict.fromkeys(drawn, fit)
         if drawn:
             found = built.terms(drawn)
             whole = exact(self.weights, self.keep)

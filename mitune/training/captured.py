@@ -58,8 +58,8 @@ class CapturedSteps:
         error = relative_error(self._sums, expected)
         if not error <= self._tolerance:
             raise UserError(
-                f"captured: the graph's gradient is {error:.1e} away from the plain one's, "
-                f"expected at most {self._tolerance:.0e}; leave captured off"
+                f"cuda_graphs: the graph's gradient is {error:.1e} away from the plain one's, "
+                f"expected at most {self._tolerance:.0e}; leave cuda_graphs off"
             )
         torch._foreach_copy_(self._sums, before)
         return step

@@ -112,7 +112,7 @@ def tune(
     # Everything that can be wrong is found before anything is written.
     if manifest.check(folder, wanted) and adapters.finished(folder):
         return folder
-    if chosen.captured:
+    if chosen.cuda_graphs:
         need_gpu(model.device)
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
     batches = Batches(model, [*pairs, *added], chosen, kept)

@@ -17,7 +17,7 @@ from mitune.core.files import is_ours, publish
 from mitune.models.protocol import LatentModel
 
 # They change speed and memory, so a run may go on with other ones.
-_FREE = ("micro_batch", "captured", "checkpoint_every", "keep_checkpoints")
+_FREE = ("micro_batch", "cuda_graphs", "checkpoint_every", "keep_checkpoints")
 # Without an adapter they say nothing.
 _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 

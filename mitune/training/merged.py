@@ -45,7 +45,7 @@ class MergedGradient:
     Args:
         model: carries the adapter. Its denoiser's frozen tensors are shared, not copied, but where
             their precision changes.
-        config: batch, snr_gamma, backend and captured are used.
+        config: batch, snr_gamma, backend and cuda_graphs are used.
 
     The products are in the model's precision. In half precision W' is multiplied as the sum of two
     halves, so that no update of the adapter is lost in rounding, and D is added up in float32.
@@ -81,7 +81,7 @@ class MergedGradient:
             for leaf in self._leaves
         ]
         self._steps: CapturedSteps | None = None
-        if config.captured:
+        if config.cuda_graphs:
             self._steps = CapturedSteps(self._add, self._sums, model.device, self._tolerance)
 
     @torch.no_grad()

@@ -142,7 +142,6 @@ def test_mistakes_are_named(exact_model: Any, tmp_path: Path) -> None:
             (["a", ""], {}, "is empty"),
             (["a", "b", "a"], {}, "'a' is given twice"),
             (["a"], {"images": 0}, "images is 0"),
-            (["a"], {"slots": 0}, "slots is 0"),
         ):
             with pytest.raises(UserError, match=words):
                 made(exact_model, prompts, **options)

@@ -16,12 +16,12 @@ import mitune
 from mitune.adapters import adapter
 from mitune.adapters.export.merge import merge
 from mitune.adapters.export.write import export_adapter
+from mitune.config.pruning import PruneConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import draw
 from mitune.evaluation.report import compare_adapter
 from mitune.models import family as families
 from mitune.runtime.prepared import Prepared
-from mitune.selection.prune import PruneConfig
 
 TEXTS = ["a red circle", "a blue square above a green circle"]
 

@@ -36,7 +36,7 @@ def test_a_captured_run_makes_what_the_plain_one_makes(model, backend, policy):
                 sampler=SHORT,
                 slots=4,
                 policy=policy,
-                captured=captured,
+                cuda_graphs=captured,
             )
         }
         for captured in (False, True)
@@ -62,7 +62,7 @@ def test_nothing_waits_for_the_device_between_two_rungs(model, captured):
         latent_shape=model.latent_shape,
         slots=3,
         device=model.device,
-        captured=captured,
+        cuda_graphs=captured,
     )
     encoder = PromptEncoder(prepared.encode_prompts, PROMPTS)
     engine._refill(engine._entries(pool(PROMPTS, 1), encoder, lambda p: Unpruned()))

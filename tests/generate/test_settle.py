@@ -6,11 +6,11 @@ import pytest
 import torch
 from joint_model import joint_model
 
+from mitune.config.pruning import PruneConfig
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.methods.build import build_set
-from mitune.selection.prune import PruneConfig
 from mitune.selection.recheck import doubtful, settled
 from mitune.worlds.shapes.prompts import prompts
 
@@ -102,7 +102,7 @@ def test_all_in_doubt_is_the_float32_set(mixed, tmp_path):
     """To the rounding of float32 in other batches, which this model was seen to amplify to 1e-6."""
     expected = rows(build_set(joint_model(), PROMPTS, tmp_path / "full", **SETTINGS))
     half = rows(build_set(mixed, PROMPTS, tmp_path / "half", **SETTINGS))
-    got = rows(build_set(mixed, PROMPTS, tmp_path / "settled", settle=1e3, **SETTINGS))
+    got = rows(build_set(mixed, PROMPTS, tmp_path / "settled", recheck_ties=1e3, **SETTINGS))
     for key, row in expected.items():
         assert got[key]["selected"] == row["selected"]
         assert got[key]["score"] == pytest.approx(row["score"], rel=1e-4)
@@ -112,7 +112,7 @@ def test_all_in_doubt_is_the_float32_set(mixed, tmp_path):
 
 def test_no_doubt_leaves_the_set_alone_and_it_resumes(mixed, tmp_path):
     half = rows(build_set(mixed, PROMPTS, tmp_path / "half", **SETTINGS))
-    settings = SETTINGS | {"settle": 1e-9}
+    settings = SETTINGS | {"recheck_ties": 1e-9}
     assert rows(build_set(mixed, PROMPTS, tmp_path / "set", **settings)) == half
 
     class Stop(Exception):
@@ -125,25 +125,28 @@ def test_no_doubt_leaves_the_set_alone_and_it_resumes(mixed, tmp_path):
         build_set(mixed, PROMPTS, tmp_path / "twice", progress=stop, **settings)
     assert rows(build_set(mixed, PROMPTS, tmp_path / "twice", **settings)) == half
     with pytest.raises(UserError, match="built otherwise: settle"):
-        build_set(mixed, PROMPTS, tmp_path / "twice", **(settings | {"settle": 0.5}))
+        build_set(mixed, PROMPTS, tmp_path / "twice", **(settings | {"recheck_ties": 0.5}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settle": 0.0}, "settle is 0.0: expected a positive number"),
-        ({"settle": math.nan}, "settle is nan: expected a positive number"),
-        ({"select": "random"}, "with another score: expected no pruning, estimator trajectory"),
+        ({"recheck_ties": 0.0}, "recheck_ties is 0.0: expected a positive number"),
+        ({"recheck_ties": math.nan}, "recheck_ties is nan: expected a positive number"),
+        (
+            {"select": "random"},
+            "with another score or rule: expected no pruning",
+        ),
         ({"prune": PruneConfig(policy="draft", verify=3, draft_steps=4)}, "with prune draft"),
     ],
 )
 def test_what_cannot_be_settled(mixed, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        build_set(mixed, PROMPTS, tmp_path / "set", **(SETTINGS | {"settle": 0.4} | changes))
+        build_set(mixed, PROMPTS, tmp_path / "set", **(SETTINGS | {"recheck_ties": 0.4} | changes))
     assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_full_precision_has_nothing_to_settle(tmp_path, precision):
     with pytest.raises(UserError, match=f"precision {precision}: expected half precision"):
-        build_set(joint_model(precision), PROMPTS, tmp_path / "set", settle=0.4, **SETTINGS)
+        build_set(joint_model(precision), PROMPTS, tmp_path / "set", recheck_ties=0.4, **SETTINGS)

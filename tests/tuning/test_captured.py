@@ -62,7 +62,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 def test_every_size_is_recorded_once_and_the_gradient_is_the_plain_one(graphs: list[Work]) -> None:
     """Micro-batches of 3, 3 and 2: other samples, and sums that hold something, at each replay."""
     expected = gradients(*tiny(), steps=3)
-    got = gradients(*tiny(captured=True), steps=3)
+    got = gradients(*tiny(cuda_graphs=True), steps=3)
     for one, other in zip(got, expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert len(graphs) == 2
@@ -72,14 +72,16 @@ def test_a_graph_that_computes_something_else_is_refused(
     graphs: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captured_module, "capture", lambda work, device, pool: lambda: None)
-    assert "the graph's gradient is 1.0e+00 away" in refusal(gradients, *tiny(captured=True))
+    assert "the graph's gradient is 1.0e+00 away" in refusal(gradients, *tiny(cuda_graphs=True))
 
 
 def test_what_cannot_be_captured_is_refused(tmp_path: Path) -> None:
     for changes in ({"gradient": "peft"}, {"text_encoder_lr": 1e-5}, {"method": "full"}):
-        with pytest.raises(UserError, match="captured holds the merged gradient of the UNet"):
-            config(captured=True, **changes)
-    text = refusal(tune, TinyModel(), TinySet(), tmp_path / "run", config(captured=True))
+        with pytest.raises(
+            UserError, match="cuda_graphs holds the merged gradient"
+        ):
+            config(cuda_graphs=True, **changes)
+    text = refusal(tune, TinyModel(), TinySet(), tmp_path / "run", config(cuda_graphs=True))
     assert "the device is cpu: expected a CUDA GPU" in text
     assert not (tmp_path / "run").exists()
 
@@ -90,7 +92,7 @@ def test_on_a_gpu_replays_are_the_plain_gradient_and_wait_for_nothing(backend: s
     found = []
     for captured in (False, True):
         model = mitune.load("shapes", device="cuda")
-        chosen = config(batch=16, micro_batch=8, captured=captured, backend=backend)
+        chosen = config(batch=16, micro_batch=8, cuda_graphs=captured, backend=backend)
         adapter.attach(model, chosen)
         made = MergedGradient(model, chosen)
         pairs = [("a red circle", torch.randn(model.latent_shape)) for _ in range(3)]

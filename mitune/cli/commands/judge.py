@@ -9,9 +9,11 @@ from mitune.arguments.fields import Positional, Repeated, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.defaults import of_preset
+from mitune.cli.options.configured import configured
 from mitune.cli.options.model import Common, Output, Running
 from mitune.config.choices import Convention, ReNoising
 from mitune.config.runtime import Runtime
+from mitune.config.sets import ScoreConfig
 from mitune.core.errors import UserError, printable
 from mitune.core.prompts import check_prompts
 
@@ -34,9 +36,10 @@ class Score(Common, Running):
     """Draws of (t, noise) for each picture; more is steadier."""
     seed: int = 0
     """Keys the draws."""
-    convention: Convention = "paper"
-    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
-    t_min: Annotated[int | None, stands_for("the convention's own")] = None
+    convention: Annotated[Convention | None, stands_for("paper; of a flow model integral")] = None
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code); of a flow model
+    integral or mean."""
+    t_min: Annotated[int | float | None, stands_for("the convention's own")] = None
     """Only t > t_min counts."""
 
     def run(self) -> dict[str, Any]:
@@ -61,14 +64,8 @@ class Score(Common, Running):
             model,
             prompts,
             pictures,
-            estimator=self.estimator,
-            draws=self.draws,
-            seed=self.seed,
-            convention=self.convention,
-            t_min=self.t_min,
-            shared_noise=True,  # pictures are compared, and equal ones score equally
-            backend=self.backend,
-            attention=self.attention,
+            # Pictures are compared, and equal ones score equally.
+            configured(self, ScoreConfig(shared_noise=True)),
         ).tolist()
         rows: list[dict[str, Any]] = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
@@ -129,10 +126,9 @@ class Eval(Common, Running):
             out=self.out,
             images=self.images,
             seeds=range(self.seed, self.seed + self.seeds),
-            slots=self.slots,
             steps=self.steps,
             guidance=self.guidance,
-            runtime=Runtime(backend=self.backend, attention=self.attention),
+            runtime=configured(self, Runtime()),
         )
         if self.out is not None:
             leave_command(self, self.out)

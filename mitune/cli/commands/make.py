@@ -4,16 +4,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Former, stands_for
 from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long, whole_set
 from mitune.cli.commands.repeat import running
 from mitune.cli.commands.watching import Watching
 from mitune.cli.defaults import of_preset
+from mitune.cli.options.configured import configured, given
 from mitune.cli.options.model import Common, Running
 from mitune.cli.options.sampling import Pool
 from mitune.cli.options.training import Tuning
+from mitune.config.align import AlignConfig
 from mitune.config.choices import Convention, ReNoising, TrainingBackend
 from mitune.config.runtime import Runtime
+from mitune.config.sets import BuildConfig, RealConfig
 from mitune.core import progress
 
 
@@ -37,11 +40,6 @@ class Align(Common, Pool, Tuning):
     images: int = 4
     """Pictures of each prompt in the comparison."""
 
-    def _training_backend(self) -> TrainingBackend | None:
-        if self.backend == "tensorrt":  # it has no gradient
-            return None
-        return self.backend if self.gradient != "peft" and self.method != "full" else None
-
     def run(self) -> dict[str, Any]:
         from mitune.adapters import adapter
         from mitune.evaluation.pictures import best_and_worst
@@ -52,22 +50,18 @@ class Align(Common, Pool, Tuning):
         prompts = given_prompts(self, self.prompts, "train")[: self.limit]
         held_out = held_out_prompts(self.model, self.eval_prompts)
         model = self.load()
+        own = AlignConfig.of(model.preset)
+        options = given(self, own, prune=self.pruning(), **self.training(own.tuning))
+        config = own.having(**options)
         warn_long(model, prompts)
         with running(self, self.out, self.quiet) as bars:
             done = align(
-                model,
-                prompts,
-                self.out,
-                rounds=self.rounds,
-                tuning=self.config(model.preset.tuning, self.seed, self._training_backend()),
-                on_candidate=bars.candidate,
-                on_step=bars.step,
-                **self.pool(model.preset),
+                model, prompts, self.out, config, on_candidate=bars.candidate, on_step=bars.step
             )
         last = done[-1]
         adapter.detach(model)
         # The first round's pools are the plain model's, which is what is left to draw them again.
-        sampler = self.sampler(model.preset.sampler)
+        sampler = config.build.sampler
         best_and_worst(model, done[0].set, sampler, self.out / "ranking.png")
         result: dict[str, Any] = {
             "adapter": str(last.adapter),
@@ -86,8 +80,7 @@ class Align(Common, Pool, Tuning):
                 out=self.out,
                 images=self.images,
                 seeds=[self.seed + 1_000_000],
-                slots=self.slots,
-                runtime=Runtime(backend=self.backend, attention=self.attention),
+                runtime=replace(config.build.runtime, precision=None),
             )
         print(f"adapter: {last.adapter}")
         return result
@@ -116,9 +109,9 @@ class Build(Common, Pool):
                 model,
                 prompts,
                 self.out,
+                configured(self, BuildConfig.of(model.preset), prune=self.pruning()),
                 adapter=None if self.adapter is None else digest(self.adapter),
                 progress=lambda done, total: bars.candidate(1, done, total),
-                **self.pool(model.preset),
             )
         summary = built.summary()
         _tell_set(summary)
@@ -148,7 +141,7 @@ class Real(Common, Running):
     """Draws of (t, noise) for each picture; more is steadier."""
     convention: Annotated[Convention | None, of_preset("sampler.convention")] = None
     """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
-    t_min: Annotated[int | None, of_preset("sampler.t_min")] = None
+    t_min: Annotated[int | float | None, of_preset("sampler.t_min")] = None
     """Only t > t_min counts for the score; none: the convention's own."""
     seed: int = 0
     """Keys the draws of the score."""
@@ -164,16 +157,7 @@ class Real(Common, Running):
                 model,
                 self.source,
                 self.out,
-                limit=self.limit,
-                keep=self.keep,
-                estimator=self.estimator,
-                draws=self.draws,
-                convention=self.convention,
-                t_min=self.t_min,
-                seed=self.seed,
-                batch=self.batch,
-                backend=self.backend,
-                attention=self.attention,
+                configured(self, RealConfig.of(model.preset)),
                 progress=lambda done, total: bars.candidate(1, done, total),
             )
         # In one line: captions of the web are often long, and there are many.
@@ -205,8 +189,10 @@ class Tune(Common, Tuning, Watching):
     real_share: float = 0.0
     """Share of all pairs that is real; the paper tries 0.25, 0.5 and 0.9."""
     backend: Annotated[TrainingBackend | None, of_preset("tuning.backend")] = None
-    """What runs the UNet of the merged gradient; inductor compiles for some minutes first and keeps
-    that for later runs."""
+    """What runs the denoiser of the merged gradient; inductor compiles for some minutes first and
+    keeps that for later runs."""
+    cuda_graphs: Annotated[bool, Former("captured")] = False
+    """Hold a micro-batch in a CUDA graph; on a GPU only. The same result."""
     prior: Annotated[Path | None, stands_for("none")] = None
     """Folder that `mitune build --select random` made: pairs on which the model is to stay as it is
     (DreamBooth's prior preservation). Every step takes a batch of them too."""
@@ -220,17 +206,17 @@ class Tune(Common, Tuning, Watching):
         from mitune.training.processes import rank
 
         model = self.load()
-        config = self.config(model.preset.tuning, self.seed, self.backend)
-        watch = self.watch(model, self.seed, Runtime(backend=config.backend))
-        default = 0.0 if self.prior is None else 1.0
-        weight = default if self.prior_weight is None else self.prior_weight
+        weight = 1.0 if self.prior and self.prior_weight is None else self.prior_weight
+        preset = model.preset.tuning
+        config = configured(self, preset, prior_weight=weight, **self.training(preset))
+        watch = self.watch(model, self.seed, Runtime(backend=config.backend, slots=16))
         first = rank() == 0
         with running(self, self.out, self.quiet, first) as bars:
             path = tune(
                 model,
                 whole_set(self.set, model),
                 self.out,
-                replace(config, real_share=self.real_share, prior_weight=weight),
+                config,
                 adapter=self.start,
                 real=None if self.real is None else whole_set(self.real, model),
                 prior=None if self.prior is None else whole_set(self.prior, model),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mitune.arguments.fields import Positional, stands_for
 from mitune.cli.options.model import Output
-from mitune.config.choices import Backend, Precision
+from mitune.config.choices import Backend, Implementation, Precision
 from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Bench(Output):
     ] = None
     """generate, train: of our rungs below float32. On a GPU bf16-mixed moves more bytes than
     bfloat16 (by estimate: neither was measured there)."""
-    implementation: Literal["auto", "reference", "cpp", "triton", "cuda"] = "auto"
+    implementation: Implementation = "auto"
     """generate, scale: of the fused step."""
     slow_prompts: Annotated[int | None, stands_for("all")] = None
     """generate: so many of the prompts for the baselines and what runs in float32."""
@@ -120,7 +120,7 @@ class Bench(Output):
             slow_prompts=self.slow_prompts,
         )
 
-    def _implementation(self, device: "torch.device") -> str:
+    def _implementation(self, device: "torch.device") -> Implementation:
         """The name as given, if it runs there."""
         from mitune_kernels.dispatch import choose
 

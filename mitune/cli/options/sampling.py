@@ -1,10 +1,10 @@
 """How candidates are made, ranked and pruned."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import Annotated, ClassVar, get_args
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Former, stands_for
 from mitune.cli.defaults import of_preset, of_pruning
 from mitune.config.choices import (
     Attention,
@@ -16,12 +16,8 @@ from mitune.config.choices import (
     Rule,
     Scheduler,
 )
+from mitune.config.pruning import PruneConfig
 from mitune.core.errors import UserError
-
-if TYPE_CHECKING:
-    from mitune.config.preset import Preset
-    from mitune.config.sampling import SamplerConfig
-    from mitune.selection.prune import PruneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +37,13 @@ class Sampling:
     slots: int = 64
     """Candidates in flight: changes speed and memory, not results."""
     backend: Backend = "eager"
-    """What runs the UNet, for generation, scores and align's training. inductor compiles for a
+    """What runs the denoiser, for generation, scores and align's training. inductor compiles for a
     minute or more first and keeps the result; tensorrt needs a GPU, and has no training."""
     attention: Attention = "auto"
-    """Implementation of the UNet's attention; xformers where it is installed."""
-
-    def sampler(self, preset: "SamplerConfig") -> "SamplerConfig":
-        """The preset with the options given."""
-        given: dict[str, Any] = {
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "scheduler": self.scheduler,
-        }
-        return replace(preset, **{k: v for k, v in given.items() if v is not None})
+    """Implementation of the denoiser's attention; xformers where it is installed."""
+    cuda_graphs: Annotated[bool, Former("captured")] = False
+    """Hold the tick of generation, and a micro-batch of align's training, in CUDA graphs; on a GPU
+    only. The same result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +63,20 @@ class Pruned:
     verify: Annotated[int | None, of_pruning("verify")] = None
     """For draft: how many of each pool are made once more, exactly."""
     draft_precision: Annotated[Precision | None, of_pruning("draft_precision")] = None
-    """For draft: the UNet's precision meanwhile."""
+    """For draft: the denoiser's precision meanwhile."""
     draft_steps: Annotated[int | None, stands_for("--steps")] = None
     """For draft: denoising steps meanwhile."""
     audit: Annotated[float | None, of_pruning("audit")] = None
     """Share of the prompts that pruning leaves alone, and that tell what was lost."""
 
-    def pruning(self) -> "PruneConfig | None":
+    def pruning(self) -> PruneConfig | None:
         """What these options ask for.
 
         Raises:
             UserError: values out of range, or options of pruning without --prune.
         """
-        given: dict[str, Any] = {
-            "rungs": None if self.rungs is None else tuple(map(_rung, self.rungs)),
-            "confidence": self.confidence,
-            "verify": self.verify,
-            "draft_precision": self.draft_precision,
-            "draft_steps": self.draft_steps,
-            "audit": self.audit,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
+        own = [field.name for field in fields(Pruned) if field.name != "prune"]
+        given = {name: v for name in own if (v := getattr(self, name)) is not None}
         if self.prune is None:
             if given:
                 raise UserError(
@@ -101,8 +84,8 @@ class Pruned:
                     f"--prune with one of {', '.join(get_args(Pruning))}"
                 )
             return None
-        from mitune.selection.prune import PruneConfig
-
+        if self.rungs is not None:
+            given["rungs"] = tuple(map(_rung, self.rungs))
         return PruneConfig(policy=self.prune, **given)
 
 
@@ -130,33 +113,13 @@ class Pool(Sampling, Pruned):
     convention: Annotated[Convention | None, of_preset("sampler.convention")] = None
     """Weights of the score: paper (Eq. 2) or reference (the authors' code: no alpha_t, only t >
     50)."""
-    t_min: Annotated[int | None, of_preset("sampler.t_min")] = None
+    t_min: Annotated[int | float | None, of_preset("sampler.t_min")] = None
     """Only steps with t > t_min count for the score; none: the convention's own."""
-    settle: Annotated[float | None, stands_for("leave near ties to rounding")] = None
+    recheck_ties: Annotated[
+        float | None, stands_for("leave near ties to rounding"), Former("settle")
+    ] = None
     """In half precision: make candidates within so many standard deviations of the k-th best once
     more in float32, such as 0.4, so that rounding decides no near tie."""
-
-    def sampler(self, preset: "SamplerConfig") -> "SamplerConfig":
-        """The preset with the options given, the score's weights among them."""
-        given: dict[str, Any] = {"convention": self.convention, "t_min": self.t_min}
-        return replace(super().sampler(preset), **{k: v for k, v in given.items() if v is not None})
-
-    def pool(self, preset: "Preset") -> dict[str, Any]:
-        """What ``build_set`` and ``align`` take of these options."""
-        return {
-            "candidates": self.candidates,
-            "keep": self.keep,
-            "select": self.select,
-            "estimator": self.estimator,
-            "draws": self.draws,
-            "sampler": self.sampler(preset.sampler),
-            "seed": self.seed,
-            "slots": self.slots,
-            "backend": self.backend,
-            "attention": self.attention,
-            "prune": self.pruning(),
-            "settle": self.settle,
-        }
 
 
 def _rung(text: str) -> tuple[int, int]:

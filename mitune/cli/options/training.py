@@ -1,6 +1,6 @@
 """Hyper-parameters of the adapter."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from mitune.arguments.fields import stands_for
@@ -45,31 +45,13 @@ class Tuning:
     gradient: Annotated[Gradient | None, of_preset("tuning.gradient")] = None
     """peft: through peft's own modules; merged: through the merged weights. The same but for
     rounding and speed."""
-    captured: bool = False
-    """Hold a micro-batch in a CUDA graph; on a GPU only. The same result."""
 
-    def config(self, preset: TuneConfig, seed: int, backend: str | None = None) -> TuneConfig:
-        """The preset with the options given; ``backend`` of the training."""
-        given: dict[str, Any] = {
-            "method": self.method,
-            "rank": self.rank,
-            "alpha": self.rank if self.alpha is None else self.alpha,
-            "targets": self.targets,
-            "t_range": self.t_range,
-            "caption_dropout": self.caption_dropout,
-            "lr": self.lr,
-            "text_encoder_lr": self.text_encoder_lr,
-            "lr_scheduler": self.lr_scheduler,
-            "gradient": self.gradient,
-            "backend": backend,
-            "snr_gamma": self.snr_gamma,
-            "captured": self.captured,
-        }
-        given |= {"iterations": self.iterations, "batch": self.batch}
-        size = preset.micro_batch
+    def training(self, preset: TuneConfig) -> dict[str, Any]:
+        """What these options mean beyond their own names."""
         micro_batch = self.micro_batch
-        if micro_batch is None:
-            batch = preset.batch if self.batch is None else self.batch
-            micro_batch = size if size == "auto" else min(size, batch)
-        given |= {"micro_batch": micro_batch, "seed": seed}
-        return replace(preset, **{k: v for k, v in given.items() if v is not None})
+        if micro_batch is None and preset.micro_batch != "auto":
+            micro_batch = min(preset.micro_batch, self.batch or preset.batch)
+        return {
+            "alpha": self.rank if self.alpha is None else self.alpha,
+            "micro_batch": micro_batch,
+        }
