@@ -58,12 +58,13 @@ FLOOR_TESTS := tests/kernels tests/test_compiling.py tests/generate/test_generat
 
 $(FLOOR_STAMP): constraints-floor.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)
-	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt setuptools wheel torch diffusers transformers \
-	peft accelerate safetensors pyarrow pyyaml numpy pillow tqdm pytest
+	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt setuptools wheel pybind11 torch diffusers \
+	transformers peft accelerate filelock huggingface_hub safetensors pyarrow pyyaml numpy pillow scipy \
+	statsmodels tqdm pytest
 	touch $(FLOOR_STAMP)
 
 floor: $(FLOOR_STAMP) ## the oldest versions promised, a download of 3 GB: built and tested against them
-	MITUNE_BUILD_CPP=1 $(FLOOR)/bin/python -m pip install -q --no-build-isolation --no-deps --force-reinstall .
+	MITUNE_BUILD_CPP=1 MITUNE_BUILD_HOST=1 $(FLOOR)/bin/python -m pip install -q --no-build-isolation --no-deps --force-reinstall .
 	$(FLOOR)/bin/pytest -q -p no:cacheprovider $(FLOOR_TESTS)
 
 cuda: $(STAMP)   ## the CUDA kernels, in place: needs nvcc, no GPU; fails on spilled registers

@@ -14,7 +14,7 @@
 # a rehearsal on a slow machine. What is worth keeping belongs into bench/results/DEVICE/ and docs/measured.md.
 #
 # Needs: a CUDA GPU; torch >= 2.11 with its triton; transformers, peft, accelerate, safetensors,
-# pyarrow, pyyaml, tqdm, pillow, numpy, pytest; diffusers, or its wheel in .whl/; _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in
+# pyarrow, pyyaml, tqdm, pillow, numpy, scipy, statsmodels, pytest; diffusers, or its wheel in .whl/; _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in
 # kernels/mitune_kernels. nvidia-ml-py and compute-sanitizer where there are such.
 set -uo pipefail
 cd "$(dirname "$0")/.."

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
 
 CARD = "README.md"
 
 _CARD = """\
 ---
-{front}library_name: diffusers
-pipeline_tag: text-to-image
-tags:
-{tags}
+{front}
 ---
 
 # {title}
@@ -108,14 +107,19 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
     # A folder's place means nothing to whoever reads the card.
     shown = name if hub else Path(name).name
-    front = f"base_model: {name}\nbase_model_relation: {form.relation}\n" if hub else ""
     adapter = form.relation == "adapter"
+    front = ModelCardData(
+        base_model=name if hub else None,
+        base_model_relation=form.relation if hub else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["mitune", *(["lora"] if adapter else [])],
+    )
     use = form.use.format(base=f"`{shown}`", source=_source(name, hub))
     if name == "shapes" and "{source}" in form.use:
         use = _SHAPES + use
     text = _CARD.format(
-        front=front,
-        tags="\n".join(f"- {tag}" for tag in ("mitune", *(["lora"] if adapter else []))),
+        front=front.to_yaml(),
         title=form.title,
         about=(_ABOUT if content else _FOREIGN).format(base=shown),
         use=use,

@@ -1,10 +1,11 @@
 """Files that are either whole or absent, and a folder with one writer at a time."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from mitune.core.errors import UserError
 
@@ -86,33 +87,30 @@ def is_system(name: str) -> bool:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder against a second writer, in this process or another on the same machine.
 
-    The kernel drops the lock when its holder dies, so a killed run never blocks the next one. The
-    empty lock file
-    stays: removing it would let two writers lock two different files of the same name.
+    The kernel drops the lock when its holder dies, so a killed run never blocks the next one; an
+    empty lock file may stay.
 
     Raises UserError when another writer holds the folder or the lock file cannot be made.
     """
-    path = folder / _LOCK
+    lock = FileLock(folder / _LOCK, timeout=0, mode=0o666)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{folder} is being written by another run; expected one writer at a time: "
+            "wait for it to end or choose another folder"
+        ) from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"cannot lock {folder / _LOCK} ({error}); expected a file system with file locks: "
+            "choose another folder"
+        ) from error
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(folder / _LOCK, error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{folder} is being written by another run; expected one writer at a time: "
-                "wait for it to end or choose another folder"
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {path} ({error.strerror}); expected a file system with file locks: "
-                "choose another folder"
-            ) from error
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def _sync(folder: Path) -> None:

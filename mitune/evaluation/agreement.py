@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from mitune.arguments.module import run_module
@@ -39,20 +40,11 @@ from mitune.worlds.shapes.model import FOLDER, load_shapes
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 
-def ranks(values: Tensor) -> Tensor:
-    """Ranks of ``values`` ([N]) from 0, ties sharing their mean rank; float64."""
-    _, inverse, counts = values.unique(sorted=True, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double() - 1
-    shared: Tensor = last - (counts.double() - 1) / 2
-    return shared[inverse]
-
-
 def spearman(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two ``[N]`` tensors; NaN where one of them does not vary."""
-    x, y = ranks(a), ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    scale = float((x.square().sum() * y.square().sum()).sqrt())
-    return float((x * y).sum()) / scale if scale > 0 else math.nan
+    if min(len(a.unique()), len(b.unique())) < 2:  # scipy would warn
+        return math.nan
+    return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,10 +96,9 @@ def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Es
     more of their kind.
 
     Pictures of one prompt are not independent, nor are pictures of one training run. The squared
-    error is the sum of
-    the squared errors of the mean over prompts and, with several seeds, of the mean over seeds:
-    two-way clustering (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on
-    the large side. Non-finite values are left out. NaN with a single prompt: one cannot tell.
+    error is the sum of those clustered by prompt and, with several seeds, by seed: two-way
+    clustering (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on the large
+    side. Non-finite values are left out. NaN with a single prompt: one cannot tell.
     """
     kept = [i for i, value in enumerate(values.tolist()) if math.isfinite(value)]
     if not kept:
@@ -111,13 +111,18 @@ def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Es
 
 
 def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
-    groups: dict[str | int, list[float]] = {}
-    for value, label in zip(values.tolist(), labels, strict=True):
-        groups.setdefault(label, []).append(value)
-    if len(groups) < 2:
+    """Cluster-robust, with statsmodels' correction for few clusters."""
+    # Takes seconds to import, which only who tells a table should wait for.
+    from statsmodels.regression.linear_model import OLS
+
+    kinds = list(dict.fromkeys(labels))
+    if len(kinds) < 2:
         return math.nan
-    means = torch.tensor([sum(g) / len(g) for g in groups.values()], dtype=torch.float64)
-    return float(means.var(unbiased=True)) / len(means)
+    groups = [kinds.index(label) for label in labels]
+    fitted = OLS(values.double().numpy(), np.ones(len(groups))).fit(
+        cov_type="cluster", cov_kwds={"groups": np.array(groups)}
+    )
+    return float(fitted.bse[0]) ** 2
 
 
 def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:

@@ -42,8 +42,9 @@ def test_death_within_a_write_or_before_any_disk_operation_then_resume(tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     parts = -(-len(PROMPTS) // PER_PART)
-    # run.json, README.md, each part: sync, replace, sync the folder. Two folders: make, sync.
-    assert int(done.stdout) == 3 * (2 + parts) + 4
+    # run.json, README.md, each part: sync, replace, sync the folder. Two folders: make, sync. And
+    # some versions of filelock make sure of the lock's folder.
+    assert int(done.stdout) - (3 * (2 + parts) + 4) in (0, 1)
 
 
 def test_resume_makes_only_the_part_that_was_removed(tmp_path: Path) -> None:

@@ -77,9 +77,7 @@ def test_a_graph_that_computes_something_else_is_refused(
 
 def test_what_cannot_be_captured_is_refused(tmp_path: Path) -> None:
     for changes in ({"gradient": "peft"}, {"text_encoder_lr": 1e-5}, {"method": "full"}):
-        with pytest.raises(
-            UserError, match="cuda_graphs holds the merged gradient"
-        ):
+        with pytest.raises(UserError, match="cuda_graphs holds the merged gradient"):
             config(cuda_graphs=True, **changes)
     text = refusal(tune, TinyModel(), TinySet(), tmp_path / "run", config(cuda_graphs=True))
     assert "the device is cpu: expected a CUDA GPU" in text

@@ -9,7 +9,9 @@ it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -53,19 +55,11 @@ def _colour_masks(images: Tensor) -> Tensor:
 
 
 def _components(masks: Tensor) -> Tensor:
-    """Label 4-connected components: ``[M, H, W]`` bool -> int labels, 0 outside.
-
-    Each pixel takes the largest index among its neighbours until nothing changes.
-    """
-    index = torch.arange(1, SIZE * SIZE + 1, dtype=torch.float32).view(1, SIZE, SIZE)
-    labels = masks * index
-    while True:
-        rows = max_pool2d(labels[:, None], (3, 1), 1, (1, 0))
-        columns = max_pool2d(labels[:, None], (1, 3), 1, (0, 1))
-        grown = torch.maximum(rows, columns)[:, 0] * masks
-        if torch.equal(grown, labels):
-            return labels.long()
-        labels = grown
+    """Label 4-connected components: ``[M, H, W]`` bool -> int labels, 0 outside."""
+    within = ndimage.generate_binary_structure(2, 1)
+    neighbours = np.stack([np.zeros_like(within), within, np.zeros_like(within)])  # of one mask
+    labels, _ = ndimage.label(masks.numpy(), neighbours)
+    return torch.from_numpy(labels)
 
 
 def _ink(image: Tensor, colour: int) -> Tensor:
