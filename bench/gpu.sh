@@ -11,7 +11,7 @@
 # Every stage is a process with a time limit of its own, and none waits for another's success. Every
 # figure is a JSON line in OUT/*.jsonl as soon as it is known; the same call again goes on from
 # there. After each stage OUT/results.tgz holds what there is. GPU_PATIENCE multiplies every limit, for
-# a rehearsal on a slow machine. What is worth keeping belongs into bench/results/DEVICE/ and docs/measured.md.
+# a rehearsal on a slow machine. What is worth keeping belongs into bench/results/DEVICE/ and docs/log.md.
 #
 # Needs: a CUDA GPU; torch >= 2.11 with its triton; transformers, peft, accelerate, safetensors,
 # pyarrow, pyyaml, tqdm, pillow, numpy, scipy, statsmodels, pytest; diffusers, or its wheel in .whl/; _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in

@@ -1,7 +1,7 @@
 """The seeds of a study, several at a time, each in a process of its own that uses one core.
 
 Small networks keep two threads busy for little more than half of the time, as one waits for the
-other after each operation; two seeds side by side keep both cores busy (docs/measured.md).
+other after each operation; two seeds side by side keep both cores busy (docs/log.md).
 """
 
 import multiprocessing

@@ -19,7 +19,7 @@ ATTENTIONS = {
     "xformers": "xformers' memory-efficient attention, where it is installed",
 }
 _SMALL_MAP = 256
-"""Tokens up to which products and a softmax beat the CPU's flash attention (docs/measured.md)."""
+"""Tokens up to which products and a softmax beat the CPU's flash attention (docs/log.md)."""
 _PLAIN = AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
 """Processors that compute the same, so that each may stand for another."""
 

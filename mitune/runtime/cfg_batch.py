@@ -5,7 +5,7 @@ Two things follow. What a UNet computes before it first looks at the text, up to
 transformer's self-attention, is the same for both, and is computed once. And where products are
 rounded to half precision, a layer L is given (u, c - u) in place of (u, c), so that its results are
 L(u) and L(u) + L(c - u): the roundings of L(u) are common to both rows and leave their difference
-alone, those of L(c - u) are small with c - u itself. It costs no product more (docs/measured.md has
+alone, those of L(c - u) are small with c - u itself. It costs no product more (docs/log.md has
 the errors with and without).
 """
 

@@ -20,7 +20,7 @@ _Made = TypeVar("_Made")
 def undisturbed() -> Iterator[None]:
     """Around calls of :class:`Cores` and the small operations between them: this thread uses no
     other core for them. Those that torch had used would wait for more at full speed, for
-    milliseconds, on the cores that the workers need next (docs/measured.md)."""
+    milliseconds, on the cores that the workers need next (docs/log.md)."""
     with threads(1):
         yield
 

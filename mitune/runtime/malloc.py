@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     Tensors of a few MiB are made and freed hundreds of times in a call of a model. By default their
     memory goes back to the system each time, and comes again page by page, filled with zeros: some
-    thousand page faults and 6 % of a call's time, which varies with them (docs/measured.md).
+    thousand page faults and 6 % of a call's time, which varies with them (docs/log.md).
 
     Returns:
         Whether it is so now; False with another C library.

@@ -171,7 +171,7 @@ def mix_precision(
     in all convolutions; elsewhere, and in what attention is given, it gains little. The projections
     of the text stay in float32: they are computed once per prompt. Queries, keys and values of
     self-attention are in ``dtype`` until it is done, but for that block's, where that costs
-    exactness (docs/measured.md); on a GPU, whose fast kernels know no float32, all are.
+    exactness (docs/log.md); on a GPU, whose fast kernels know no float32, all are.
     """
     on_gpu = next(network.parameters()).device.type != "cpu"
     exact = passes.exact_block

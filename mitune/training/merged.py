@@ -133,7 +133,7 @@ class MergedGradient:
             return share.detach(), list(torch.autograd.grad(share, self._leaves))
 
     def _check(self, samples: MicroBatch, made: list[tuple[Tensor, list[Tensor]]]) -> None:
-        """Once in a run: compilers have been seen to make a wrong gradient (docs/measured.md)."""
+        """Once in a run: compilers have been seen to make a wrong gradient (docs/log.md)."""
         _, expected = self._gradient(self._eager, samples)
         got = [torch.stack(grads).sum(0) for grads in zip(*(g for _, g in made), strict=True)]
         error = relative_error(got, expected)

@@ -98,7 +98,7 @@ def test_what_goes_on_in_half_precision_is_rounded_last():
 
 def test_pairs_bring_the_difference_of_mixed_precision_nearer_to_float32(shapes_model):
     """In the first third of a path, whose roundings decide which picture it leads to: the trained
-    model, prompts against none. (docs/measured.md: 0.069 against 0.014.)"""
+    model, prompts against none. (docs/log.md: 0.069 against 0.014.)"""
     mixed = Prepared(shapes_model, precision="bf16-mixed")
     texts = [""] * 16 + ["a red circle and a blue square", "two green triangles"] * 8
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Float32 products of compiled code on a CPU by oneDNN.
 
 torch gives a float32 product to MKL where it is built with it. On an AMD Zen 5 MKL multiplies at
-half the rate of oneDNN (``docs/measured.md``), which torch has for convolutions anyway.
+half the rate of oneDNN (``docs/log.md``), which torch has for convolutions anyway.
 """
 
 import functools

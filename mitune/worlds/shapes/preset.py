@@ -23,4 +23,4 @@ PRESET: Preset = replace(
         iterations=160,
     ),
 )
-"""Why these and not the paper's: MODEL_CARD.md beside the weights and docs/measured.md."""
+"""Why these and not the paper's: MODEL_CARD.md beside the weights and docs/log.md."""
