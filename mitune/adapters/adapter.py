@@ -101,7 +101,7 @@ def load(
         for name, part in content.parts.items():
             if name not in networks:
                 raise misfit(content.path, f"the model has no {name}")
-            network.put(networks[name], part, content.path)
+            network.load_adapter(networks[name], part, content.path)
     except UserError:
         detach(model)
         raise
@@ -148,7 +148,7 @@ def save(model: LatentModel, folder: Path | str, metadata: Mapping[str, Any]) ->
         raise ValueError("got a model without adapter; expected one from attach or load")
     if full.carried(denoiser_of(model)):
         return full.save(denoiser_of(model), Path(folder), metadata, name=model.denoiser)
-    parts = {name: network.taken(carrier) for name, carrier in carriers(model).items()}
+    parts = {name: network.collect_adapter(carrier) for name, carrier in carriers(model).items()}
     return write_file(Path(folder), parts, metadata)
 
 
@@ -156,7 +156,7 @@ def detach(model: LatentModel) -> None:
     """Take any adapter off, in place: the model's own layers and weights are back, to the bit."""
     full.strip(denoiser_of(model))
     for each in _networks(model).values():
-        network.strip(each)
+        network.remove_adapter(each)
 
 
 def attached(model: LatentModel) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mitune.adapters.adapter_config import check_tensors, describe, misfit, parse_config
 from mitune.adapters.names import DENOISERS, NETWORKS, as_diffusers, as_peft
 from mitune.core.errors import UserError
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 
 FILE = "pytorch_lora_weights.safetensors"
 """Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
@@ -177,7 +177,7 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
         for key, value in as_diffusers(network, part.tensors).items()
     }
     make_folder(folder)
-    publish(folder / FILE, to_bytes(tensors, header))
+    atomic_write(folder / FILE, to_bytes(tensors, header))
     return folder / FILE
 
 

@@ -18,7 +18,7 @@ from mitune.adapters.adapter_config import check_finite, misfit
 from mitune.adapters.adapter_file import FULL, NOTES, to_bytes
 from mitune.adapters.names import DENOISERS
 from mitune.core.errors import UserError
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 
 # The plain weights of each denoiser that carries tuned ones. Not on the
 # network: copies of it need none.
@@ -84,9 +84,9 @@ def save(network: Any, folder: Path, metadata: Mapping[str, Any], *, name: str) 
     """
     file = folder / name / FULL
     make_folder(file.parent)
-    publish(file.parent / "config.json", network.to_json_string().encode())
+    atomic_write(file.parent / "config.json", network.to_json_string().encode())
     header = {"format": "pt", NOTES: json.dumps(dict(metadata), sort_keys=True)}
-    publish(file, to_bytes(network.state_dict(), header))
+    atomic_write(file, to_bytes(network.state_dict(), header))
     return file
 
 

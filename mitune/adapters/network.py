@@ -57,7 +57,7 @@ def inject(network: Any, config: LoraConfig, seed: int) -> None:
             _to_float32(layer)
 
 
-def put(network: Any, part: Part, path: Path) -> None:
+def load_adapter(network: Any, part: Part, path: Path) -> None:
     """Put a file's adapter on a network without one, in place.
 
     Raises:
@@ -91,13 +91,13 @@ def assign(network: Any, part: Part, path: Path) -> None:
     set_peft_model_state_dict(network, values, adapter_name=_NAME)
 
 
-def taken(network: Any) -> Part:
+def collect_adapter(network: Any) -> Part:
     """The adapter that is on a network, as a file holds it."""
     tensors = {key.removeprefix(TEXT_MODEL): value for key, value in _state(network).items()}
     return Part(tensors=tensors, config=network.peft_config[_NAME])
 
 
-def strip(network: Any) -> None:
+def remove_adapter(network: Any) -> None:
     """Take any adapter off, in place: the network's own layers are back, their weights
     untouched."""
     # As diffusers' unload_lora does it, which the text encoder, of transformers, does not have.

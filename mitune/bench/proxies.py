@@ -14,7 +14,7 @@ import mitune
 from mitune.bench.step import Case
 from mitune.config.sampling import SamplerConfig
 from mitune.core.provenance import versions
-from mitune.engine.engine import Counts
+from mitune.engine.engine import EngineStats
 from mitune.engine.policies import Chain, Finish, Halving, Policy
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
@@ -50,9 +50,9 @@ def proxies() -> dict[str, Any]:
     sampler = SamplerConfig(steps=10, guidance=7.5, convention="reference")
     texts = prompts("train")[:4]
     with Operations() as short:
-        list(generate(prepared, texts, sampler=sampler, slots=4, work=pool(texts, 1)))
+        list(generate(prepared, texts, sampler=sampler, slots=4, requests=pool(texts, 1)))
     with Operations() as long:
-        list(generate(prepared, texts, sampler=sampler, steps=20, slots=4, work=pool(texts, 1)))
+        list(generate(prepared, texts, sampler=sampler, steps=20, slots=4, requests=pool(texts, 1)))
     finish = Finish(step=9, keep=1)
     policies: dict[str, Policy | None] = {
         "plain": None,
@@ -61,7 +61,7 @@ def proxies() -> dict[str, Any]:
     }
     rows = {}
     for name, policy in policies.items():
-        counts = Counts()
+        stats = EngineStats()
         list(
             generate(
                 prepared,
@@ -70,10 +70,10 @@ def proxies() -> dict[str, Any]:
                 sampler=sampler,
                 slots=8,
                 policy=policy,
-                counts=counts,
+                stats=stats,
             )
         )
-        rows[name] = counts.rows / (len(texts) * 6)
+        rows[name] = stats.rows / (len(texts) * 6)
     return {
         "versions": counted_for(),
         "operations_per_model_call": len(call.names),

@@ -20,14 +20,14 @@ from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Counts, Work
+from mitune.engine.engine import EngineStats, Request
 from mitune.engine.policies import Policy, best
 from mitune.engine.stream import Ready, pool
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import LatentModel, denoiser_of, with_networks
 from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.prepared import Prepared
-from mitune.selection.recheck import settled
+from mitune.selection.recheck import recheck
 from mitune.selection.steering import choose_drafted
 
 
@@ -166,8 +166,8 @@ def run_engine(
 ) -> Made:
     """The engine over all prompts; full slots for two ticks before, which compiles. The clock runs
     when the tick is recorded, as in a long run."""
-    counts = Counts()
-    ready = _ready(prepared, setting, counts, implementation=implementation)
+    stats = EngineStats()
+    ready = _ready(prepared, setting, stats, implementation=implementation)
     with _measured(setting) as cost:
         made = list(ready(pool(setting.prompts, setting.candidates), policy))
     made.sort(key=lambda c: (c.prompt_index, c.index))
@@ -179,8 +179,8 @@ def run_engine(
     return Made(
         scores=torch.where(pruned, torch.nan, score),
         chosen=[best(row, 1)[0] for row in only],
-        rows=counts.rows,
-        occupancy=counts.occupancy,
+        rows=stats.rows,
+        occupancy=stats.occupancy,
         cost=cost,
         terms=torch.stack([c.terms for c in made]).view(*shape, setting.sampler.steps, 2),
     )
@@ -191,7 +191,7 @@ def run_draft(
 ) -> Made:
     """The engine over all prompts in ``cheap``, then over the best ``verify`` of each in
     ``exact``, both under ``policy``."""
-    first, second = Counts(), Counts()
+    first, second = EngineStats(), EngineStats()
     draft = _ready(cheap, setting, first)
     with exact_convolutions():
         make = _ready(exact, setting, second)
@@ -218,18 +218,18 @@ def run_settled(
 ) -> Made:
     """The engine over all prompts in ``half``, under ``policy``; near ties settled in ``exact``."""
     few = replace(setting, slots=max(1, setting.slots // 4))
-    first, second = Counts(), Counts()
+    first, second = EngineStats(), EngineStats()
     rough = _ready(half, setting, first)
     with exact_convolutions():
         make = _ready(exact, few, second)
 
-    def remake(work: list[Work]) -> list[Candidate]:
+    def remake(work: list[Request]) -> list[Candidate]:
         with exact_convolutions():
             return list(make(work, policy))
 
     with _measured(setting) as cost:
         made = list(
-            settled(
+            recheck(
                 rough(pool(setting.prompts, setting.candidates), policy),
                 remake,
                 candidates=setting.candidates,
@@ -257,7 +257,7 @@ def run_settled(
 def _ready(
     prepared: Prepared,
     setting: Setting,
-    counts: Counts,
+    stats: EngineStats,
     implementation: Implementation | None = None,
 ) -> Ready:
     """An engine that has compiled what it calls, and recorded it where the setting asks for
@@ -276,7 +276,7 @@ def _ready(
                 implementation=implementation or setting.implementation,
             ),
         ),
-        counts=counts,
+        stats=stats,
     )
     ready.engine.warm_up()
     doing(f"ready after {time.perf_counter() - begin:.1f} s; measuring")

@@ -14,7 +14,7 @@ from mitune.bench.figures import Figures, doing, on
 from mitune.bench.memory import peak, reset_peak
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.engine.engine import Counts
+from mitune.engine.engine import EngineStats
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared
@@ -68,7 +68,7 @@ def measure_scale(
     prepared = Prepared(model, backend)
 
     def run(texts: Sequence[str], pool: int) -> dict[str, Any]:
-        counts = Counts()
+        stats = EngineStats()
         reset_peak(model.device)
         start = time.perf_counter()
         made = 0
@@ -79,14 +79,14 @@ def measure_scale(
             sampler=sampler,
             slots=slots,
             implementation=implementation,
-            counts=counts,
+            stats=stats,
         ):
             made += 1
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         assert made == len(texts) * pool
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "peak": peak(model.device), "occupancy": counts.occupancy}
+        return {"seconds": seconds, "peak": peak(model.device), "occupancy": stats.occupancy}
 
     doing("compiling and warming up")
     run(few, candidates)  # lets the allocator find its size, too

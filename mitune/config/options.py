@@ -35,6 +35,15 @@ def with_options(config: _Config, options: Mapping[str, Any]) -> _Config:
     return made
 
 
+def former(options: dict[str, Any], name: str, value: Any, now: str) -> Any:
+    """``value`` of the argument ``now``; or what stands in ``options`` under its former ``name``,
+    which is taken out."""
+    if name not in options:
+        return value
+    warnings.warn(f"{name} is called {now} now", DeprecationWarning, 3)
+    return options.pop(name)
+
+
 def names(config: Any) -> set[str]:
     """The options of a configuration object: its fields, and those of its parts."""
     found = set()

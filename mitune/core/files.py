@@ -18,7 +18,7 @@ SYSTEM = (
 """What desktops, file servers and file systems put into folders."""
 
 
-def publish(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a whole file so that a reader, or a run after a crash, finds all of it or nothing.
 
     The bytes go to a hidden temporary in the same folder (os.replace is atomic only within a file
@@ -57,8 +57,8 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
-    """Remove the temporaries that a killed ``publish`` left in ``folder`` for files matching the
-    glob ``names``.
+    """Remove the temporaries that a killed ``atomic_write`` left in ``folder`` for files matching
+    the glob ``names``.
 
     Only under the folder's lock: otherwise the temporary may be another writer's. Raises
     UserError when one stays.
@@ -84,7 +84,7 @@ def is_system(name: str) -> bool:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def file_lock(folder: Path) -> Iterator[None]:
     """Hold the folder against a second writer, in this process or another on the same machine.
 
     The kernel drops the lock when its holder dies, so a killed run never blocks the next one; an

@@ -6,18 +6,18 @@ from mitune.core.lazy import lazy
 
 if TYPE_CHECKING:
     from mitune.config.sampling import SamplerConfig
-    from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
+    from mitune.engine.engine import Engine, EngineStats, PromptEncoder, Request
     from mitune.engine.stream import Ready, check_run, generate, pool
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "Counts": "mitune.engine.engine",
+            "EngineStats": "mitune.engine.engine",
             "Engine": "mitune.engine.engine",
             "PromptEncoder": "mitune.engine.engine",
             "Ready": "mitune.engine.stream",
             "SamplerConfig": "mitune.config.sampling",
-            "Work": "mitune.engine.engine",
+            "Request": "mitune.engine.engine",
             "check_run": "mitune.engine.stream",
             "generate": "mitune.engine.stream",
             "pool": "mitune.engine.stream",
@@ -25,12 +25,12 @@ else:
     )
 
 __all__ = [
-    "Counts",
     "Engine",
+    "EngineStats",
     "PromptEncoder",
     "Ready",
+    "Request",
     "SamplerConfig",
-    "Work",
     "check_run",
     "generate",
     "pool",

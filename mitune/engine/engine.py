@@ -25,7 +25,7 @@ from mitune.models.protocol import Conditioning, Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Request:
     """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number
     ``prompt_index``."""
 
@@ -35,7 +35,7 @@ class Work:
 
 
 @dataclass
-class Counts:
+class EngineStats:
     """What a run cost, filled while it goes on."""
 
     slots: int = 0
@@ -98,7 +98,7 @@ class _Pool:
 class _Entry:
     """One candidate: where it stands, and, outside a slot, its state (rows of one)."""
 
-    work: Work
+    request: Request
     pool: _Pool
     done: int
     state: State | None
@@ -114,7 +114,7 @@ class Engine:
         scored: whether candidates carry their score and terms along the path; NaN if not. Without
             scores and at guidance 1 the denoiser is called with the conditional rows alone.
         cuda_graphs: hold the tick in a CUDA graph.
-        counts: filled with what the runs cost.
+        stats: filled with what the runs cost.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Engine:
         scored: bool = True,
         cuda_graphs: bool = False,
         implementation: str = "auto",
-        counts: Counts | None = None,
+        stats: EngineStats | None = None,
     ) -> None:
         self._passes = 2 if scored or guidance != 1.0 else 1
         self._slots = Slots(
@@ -155,8 +155,8 @@ class Engine:
         self._counted = counted_steps(weights)
         self._scored = scored
         self._seed = seed
-        self.counts = counts or Counts()
-        self.counts.slots = slots
+        self.stats = stats or EngineStats()
+        self.stats.slots = slots
         self._seats: list[_Entry | None] = [None] * slots
         self._until = [0] * slots
 
@@ -168,7 +168,7 @@ class Engine:
 
     def run(
         self,
-        stream: Iterable[Work],
+        stream: Iterable[Request],
         prompts: PromptEncoder,
         policy: Callable[[int], Policy] | None = None,
     ) -> Iterator[Candidate]:
@@ -194,22 +194,22 @@ class Engine:
                 yield from self._leave(leaving, survivors)
 
     def _entries(
-        self, stream: Iterable[Work], prompts: PromptEncoder, policy: Callable[[int], Policy]
+        self, stream: Iterable[Request], prompts: PromptEncoder, policy: Callable[[int], Policy]
     ) -> Iterator[_Entry]:
-        for prompt_index, works in itertools.groupby(stream, key=lambda work: work.prompt_index):
-            members = list(works)
+        for prompt_index, requests in itertools.groupby(stream, key=lambda each: each.prompt_index):
+            members = list(requests)
             own = policy(prompt_index)
             if any(not 0 < rung < self._steps for rung in own.rungs):
                 raise ValueError(f"policy: got rungs {own.rungs}, expected 1 to {self._steps - 1}")
-            keys = candidate_keys([(self._seed, work.prompt, work.index) for work in members])
+            keys = candidate_keys([(self._seed, each.prompt, each.index) for each in members])
             pool = _Pool(
                 policy=own,
-                key={work.index: key for work, key in zip(members, keys, strict=True)},
+                key={each.index: key for each, key in zip(members, keys, strict=True)},
                 cond=prompts.row(prompt_index),
                 left=len(members),
             )
-            for work in members:
-                yield _Entry(work=work, pool=pool, done=0, state=None)
+            for request in members:
+                yield _Entry(request=request, pool=pool, done=0, state=None)
 
     def _refill(self, entries: Iterator[_Entry]) -> bool:
         """Fill the free slots; whether anybody is in one."""
@@ -221,7 +221,7 @@ class Engine:
             ahead = [rung for rung in entry.pool.policy.rungs if rung > entry.done]
             self._until[slot] = min([*ahead, self._steps])
         if taken:
-            key = torch.stack([entry.pool.key[entry.work.index] for entry in taken])
+            key = torch.stack([entry.pool.key[entry.request.index] for entry in taken])
             new = [i for i, entry in enumerate(taken) if entry.state is None]
             if new:
                 for i, state in zip(new, _rows(self._slots.first(key[new])), strict=True):
@@ -242,9 +242,9 @@ class Engine:
         busy = [entry for entry in self._seats if entry]
         for entry in busy:
             entry.done += 1
-        self.counts.ticks += 1
-        self.counts.steps += len(busy)
-        self.counts.rows += self._passes * len(self._seats)
+        self.stats.ticks += 1
+        self.stats.steps += len(busy)
+        self.stats.rows += self._passes * len(self._seats)
 
     def _leave(self, slots: list[int], survivors: deque[_Entry]) -> Iterator[Candidate]:
         entries = [entry for slot in slots if (entry := self._seats[slot])]
@@ -264,7 +264,7 @@ class Engine:
 
     def _decide(self, pool: _Pool, survivors: deque[_Entry]) -> Iterator[Candidate]:
         """A pool stands whole at a rung: the host waits for the device, and its policy decides."""
-        here = sorted(pool.arrived, key=lambda entry: entry.work.index)
+        here = sorted(pool.arrived, key=lambda entry: entry.request.index)
         rung = here[0].done
         state = _joined(here)
         kept = pool.policy.survivors(rung, state.score.cpu(), state.terms[:, :rung].cpu())
@@ -287,9 +287,9 @@ class Engine:
         for i, entry in enumerate(entries):
             state.terms[i, entry.done :] = math.nan
             yield Candidate(
-                prompt=entry.work.prompt,
-                prompt_index=entry.work.prompt_index,
-                index=entry.work.index,
+                prompt=entry.request.prompt,
+                prompt_index=entry.request.prompt_index,
+                index=entry.request.index,
                 seed=self._seed,
                 score=float(state.score[i]),
                 terms=state.terms[i],

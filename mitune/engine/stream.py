@@ -3,23 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mitune.config.options import with_options
+from mitune.config.options import former, with_options
 from mitune.config.runtime import Runtime
 from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Counts, Engine, PromptEncoder, Work
+from mitune.engine.engine import Engine, EngineStats, PromptEncoder, Request
 from mitune.engine.policies import Policy
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared, prepare
 
 
-def pool(prompts: Sequence[str], candidates: int) -> list[Work]:
+def pool(prompts: Sequence[str], candidates: int) -> list[Request]:
     """All work of a run in its one order: prompt by prompt, each prompt's candidates by index."""
     return [
-        Work(prompt=prompt, prompt_index=p, index=c)
+        Request(prompt=prompt, prompt_index=p, index=c)
         for p, prompt in enumerate(prompts)
         for c in range(candidates)
     ]
@@ -38,8 +38,8 @@ def generate(
     config: GenerateConfig | None = None,
     *,
     policy: Policy | Callable[[int], Policy] | None = None,
-    work: Iterable[Work] | None = None,
-    counts: Counts | None = None,
+    requests: Iterable[Request] | None = None,
+    stats: EngineStats | None = None,
     **options: Any,
 ) -> Iterator[Candidate]:
     """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
@@ -53,8 +53,8 @@ def generate(
         prompts: texts; too long ones are cut as diffusers cuts them.
         config: how many, how sampled, and what runs it; None: the model's preset.
         policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
-        work: a part of the run's pool to make instead of all of it.
-        counts: filled with what the run cost.
+        requests: a part of the run's pool to make instead of all of it.
+        stats: filled with what the run cost.
         options: of ``GenerateConfig`` and its parts by name, in place of ``config``'s:
             ``candidates=8, steps=25, backend="inductor"``.
 
@@ -66,6 +66,8 @@ def generate(
         UserError: a number out of range, an unknown backend, or an empty prompt list; a prepared
             model asked to run otherwise than it was prepared.
     """
+    requests = former(options, "work", requests, "requests")
+    stats = former(options, "counts", stats, "stats")
     own = model.model if isinstance(model, Prepared) else model
     chosen = with_options(config or GenerateConfig.of(own.preset), options)
     check_run(prompts)
@@ -76,8 +78,8 @@ def generate(
         prepared.refresh()
     else:
         prepared = prepare(model, chosen.runtime)
-    ready = Ready(prepared, prompts, chosen, counts=counts)
-    yield from ready(pool(prompts, chosen.candidates) if work is None else work, policy)
+    ready = Ready(prepared, prompts, chosen, stats=stats)
+    yield from ready(pool(prompts, chosen.candidates) if requests is None else requests, policy)
 
 
 class Ready:
@@ -88,7 +90,7 @@ class Ready:
         prepared: with the weights that the candidates are made by.
         prompts: the run's whole list.
         config: its sampler, seed, scored, and of its runtime what ``prepared`` does not decide.
-        counts: filled with what the runs cost.
+        stats: filled with what the runs cost.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Ready:
         prompts: Sequence[str],
         config: GenerateConfig,
         *,
-        counts: Counts | None = None,
+        stats: EngineStats | None = None,
     ) -> None:
         model, sampler, runtime = prepared.model, config.sampler, config.runtime
         schedule = Schedule.from_diffusers(
@@ -117,18 +119,18 @@ class Ready:
             scored=config.scored,
             cuda_graphs=runtime.cuda_graphs,
             implementation=runtime.implementation,
-            counts=counts,
+            stats=stats,
         )
         self._encoder = PromptEncoder(prepared.encode_prompts, prompts)
 
     def __call__(
         self,
-        work: Iterable[Work],
+        requests: Iterable[Request],
         policy: Policy | Callable[[int], Policy] | None = None,
     ) -> Iterator[Candidate]:
-        """Make the candidates of ``work``, as :func:`generate`; once the work before is done, it
-        takes more."""
-        return self.engine.run(work, self._encoder, _by_prompt(policy))
+        """Make the candidates of ``requests``, as :func:`generate`; once those are done, it takes
+        more."""
+        return self.engine.run(requests, self._encoder, _by_prompt(policy))
 
 
 def _check_prepared(

@@ -25,7 +25,7 @@ from mitune.arguments.fields import Positional
 from mitune.arguments.module import run_module
 from mitune.config.training import TuneConfig
 from mitune.core import progress
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models, use_sampler
@@ -191,7 +191,7 @@ def _tell(
         "seconds": seconds,
         "environment": environment(device),
     }
-    publish(ablation.out / "table.json", as_json(result, indent=1).encode())
+    atomic_write(ablation.out / "table.json", as_json(result, indent=1).encode())
     print(f"{seconds:.0f} s; table: {ablation.out / 'table.json'}")
     return result
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from mitune.arguments.module import run_module
 from mitune.config.sampling import SamplerConfig
 from mitune.core import progress
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.diffusion.schedule import Schedule
 from mitune.evaluation.compare import Estimate, draw_candidates
@@ -225,7 +225,7 @@ def main(options: Options) -> None:
         make_folder(options.out)
         given = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items()}
         body = {"options": given, "results": record, "environment": environment(model.device)}
-        publish(options.out / "gate.json", as_json(body, indent=1).encode())
+        atomic_write(options.out / "gate.json", as_json(body, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.engine.engine import Work
+from mitune.engine.engine import Request
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet
@@ -114,7 +114,7 @@ def best_and_worst(
         chosen[prompt_index] = ranked[: max(shown, 1)] + ranked[len(ranked) - shown :]
     texts = fine_tuning_set.prompts
     work = [
-        Work(prompt=texts[p], prompt_index=p, index=c)
+        Request(prompt=texts[p], prompt_index=p, index=c)
         for p, pairs in chosen.items()
         for _, c in pairs
     ]
@@ -122,7 +122,7 @@ def best_and_worst(
     made = {
         (c.prompt_index, c.index): c.latent
         for c in generate(
-            model, texts, sampler=sampler, seed=seed, work=work, slots=slots, scored=False
+            model, texts, sampler=sampler, seed=seed, requests=work, slots=slots, scored=False
         )
     }
     rows = []

@@ -10,7 +10,7 @@ from mitune.adapters import adapter as adapters
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
 from mitune.evaluation.pictures import base_and_tuned
@@ -127,7 +127,7 @@ def compare_adapter(
     }
     if out is not None and first is not None:
         make_folder(out)
-        publish(out / "eval.json", as_json(result, indent=1).encode())
+        atomic_write(out / "eval.json", as_json(result, indent=1).encode())
         shown = list(prompts[:_PICTURED])
         count = len(shown) * images
         base, tuned = (model.decode(first[name].latents[:count]) for name in ("base", "tuned"))

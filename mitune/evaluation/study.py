@@ -23,7 +23,7 @@ import torch
 from mitune.adapters import adapter
 from mitune.arguments.module import run_module
 from mitune.core import progress
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.pictures import base_and_tuned, best_and_worst
@@ -160,7 +160,7 @@ def _tell(
         "environment": environment(device),
     }
     make_folder(study.out)
-    publish(study.out / "study.json", as_json(result, indent=1).encode())
+    atomic_write(study.out / "study.json", as_json(result, indent=1).encode())
     print(f"{seconds:.0f} s; table: {study.out / 'study.json'}; pictures: {study.out}/*.png")
     return result
 

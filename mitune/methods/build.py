@@ -18,14 +18,14 @@ from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import PromptEncoder, Work
+from mitune.engine.engine import PromptEncoder, Request
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 from mitune.selection.prune import exact, for_run
-from mitune.selection.recheck import check_reach, settled
+from mitune.selection.recheck import check_reach, recheck
 from mitune.selection.steering import Steering
 from mitune.sets import FineTuningSet, SetWriter
 
@@ -170,7 +170,7 @@ class _Run:
             made = self._make(_remaining(every, config.candidates, pending, slots), None)
         if config.recheck_ties is not None:
             fewer = max(1, slots // 4)  # they are few: idle slots cost as much as busy ones
-            made = settled(
+            made = recheck(
                 made,
                 lambda work: self._make(work, lambda p: finish, precision="float32", slots=fewer),
                 candidates=config.candidates,
@@ -181,7 +181,7 @@ class _Run:
         return made if config.estimator == "trajectory" else self._rescored(made)
 
     def _make(
-        self, work: list[Work], policy: Callable[[int], Policy] | None, **changes: Any
+        self, work: list[Request], policy: Callable[[int], Policy] | None, **changes: Any
     ) -> Iterator[Candidate]:
         config = self.config
         own = GenerateConfig(
@@ -191,9 +191,9 @@ class _Run:
             runtime=config.runtime,
         )
         own = with_options(own, changes)
-        return generate(self.model, self.prompts, own, policy=policy, work=work)
+        return generate(self.model, self.prompts, own, policy=policy, requests=work)
 
-    def _draft(self, work: list[Work]) -> Iterator[Candidate]:
+    def _draft(self, work: list[Request]) -> Iterator[Candidate]:
         prune = self.config.prune
         assert prune is not None
         cheap = self.config.sampler
@@ -254,7 +254,9 @@ def _check_recheck(config: BuildConfig, precision: str) -> None:
         )
 
 
-def _remaining(every: list[Work], candidates: int, pending: set[int], slots: int) -> list[Work]:
+def _remaining(
+    every: list[Request], candidates: int, pending: set[int], slots: int
+) -> list[Request]:
     """What is left to make of ``every``, from the start of the wave of slots in which the first of
     it falls.
 

@@ -74,7 +74,7 @@ class Prepared:
         self.dtype = torch.float32 if own == torch.float64 else own
         self._own, passes = own, model.passes
         denoiser = copy.deepcopy(denoiser_of(model)).requires_grad_(False)
-        network.strip(denoiser)
+        network.remove_adapter(denoiser)
         if denoiser.dtype != own:  # diffusers warns of any conversion of some networks
             denoiser.to(own)
         fold = passes.folded_upsampling and backend == "inductor"

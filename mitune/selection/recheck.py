@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Work
+from mitune.engine.engine import Request
 from mitune.engine.policies import best
 
 
@@ -54,9 +54,9 @@ def doubtful(
     return [i for i in near if not settled[i]]
 
 
-def settled(
+def recheck(
     made: Iterable[Candidate],
-    remake: Callable[[list[Work]], Iterable[Candidate]],
+    remake: Callable[[list[Request]], Iterable[Candidate]],
     *,
     candidates: int,
     keep: int,
@@ -76,7 +76,7 @@ def settled(
         Each candidate once, whole pools together.
     """
     pools: dict[int, _Pool] = {}
-    waiting: list[Work] = []
+    waiting: list[Request] = []
 
     def examine(prompt_index: int) -> Iterator[Candidate]:
         pool = pools[prompt_index]
@@ -112,7 +112,7 @@ class _Pool:
         self.candidates: dict[int, Candidate] = {}
         self.settled: set[int] = set()
 
-    def doubt(self, keep: int, reach: float) -> list[Work]:
+    def doubt(self, keep: int, reach: float) -> list[Request]:
         order = sorted(self.candidates)
         own = [self.candidates[index] for index in order]
         found = doubtful(
@@ -123,6 +123,6 @@ class _Pool:
             reach,
         )
         return [
-            Work(prompt=own[i].prompt, prompt_index=own[i].prompt_index, index=own[i].index)
+            Request(prompt=own[i].prompt, prompt_index=own[i].prompt_index, index=own[i].index)
             for i in found
         ]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from mitune.config.pruning import PruneConfig
-from mitune.core.files import publish
+from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Work
+from mitune.engine.engine import Request
 from mitune.engine.policies import Chain, Policy, Verify, best
 from mitune.engine.stream import pool
 from mitune.selection.audit import audit, is_audited
@@ -25,8 +25,8 @@ from mitune.selection.prune import exact, fitted, policies
 from mitune.sets import FineTuningSet
 from mitune.sets.schema import AUDIT
 
-Make = Callable[[list[Work], Callable[[int], Policy]], Iterator[Candidate]]
-Draft = Callable[[list[Work]], Iterator[Candidate]]
+Make = Callable[[list[Request], Callable[[int], Policy]], Iterator[Candidate]]
+Draft = Callable[[list[Request]], Iterator[Candidate]]
 
 
 class Steering:
@@ -65,7 +65,7 @@ class Steering:
         self._draft = draft
         self._block = block
 
-    def make(self, work: list[Work]) -> Iterator[Candidate]:
+    def make(self, work: list[Request]) -> Iterator[Candidate]:
         """The candidates of ``work``, whole pools prompt by prompt; those that a fit is made on
         first."""
         prune, make = self.prune, self._make
@@ -95,7 +95,7 @@ class Steering:
             fit = fitted(prune, [pools[p] for p in sorted(pools)], self.weights, self.keep)
             yield from make(rest, self._choose(fit))
 
-    def _drafted(self, prune: PruneConfig, work: list[Work]) -> Iterator[Candidate]:
+    def _drafted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
         """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
         exact_only = self._audited(prune)
         rough = [w for w in work if w.prompt_index not in exact_only]
@@ -152,7 +152,7 @@ class Steering:
             )
             result["audit"] = asdict(judged)
             result["audit"]["passes"] += result["draft_steps_taken"]
-        publish(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+        atomic_write(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
 
     def _audited(self, prune: PruneConfig) -> set[int]:
         """The prompts of the audit share."""

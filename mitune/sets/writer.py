@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mitune.core.errors import UserError
-from mitune.core.files import exclusive, is_ours, make_folder, publish, remove_leftovers
+from mitune.core.files import atomic_write, file_lock, is_ours, make_folder, remove_leftovers
 from mitune.engine.candidate import Candidate
 from mitune.sets.card import card
 from mitune.sets.parts import encode, find_parts, part_path, read_part
@@ -83,7 +83,7 @@ class SetWriter:
         make_folder(self.path)
         self._pending: dict[int, dict[tuple[int, int], Candidate]] = {}
         with ExitStack() as stack:
-            stack.enter_context(exclusive(self.path))
+            stack.enter_context(file_lock(self.path))
             self._record = self._open(asked)
             self._finished = set(find_parts(self.path, self._record))
             for part in sorted(self._finished):
@@ -98,9 +98,9 @@ class SetWriter:
             remove_leftovers(self.path, name)
         self.unrecorded = record.unrecorded(asked)
         if record is asked:
-            publish(self.path / RUN, record.dumps())
+            atomic_write(self.path / RUN, record.dumps())
         if not (self.path / CARD).exists():
-            publish(self.path / CARD, card(record))
+            atomic_write(self.path / CARD, card(record))
         make_folder(self.path / PARTS)
         remove_leftovers(self.path / PARTS, "part-*.parquet")
         return record
@@ -125,7 +125,7 @@ class SetWriter:
         return [index for part in parts for index in self._record.prompts_of(part)]
 
     def add(self, candidate: Candidate) -> None:
-        """Take one candidate; publish its part when that was the last one missing.
+        """Take one candidate; write its part when that was the last one missing.
 
         A candidate is fixed by its key (prompt, index), so one that came before, or whose part is
         finished, is ignored.
@@ -153,7 +153,7 @@ class SetWriter:
         block = self._pending.setdefault(part, {})
         block.setdefault((candidate.prompt_index, candidate.index), candidate)
         if len(block) == record.rows_of(part):
-            publish(part_path(self.path, part), encode(record, part, block))
+            atomic_write(part_path(self.path, part), encode(record, part, block))
             self._finished.add(part)
             del self._pending[part]
 

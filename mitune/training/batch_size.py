@@ -13,7 +13,9 @@ _ON_CPU = 32
 """What "auto" is there."""
 
 
-def fitting(gradient: Gradient, batches: Batches, config: TuneConfig, *, alone: bool = True) -> int:
+def find_batch_size(
+    gradient: Gradient, batches: Batches, config: TuneConfig, *, alone: bool = True
+) -> int:
     """The micro-batch to train with: the config's, which is tried where memory may be short; or
     with "auto" the largest that fits (on a CPU, which cannot be asked, 32). Not ``alone``, a
     process that shares weights with others cannot try.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mitune.adapters import adapter
 from mitune.core.errors import UserError
-from mitune.core.files import publish
+from mitune.core.files import atomic_write
 from mitune.models.protocol import LatentModel
 from mitune.training.shards import Shards, part_of
 
@@ -115,11 +115,11 @@ def save(
         for name, kept in state.moments().items()
         for kind, value in kept.items()
     }
-    publish(temporary / _OPTIMIZER, to_safetensors(moments))
+    atomic_write(temporary / _OPTIMIZER, to_safetensors(moments))
     content: dict[str, Any] = {"step": state.step, "run": run}
     if state.best is not None:
         content["best"] = asdict(state.best)
-    publish(temporary / _STATE, json.dumps(content).encode())
+    atomic_write(temporary / _STATE, json.dumps(content).encode())
     _rename(temporary, place)
     prune(state, folder, keep)
     return place

@@ -15,13 +15,13 @@ from mitune.adapters import adapter as adapters
 from mitune.adapters.card import ADAPTER, CARD, card, whole
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
-from mitune.core.files import exclusive, make_folder, publish
+from mitune.core.files import atomic_write, file_lock, make_folder
 from mitune.core.identity import check_same_model
 from mitune.core.provenance import environment, versions
 from mitune.models.protocol import LatentModel, denoiser_of
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.training import checkpoint, manifest, shards
-from mitune.training.batch_size import fitting
+from mitune.training.batch_size import find_batch_size
 from mitune.training.batches import Batches
 from mitune.training.callbacks import Watch, watching
 from mitune.training.checkpoint import TrainState
@@ -147,7 +147,7 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
         yield False
         return
     make_folder(folder)
-    with exclusive(folder):
+    with file_lock(folder):
         yield True
 
 
@@ -202,7 +202,7 @@ def _train(
         manifest.cut_metrics(out, state.step)
     processes.wait()  # nobody writes before all have read
     gradient = gradient_of(model, config, state.shards)
-    size = fitting(gradient, batches, config, alone=state.shards is None)
+    size = find_batch_size(gradient, batches, config, alone=state.shards is None)
     with (
         watching(watch, state, out, config.iterations, processes, wanted) as watcher,
         deferred_interrupt() as interrupted,
@@ -242,7 +242,7 @@ def _train(
             checkpoint.prune(state, places, config.keep_checkpoints)  # which a kill may have cut
             # Before the adapter, whose file is what says that the run is finished.
             form = whole(model.denoiser) if config.method == "full" else ADAPTER
-            publish(out / CARD, card(out, form))
+            atomic_write(out / CARD, card(out, form))
             adapters.save(state.model, out, metadata)
         elif state.step > 0:
             checkpoint.save(state, places, metadata, run, config.keep_checkpoints)

@@ -13,7 +13,7 @@ from mitune.adapters.adapter_file import digest
 from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
-from mitune.core.files import is_ours, publish
+from mitune.core.files import atomic_write, is_ours
 from mitune.models.protocol import LatentModel
 
 # They change speed and memory, so a run may go on with other ones.
@@ -156,7 +156,7 @@ def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], 
         "settings": dict(wanted),
         "environment": dict(environment),
     }
-    publish(out / RUN, (json.dumps(content, indent=2) + "\n").encode())
+    atomic_write(out / RUN, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def cut_metrics(out: Path, step: int) -> None:
@@ -173,7 +173,7 @@ def cut_metrics(out: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
         kept.append(line)
-    publish(path, "".join(kept).encode())
+    atomic_write(path, "".join(kept).encode())
 
 
 def append_metrics(out: Path, line: Mapping[str, float | None]) -> None:

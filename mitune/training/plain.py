@@ -31,7 +31,7 @@ def plain_denoiser(model: LatentModel, *, fold: bool = False) -> tuple[Any, dict
     adapted, mixed = denoiser_of(model), model.precision == "bf16-mixed"
     own = itertools.chain(adapted.parameters(), adapted.buffers())
     plain = copy.deepcopy(adapted, {id(tensor): tensor for tensor in own})
-    network.strip(plain)
+    network.remove_adapter(plain)
     names = {n for n, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
     if (
         fold

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mitune.core.errors import UserError
-from mitune.core.files import publish
+from mitune.core.files import atomic_write
 
 TRACKERS = ("tensorboard", "wandb")
 """Names, which are also those of the packages and of mitune's extras."""
@@ -139,5 +139,5 @@ def _wandb_id(out: Path) -> str:
     """What tells this folder's run from all others, drawn once."""
     path = out / _WANDB_ID
     if not path.exists():
-        publish(path, secrets.token_hex(8).encode())
+        atomic_write(path, secrets.token_hex(8).encode())
     return path.read_text().strip()

@@ -39,7 +39,7 @@ def test_it_predicts_what_the_model_does(method):
     unet = copy.deepcopy(model.unet).double()
     weights = merged_weights(unet)
     exact = copy.deepcopy(unet)
-    network.strip(exact)
+    network.remove_adapter(exact)
     exact.load_state_dict(weights)
     projections = share_projections(exact)
     hidden = model.encode_prompts(TEXTS)["encoder_hidden_states"].double()

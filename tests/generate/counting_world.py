@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from mitune.diffusion.schedule import Schedule
-from mitune.engine.engine import Counts, Engine, PromptEncoder
+from mitune.engine.engine import Engine, EngineStats, PromptEncoder
 from mitune.engine.stream import pool
 
 
@@ -32,7 +32,7 @@ def encode(texts):
 
 def engine(steps, slots, *, seed=0, convention="reference"):
     schedule = Schedule.from_diffusers(scheduler(), steps)
-    counts = Counts()
+    stats = EngineStats()
     made = Engine(
         denoise,
         schedule,
@@ -43,17 +43,17 @@ def engine(steps, slots, *, seed=0, convention="reference"):
         latent_shape=(1, 2, 2),
         slots=slots,
         device=torch.device("cpu"),
-        counts=counts,
+        stats=stats,
     )
-    return made, schedule.weights(convention), counts
+    return made, schedule.weights(convention), stats
 
 
 def run(prompts, candidates, *, steps=50, slots=64, policy=None, stream=None):
     """Candidates by (prompt, index), the weights, and what it cost."""
     texts = [str(p) for p in range(prompts)]
-    own, weights, counts = engine(steps, slots)
+    own, weights, stats = engine(steps, slots)
     choose = None if policy is None else (lambda prompt_index: policy)
     made = list(own.run(stream or pool(texts, candidates), PromptEncoder(encode, texts), choose))
     found = {(c.prompt_index, c.index): c for c in made}
     assert len(found) == len(made)
-    return found, weights, counts
+    return found, weights, stats

@@ -16,7 +16,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
-from mitune.engine.engine import Engine, PromptEncoder, Work
+from mitune.engine.engine import Engine, PromptEncoder, Request
 from mitune.engine.policies import Unpruned
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
@@ -319,8 +319,8 @@ def test_a_tick_is_the_model_and_one_operation(exact_model, implementation, guid
 
 
 def test_a_stream_of_part_of_the_pool(exact_model):
-    work = [Work(prompt=PROMPTS[1], prompt_index=1, index=2)]
-    made = list(generate(exact_model, PROMPTS, sampler=SHORT, seed=3, slots=2, work=work))
+    work = [Request(prompt=PROMPTS[1], prompt_index=1, index=2)]
+    made = list(generate(exact_model, PROMPTS, sampler=SHORT, seed=3, slots=2, requests=work))
     assert [(c.prompt_index, c.index) for c in made] == [(1, 2)]
     same(made[0], run(exact_model, 7)[1, 2])
 

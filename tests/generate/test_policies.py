@@ -65,10 +65,10 @@ def test_the_engine_does_what_a_replay_says(whole, name, slots):
     unpruned run foretell; and who is kept is untouched by the pruning of others, to the bit."""
     found, weights, terms = whole
     policy = policies(terms, weights)[name]
-    pruned, _, counts = run(PROMPTS, POOL, slots=slots, policy=policy)
+    pruned, _, stats = run(PROMPTS, POOL, slots=slots, policy=policy)
     assert pruned.keys() == found.keys()
     foretold = [replay(policy, pool, weights, 2) for pool in terms]
-    assert counts.steps == sum(made.steps for made in foretold) < PROMPTS * POOL * 50
+    assert stats.steps == sum(made.steps for made in foretold) < PROMPTS * POOL * 50
     for p, made in enumerate(foretold):
         finished = [c for c in range(POOL) if pruned[p, c].finished]
         assert set(made.kept) <= set(finished)
@@ -97,8 +97,8 @@ def test_nothing_is_skipped_that_counts(whole):
     found, weights, _ = whole
     counted = counted_steps(weights)
     assert counted == 47
-    exact, _, counts = run(PROMPTS, POOL, policy=Finish(step=counted, keep=1))
-    assert counts.steps == PROMPTS * (47 * POOL + 3)
+    exact, _, stats = run(PROMPTS, POOL, policy=Finish(step=counted, keep=1))
+    assert stats.steps == PROMPTS * (47 * POOL + 3)
     assert {k: c.score for k, c in exact.items()} == {k: c.score for k, c in found.items()}
     for p in range(PROMPTS):
         best_one = max(range(POOL), key=lambda c: found[p, c].score)
@@ -110,11 +110,11 @@ def test_nothing_is_skipped_that_counts(whole):
 )
 def test_the_slots_stay_full(policy):
     """200 prompts of 50 candidates."""
-    found, _, counts = run(200, 50, policy=policy)
+    found, _, stats = run(200, 50, policy=policy)
     assert len(found) == 10_000
-    assert counts.slots == 64
-    assert counts.rows == 2 * 64 * counts.ticks
-    assert counts.occupancy >= 0.98
+    assert stats.slots == 64
+    assert stats.rows == 2 * 64 * stats.ticks
+    assert stats.occupancy >= 0.98
 
 
 @pytest.mark.parametrize(

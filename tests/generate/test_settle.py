@@ -11,7 +11,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.methods.build import build_set
-from mitune.selection.recheck import doubtful, settled
+from mitune.selection.recheck import doubtful, recheck
 from mitune.worlds.shapes.prompts import prompts
 
 PROMPTS = prompts("train")[:2]
@@ -74,7 +74,7 @@ def test_it_goes_on_until_the_best_are_beyond_doubt():
         for p, own in half.items()
         for i, score in enumerate(own)
     ]
-    found = list(settled(made, remake, candidates=4, keep=1, reach=0.1, block=3))
+    found = list(recheck(made, remake, candidates=4, keep=1, reach=0.1, block=3))
     assert asked == [[(0, 0), (0, 1), (2, 1), (2, 3)], [(0, 2)]]
     assert sorted((c.prompt_index, c.index) for c in found) == [
         (p, i) for p in range(3) for i in range(4)

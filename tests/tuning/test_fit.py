@@ -5,7 +5,7 @@ import torch
 from tiny_model import TinyModel, TinySet, config
 
 from mitune.core.errors import UserError
-from mitune.training.batch_size import fitting, largest
+from mitune.training.batch_size import find_batch_size, largest
 from mitune.training.batches import Batches
 
 
@@ -52,8 +52,8 @@ class OnGpu:
 
 def test_auto_takes_it():
     chosen = config(batch=24, micro_batch="auto")
-    assert fitting(Full(10), OnGpu(chosen), chosen) == 10
-    assert fitting(Full(100), OnGpu(chosen), chosen) == 24
+    assert find_batch_size(Full(10), OnGpu(chosen), chosen) == 10
+    assert find_batch_size(Full(100), OnGpu(chosen), chosen) == 24
 
 
 def test_a_cpu_is_not_asked():
@@ -61,14 +61,14 @@ def test_a_cpu_is_not_asked():
         chosen = config(batch=24, micro_batch=asked)
         gradient = Full(0)
         batches = Batches(TinyModel(), TinySet().selected(), chosen)
-        assert fitting(gradient, batches, chosen) == size
+        assert find_batch_size(gradient, batches, chosen) == size
         assert not gradient.tried
 
 
 def test_one_that_does_not_fit_names_the_largest_that_does():
     chosen = config(batch=24, micro_batch=16)
-    assert fitting(Full(16), OnGpu(chosen), chosen) == 16
+    assert find_batch_size(Full(16), OnGpu(chosen), chosen) == 16
     with pytest.raises(UserError, match="the largest that does is 10"):
-        fitting(Full(10), OnGpu(chosen), chosen)
+        find_batch_size(Full(10), OnGpu(chosen), chosen)
     with pytest.raises(UserError, match="not even one sample fits"):
-        fitting(Full(0), OnGpu(chosen), chosen)
+        find_batch_size(Full(0), OnGpu(chosen), chosen)

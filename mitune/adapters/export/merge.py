@@ -9,7 +9,7 @@ from mitune.adapters.card import CARD, Form, card
 from mitune.adapters.export.folder import new_folder
 from mitune.adapters.export.layers import adapted
 from mitune.adapters.merge import merged_weights
-from mitune.core.files import publish
+from mitune.core.files import atomic_write
 from mitune.models.protocol import LatentModel
 
 _MERGED = Form(
@@ -62,5 +62,5 @@ def merge(model: LatentModel, adapter: Path | str, out: Path | str) -> Path:
         for name, network in merged.items():
             network.load_state_dict(weights[name])
         model.pipeline_with(merged).save_pretrained(folder, safe_serialization=True)
-        publish(folder / CARD, card(run, _MERGED, base=model.name))
+        atomic_write(folder / CARD, card(run, _MERGED, base=model.name))
     return Path(out)

@@ -25,7 +25,7 @@ from mitune.adapters.export.folder import check_new, new_folder
 from mitune.adapters.export.layers import Layer, adapted
 from mitune.adapters.export.merge import merge
 from mitune.core.errors import UserError
-from mitune.core.files import publish
+from mitune.core.files import atomic_write
 from mitune.core.provenance import versions
 from mitune.models.protocol import LatentModel
 
@@ -131,7 +131,7 @@ def export_adapter(
         if format == "diffusers":
             # Ours has its notes already, and comes out byte for byte.
             write_file(folder, content.parts, notes)
-            publish(folder / CARD, card(run, ADAPTER, base=model.name))
+            atomic_write(folder / CARD, card(run, ADAPTER, base=model.name))
             return Exported(path=place, file=place / FILE)
         file = place / f"{place.resolve().name}.safetensors"
         notes |= {"adapter": digest(adapter), "format": format, "mitune": versions()["mitune"]}
@@ -145,7 +145,7 @@ def export_adapter(
             notes |= found
             done, form = Exported(path=place, file=file, **found), _kohya(found, len(layers))
         _write(folder / file.name, tensors, notes)
-        publish(folder / CARD, card(run, form, base=model.name))
+        atomic_write(folder / CARD, card(run, form, base=model.name))
         return done
 
 
@@ -179,4 +179,4 @@ def _write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) 
             f"the adapter's {broken} is not finite: expected numbers; it is damaged, train it anew"
         )
     header = {"format": "pt", NOTES: json.dumps(dict(notes), sort_keys=True)}
-    publish(path, to_bytes(tensors, header))
+    atomic_write(path, to_bytes(tensors, header))

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mitune.arguments.module import run_module
-from mitune.core.files import make_folder, publish
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.models.family import assemble as assemble_pipeline
 from mitune.worlds.shapes import networks
@@ -60,7 +60,7 @@ def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
         print(f"{name}: done before")
         return
     result = train() | {"environment": environment(torch.device("cpu"))}
-    publish(report, as_json(result, indent=1).encode())
+    atomic_write(report, as_json(result, indent=1).encode())
 
 
 def assemble(work: Path, folder: Path) -> Path:
