@@ -199,7 +199,9 @@ def test_a_file_repeats_a_command_of_odd_values(tmp_path):
 def test_choices_are_those_of_what_they_name():
     """They are written down apart, so that the command line need not import torch."""
     from mitune.adapters.export.write import FORMATS
-    from mitune.diffusion import process, schedule
+    from mitune.diffusion import schedule
+    from mitune.diffusion.rectified_flow import FLOW_CONVENTIONS
+    from mitune.diffusion.variance_preserving import CONVENTIONS
     from mitune.models.precision import PRECISIONS
     from mitune.runtime import attention, backends
     from mitune.scoring import estimate
@@ -209,7 +211,7 @@ def test_choices_are_those_of_what_they_name():
     for literal, known in (
         (choices.Precision, PRECISIONS),
         (choices.Scheduler, schedule.SOLVERS),
-        (choices.Convention, [*process.CONVENTIONS, *process.FLOW_CONVENTIONS]),
+        (choices.Convention, [*CONVENTIONS, *FLOW_CONVENTIONS]),
         (choices.Backend, backends.BACKENDS),
         (choices.Attention, attention.ATTENTIONS),
         (choices.Rule, RULES),

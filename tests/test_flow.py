@@ -7,8 +7,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from mitune_kernels import step
 
 from mitune.core.errors import UserError
-from mitune.diffusion.process import RectifiedFlow, VariancePreserving, target
+from mitune.diffusion.process import target
+from mitune.diffusion.rectified_flow import RectifiedFlow
 from mitune.diffusion.schedule import Schedule
+from mitune.diffusion.variance_preserving import VariancePreserving
 from mitune.scoring.estimate import pointwise_mi
 
 FLOW = RectifiedFlow()

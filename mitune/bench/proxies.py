@@ -14,8 +14,8 @@ import mitune
 from mitune.bench.step import Case
 from mitune.config.sampling import SamplerConfig
 from mitune.core.provenance import versions
-from mitune.engine.engine import EngineStats
 from mitune.engine.policies import Chain, Finish, Halving, Policy
+from mitune.engine.request import EngineStats
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts

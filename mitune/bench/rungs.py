@@ -20,8 +20,8 @@ from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import EngineStats, Request
 from mitune.engine.policies import Policy, best
+from mitune.engine.request import EngineStats, Request
 from mitune.engine.stream import Ready, pool
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import LatentModel, denoiser_of, with_networks

@@ -14,7 +14,7 @@ from mitune.bench.figures import Figures, doing, on
 from mitune.bench.memory import peak, reset_peak
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.engine.engine import EngineStats
+from mitune.engine.request import EngineStats
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared

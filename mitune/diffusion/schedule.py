@@ -16,8 +16,10 @@ from torch import Tensor
 from mitune.core.errors import UserError
 from mitune.diffusion import solvers
 from mitune.diffusion.native import FORMER, squared_signal
-from mitune.diffusion.process import Process, RectifiedFlow, VariancePreserving
+from mitune.diffusion.process import Process
+from mitune.diffusion.rectified_flow import RectifiedFlow
 from mitune.diffusion.solvers import SOLVERS
+from mitune.diffusion.variance_preserving import VariancePreserving
 
 __all__ = ["SOLVERS", "Schedule"]
 

@@ -20,67 +20,10 @@ from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
+from mitune.engine.prompt_encoder import PromptEncoder
+from mitune.engine.request import EngineStats, Request
 from mitune.engine.slots import Slots, State
 from mitune.models.protocol import Conditioning, Denoiser
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number
-    ``prompt_index``."""
-
-    prompt: str
-    prompt_index: int
-    index: int
-
-
-@dataclass
-class EngineStats:
-    """What a run cost, filled while it goes on."""
-
-    slots: int = 0
-    ticks: int = 0
-    """Batched model calls."""
-    steps: int = 0
-    """Candidates moved by one step, in all ticks."""
-    rows: int = 0
-    """Rows given to the model, those of idle slots among them."""
-
-    @property
-    def occupancy(self) -> float:
-        """Share of slots that held a candidate, over all ticks."""
-        return self.steps / (self.ticks * self.slots) if self.ticks else math.nan
-
-
-class PromptEncoder:
-    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is
-    needed.
-
-    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same
-    texts together, and so gets the same bits.
-    """
-
-    def __init__(
-        self,
-        encode: Callable[[Sequence[str]], Conditioning],
-        prompts: Sequence[str],
-        block: int = 32,
-    ) -> None:
-        self._encode = encode
-        self._prompts = prompts
-        self._block = block
-        self._current = -1
-        self._rows: Conditioning = {}
-
-    def row(self, prompt_index: int) -> dict[str, Tensor]:
-        """The conditioning of one prompt, without the row dimension. New work goes forward, so one
-        block is kept."""
-        block, offset = divmod(prompt_index, self._block)
-        if block != self._current:
-            start = block * self._block
-            self._rows = self._encode(self._prompts[start : start + self._block])
-            self._current = block
-        return {name: tensor[offset] for name, tensor in self._rows.items()}
 
 
 @dataclass

@@ -10,8 +10,10 @@ from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Engine, EngineStats, PromptEncoder, Request
+from mitune.engine.engine import Engine
 from mitune.engine.policies import Policy
+from mitune.engine.prompt_encoder import PromptEncoder
+from mitune.engine.request import EngineStats, Request
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import Prepared, prepare
 

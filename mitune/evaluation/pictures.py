@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.engine.engine import Request
+from mitune.engine.request import Request
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet

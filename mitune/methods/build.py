@@ -18,8 +18,9 @@ from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import PromptEncoder, Request
 from mitune.engine.policies import Policy, Unpruned
+from mitune.engine.prompt_encoder import PromptEncoder
+from mitune.engine.request import Request
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Request
 from mitune.engine.policies import best
+from mitune.engine.request import Request
 
 
 def check_reach(reach: float) -> None:

@@ -17,8 +17,8 @@ from mitune.config.pruning import PruneConfig
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json
 from mitune.engine.candidate import Candidate
-from mitune.engine.engine import Request
 from mitune.engine.policies import Chain, Policy, Verify, best
+from mitune.engine.request import Request
 from mitune.engine.stream import pool
 from mitune.selection.audit import audit, is_audited
 from mitune.selection.prune import exact, fitted, policies

@@ -5,7 +5,9 @@ import torch
 from diffusers import DDPMScheduler
 
 from mitune.diffusion.schedule import Schedule
-from mitune.engine.engine import Engine, EngineStats, PromptEncoder
+from mitune.engine.engine import Engine
+from mitune.engine.prompt_encoder import PromptEncoder
+from mitune.engine.request import EngineStats
 from mitune.engine.stream import pool
 
 

@@ -16,8 +16,10 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
-from mitune.engine.engine import Engine, PromptEncoder, Request
+from mitune.engine.engine import Engine
 from mitune.engine.policies import Unpruned
+from mitune.engine.prompt_encoder import PromptEncoder
+from mitune.engine.request import Request
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts

@@ -6,8 +6,9 @@ import torch
 import mitune
 from mitune.config.sampling import SamplerConfig
 from mitune.diffusion.schedule import Schedule
-from mitune.engine.engine import Engine, PromptEncoder
+from mitune.engine.engine import Engine
 from mitune.engine.policies import Halving, Unpruned
+from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts

@@ -145,7 +145,7 @@ def test_an_unpruned_pool_beside_pruned_ones(whole):
     """A policy may differ from prompt to prompt, as the audit share needs."""
     from counting_world import encode, engine
 
-    from mitune.engine.engine import PromptEncoder
+    from mitune.engine.prompt_encoder import PromptEncoder
     from mitune.engine.stream import pool
 
     found, _, _ = whole

@@ -11,8 +11,8 @@ import torch
 
 from mitune.core.errors import UserError
 from mitune.core.identity import merges_of
-from mitune.diffusion.process import VariancePreserving
 from mitune.diffusion.schedule import Schedule
+from mitune.diffusion.variance_preserving import VariancePreserving
 
 _OTHER_CONDITIONING = (
     "class_embed_type",
