@@ -31,7 +31,7 @@ class PruneConfig:
     verify: int = 5
     """Of draft: so many are made once more."""
     draft_precision: Precision = "bf16-mixed"
-    """Of draft: the UNet's precision meanwhile."""
+    """Of draft: the denoiser's precision meanwhile."""
     draft_steps: int | None = None
     """Of draft: denoising steps meanwhile; None: as many as without it."""
     audit: float = 0.05

@@ -18,13 +18,13 @@ class TuneConfig:
 
     method: Method = "dora"
     """dora trains a low-rank direction and a magnitude per output, lora the direction alone; full
-    all weights of the UNet, without an adapter: rank, alpha and targets are not used."""
+    all weights of the denoiser, without an adapter: rank, alpha and targets are not used."""
     rank: int = 32
     """Rank of the update B A."""
     alpha: float = 32
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Ends of the names of the UNet's linear and convolution layers that are adapted."""
+    """Ends of the names of the denoiser's linear and convolution layers that are adapted."""
     lr: float = 1e-4
     """Learning rate of AdamW's first step."""
     text_encoder_lr: float | None = None
@@ -56,7 +56,7 @@ class TuneConfig:
     """peft goes through peft's modules, merged through the weights with the adapter merged
     (``mitune.training.merged``); the same gradient but for rounding."""
     backend: TrainingBackend = "eager"
-    """What runs the UNet of the merged gradient: torch operation by operation, or torch.compile.
+    """What runs the denoiser of the merged gradient: torch operation by operation, or torch.compile.
     The same but for rounding; the first micro-batch is compared with eager's."""
     cuda_graphs: bool = False
     """Hold the merged gradient of a micro-batch in a CUDA graph, which is compared with what it
@@ -90,7 +90,7 @@ class TuneConfig:
             check_choice(name, getattr(self, name), known)
         if self.method == "full" and (self.backend, self.text_encoder_lr) != ("eager", None):
             raise UserError(
-                "method full trains the UNet's own weights: expected backend eager and no "
+                "method full trains the denoiser's own weights: expected backend eager and no "
                 "text_encoder_lr, as there is no adapter to merge and none for the text encoder"
             )
         if self.backend != "eager" and self.gradient != "merged":

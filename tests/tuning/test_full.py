@@ -183,7 +183,7 @@ def test_it_goes_on_from_its_own_kind_alone(tmp_path: Path, straight: Path) -> N
 
 def test_what_does_not_go_is_refused(tmp_path: Path, straight: Path) -> None:
     for changes in ({"backend": "inductor"}, {"text_encoder_lr": 1e-5}):
-        with pytest.raises(UserError, match="method full trains the UNet's own weights"):
+        with pytest.raises(UserError, match="method full trains the denoiser's own weights"):
             full(**changes)
     half = TinyModel()
     half.unet.bfloat16()

@@ -43,7 +43,7 @@ class Bench(Output):
     slots: int = 64
     """generate, scale: candidates in flight; the baselines take a prompt's pool."""
     backend: Backend = "eager"
-    """scale: what runs the UNet."""
+    """scale: what runs the denoiser."""
     precision: Annotated[
         Precision | None,
         stands_for("bfloat16 on a GPU; bf16-mixed on a CPU, or float32 where it has no bfloat16"),

@@ -55,15 +55,15 @@ class Source(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What runs the UNet."""
+    """What runs the denoiser."""
 
     GROUP: ClassVar[str] = "model"
 
     backend: Backend = "eager"
-    """What runs the UNet. inductor compiles for a minute first and keeps the result; tensorrt needs
+    """What runs the denoiser. inductor compiles for a minute first and keeps the result; tensorrt needs
     a GPU."""
     attention: Attention = "auto"
-    """Implementation of the UNet's attention; xformers where it is installed."""
+    """Implementation of the denoiser's attention; xformers where it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Common(_Talk, Source):
     GROUP: ClassVar[str] = "model"
 
     precision: Precision = "float32"
-    """Of the UNet; float64 is a reference for checks; bf16-mixed generates with bfloat16 products
+    """Of the denoiser; float64 is a reference for checks; bf16-mixed generates with bfloat16 products
     in an otherwise float32 model.
     Latents and scores stay float32."""
 

@@ -16,7 +16,7 @@ class Tuning:
     GROUP: ClassVar[str] = "training"
 
     method: Annotated[Method | None, of_preset("tuning.method")] = None
-    """Kind of adapter; full trains all weights of the UNet, as a control."""
+    """Kind of adapter; full trains all weights of the denoiser, as a control."""
     rank: Annotated[int | None, of_preset("tuning.rank")] = None
     """Rank of the adapter."""
     alpha: Annotated[float | None, stands_for("--rank")] = None
