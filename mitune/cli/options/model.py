@@ -60,8 +60,8 @@ class Running:
     GROUP: ClassVar[str] = "model"
 
     backend: Backend = "eager"
-    """What runs the denoiser. inductor compiles for a minute first and keeps the result; tensorrt needs
-    a GPU."""
+    """What runs the denoiser. inductor compiles for a minute first and keeps the result; tensorrt
+    needs a GPU."""
     attention: Attention = "auto"
     """Implementation of the denoiser's attention; xformers where it is installed."""
 
@@ -83,9 +83,8 @@ class Common(_Talk, Source):
     GROUP: ClassVar[str] = "model"
 
     precision: Precision = "float32"
-    """Of the denoiser; float64 is a reference for checks; bf16-mixed generates with bfloat16 products
-    in an otherwise float32 model.
-    Latents and scores stay float32."""
+    """Of the denoiser; float64 is a reference for checks; bf16-mixed generates with bfloat16
+    products in an otherwise float32 model. Latents and scores stay float32."""
 
     def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model, with ``adapter`` on it if any."""
