@@ -104,6 +104,15 @@ def test_along_eulers_path_the_integral_is_the_mutual_information(shift):
     assert (abs(mean / gaussian.TRUE_MI - 1) > 0.2) == (shift == 3.0)
 
 
+def test_training_draws_times_evenly_over_the_networks_timesteps_and_never_0():
+    words = torch.tensor([0, 2**31, 2**32 - 1])
+    found = FLOW.training_t(words, (500, 1000))
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.75, 1.0], dtype=torch.float64))
+    least = float(FLOW.training_t(words[:1], (0, 1000)))
+    assert 0 < least < 1e-9
+    assert FLOW.model_t(found).tolist() == pytest.approx([500, 750, 1000])
+
+
 def path(table: Schedule, p: torch.Tensor) -> torch.Tensor:
     """Squared differences ``[steps, N]`` along samples of the conditional model."""
     denoise = gaussian.FlowDenoiser()

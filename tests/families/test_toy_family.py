@@ -22,6 +22,8 @@ from mitune.evaluation.compare import draw
 from mitune.evaluation.report import compare_adapter
 from mitune.models import family as families
 from mitune.runtime.prepared import Prepared
+from mitune.training.batches import MicroBatch
+from mitune.training.loss import denoising_loss
 
 TEXTS = ["a red circle", "a blue square above a green circle"]
 
@@ -145,6 +147,22 @@ def test_from_a_pool_to_an_exported_adapter(tmp_path: Path, joint: bool) -> None
     assert furthest(predict(mitune.load(theirs)), tuned) < 1e-5
     with pytest.raises(UserError, match="without a kohya form"):
         export_adapter(model, out, tmp_path / "kohya", "kohya")
+
+
+def test_the_loss_is_that_of_the_velocity() -> None:
+    """``|| v - (eps - x0) ||^2`` at ``(1 - t) x0 + t eps``, the network's timestep being 1000 t."""
+    model, generator = toy(), torch.Generator().manual_seed(2)
+    clean, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    t, cond = torch.tensor([0.25, 0.75], dtype=torch.float64), model.encode_prompts(TEXTS)
+    samples = MicroBatch(latents=clean, noise=noise, t=t, cond=cond)
+    level = t.float().view(-1, 1, 1, 1)
+    with torch.no_grad():
+        found = denoising_loss(model, samples, model.process)
+        v = model((1 - level) * clean + level * noise, 1000 * t.float(), cond)
+    expected = (v - (noise - clean)).square().mean((1, 2, 3))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UserError, match="snr_gamma is 5"):
+        model.process.loss_weight(t, 5.0)
 
 
 def test_the_merged_gradient_is_pefts(tmp_path: Path) -> None:

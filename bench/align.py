@@ -1,0 +1,61 @@
+"""What align gains from a compiled trainer: the same alignment of the embedded model, compiled
+generation both times, with training run by torch operation by operation and compiled.
+
+    python bench/align.py [--prompts 30] [--repeats 3]
+
+Everything is compiled and warm before the clock starts; the two are timed in turns.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import mitune
+from mitune.core import progress
+from mitune.core.provenance import environment
+from mitune.runtime.malloc import keep_freed_memory
+from mitune.worlds.shapes.prompts import prompts
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--prompts", type=int, default=30)
+parser.add_argument("--repeats", type=int, default=3)
+args = parser.parse_args()
+
+
+def run(training: str) -> tuple[float, float]:
+    """Seconds of the whole alignment, and of its training steps."""
+    model = mitune.load("shapes")
+    tuning = replace(model.preset.tuning, backend=training)
+    texts = prompts("train")[: args.prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        mitune.align(model, texts, folder, backend="inductor", tuning=tuning)
+        whole = time.perf_counter() - start
+        lines = (Path(folder) / "round-1/adapter/metrics.jsonl").read_text().splitlines()
+    # The first step compiles, where the cache has not what it needs, and checks itself.
+    return whole, sum(json.loads(line)["seconds"] for line in lines[1:])
+
+
+progress.quiet_libraries()
+keep_freed_memory()
+found: dict[str, list[tuple[float, float]]] = {"eager": [], "inductor": []}
+for number in range(args.repeats + 1):
+    for training, seconds in found.items():
+        once = run(training)
+        if number:  # the first fills the caches
+            seconds.append(once)
+        print(
+            f"{training:<9} align {once[0]:6.1f} s, its training steps {once[1]:6.1f} s", flush=True
+        )
+whole, steps = ({t: median(s[i] for s in found[t]) for t in found} for i in (0, 1))
+print(
+    f"compiled: align {whole['eager'] / whole['inductor']:.2f} times as fast, its training steps "
+    f"{steps['eager'] / steps['inductor']:.2f} times"
+)
+print(json.dumps({"whole": whole, "steps": steps, **environment(torch.device("cpu"))}))
