@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mitune.adapters import adapter as adapters
 from mitune.adapters.card import ADAPTER, CARD, card, whole
+from mitune.config.options import with_options
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, make_folder
@@ -57,6 +58,7 @@ def tune(
     prior: Pairs | None = None,
     watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    **options: Any,
 ) -> Path:
     """Train an adapter, or with method full the denoiser, on the kept pairs; or go on with the run
     that is in ``out``.
@@ -81,6 +83,7 @@ def tune(
         watch: what to look at between steps, whether to stop early, and which step's adapter is the
             result; None: nothing, no, the last.
         progress: called after each step with (steps done, steps in all, loss).
+        options: of ``TuneConfig`` by name, in place of ``config``'s: ``rank=8, lr=1e-3``.
 
     Returns:
         ``out``, which ``load_lora_weights`` of the model's pipeline reads, and ``mitune.load`` as
@@ -95,7 +98,7 @@ def tune(
         KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
             call goes on from there.
     """
-    chosen, folder = config or model.preset.tuning, Path(out)
+    chosen, folder = with_options(config or model.preset.tuning, options), Path(out)
     start = None if adapter is None else Path(adapter)
     for what, found in (("the set", fine_tuning_set), ("the real set", real), ("the prior", prior)):
         if found is not None:

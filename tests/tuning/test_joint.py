@@ -29,6 +29,7 @@ from torch import Tensor
 import mitune
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
+from mitune.cli.options.configured import configured
 from mitune.cli.options.training import Tuning
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
@@ -436,6 +437,6 @@ def test_the_card_tells_it(straight: Path) -> None:
 
 def test_the_option_reaches_the_config() -> None:
     preset = TuneConfig()
-    assert Tuning(text_encoder_lr=5e-6).config(preset, 3).text_encoder_lr == 5e-6
-    assert Tuning().config(preset, 3).text_encoder_lr is None
-    assert Tuning(method="full").config(preset, 3).method == "full"
+    assert configured(Tuning(text_encoder_lr=5e-6), preset).text_encoder_lr == 5e-6
+    assert configured(Tuning(), preset).text_encoder_lr is None
+    assert configured(Tuning(method="full"), preset).method == "full"
