@@ -29,7 +29,7 @@ def load_model(
     variant: str | None = None,
     preset: Preset = PAPER,
 ) -> Any:
-    """Load the model (``mitune.models.protocol.LatentModel``); the folder tells its family.
+    """Load the model (``mitune.models.protocol.LatentModel``) of the folder's family.
 
     Args:
         source, variant: as :func:`load_pipeline`.
