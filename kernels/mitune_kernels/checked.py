@@ -1,8 +1,8 @@
-"""Which kernels a run on this very GPU has found right, and how fast: what ``auto`` takes there.
+"""Which kernels a run on this very GPU has found right, and how fast: ``auto`` chooses from these.
 
 Kernels that were never run on a GPU may be wrong on it. ``mitune bench step`` compares each of them
-with the reference on the device, times those that agree, and writes that down here. The record is
-of one GPU, driver, torch and build of the kernels: of any other nothing is known.
+with the reference on the device, times those that agree, and records the result here. A record
+holds for one GPU, driver, torch and build of the kernels only.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ _PACKAGE = Path(__file__).parent
 
 
 def record_file() -> Path:
-    """In the user's cache folder."""
+    """The file of the records, in the user's cache folder."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return folder / "mitune" / "kernels.json"
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What a record is of: all that the kernels' results on a GPU may depend on."""
+    """What a record belongs to: all that the kernels' results on a GPU may depend on."""
     try:
         triton = metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 @cache
 def _digest() -> str:
-    """Of the sources of Triton's kernels and of the compiled CUDA ones."""
+    """Digest of the sources of Triton's kernels and of the compiled CUDA kernels."""
     digest = hashlib.sha256()
     for path in sorted([*_PACKAGE.glob("triton_*.py"), *_PACKAGE.glob("_cuda*.so")]):
         digest.update(path.name.encode() + path.read_bytes())
@@ -49,12 +49,12 @@ def _digest() -> str:
 
 
 def record(device: torch.device, seconds: dict[str, float], refused: dict[str, str]) -> Path:
-    """Write down what a run on a GPU has found, in place of an earlier one's of the same machine.
+    """Record what a run on a GPU has found; replaces an earlier record of the same machine.
 
     Args:
         device: where it ran.
-        seconds: of each implementation that agreed with the reference, and the reference's own.
-        refused: the first fault of each that did not.
+        seconds: of each implementation that agreed with the reference, and of the reference itself.
+        refused: the first fault of each implementation that did not agree.
 
     Returns:
         The file.
@@ -71,7 +71,7 @@ def record(device: torch.device, seconds: dict[str, float], refused: dict[str, s
 
 
 def _entries() -> list[dict[str, Any]]:
-    """What is written down of any machine; nothing where the file is not one of ours."""
+    """The records of all machines; empty if the file cannot be read."""
     try:
         entries = json.loads(record_file().read_text())
     except (OSError, ValueError):
@@ -81,8 +81,8 @@ def _entries() -> list[dict[str, Any]]:
 
 @cache
 def found(device: torch.device) -> dict[str, Any] | None:
-    """The record of this GPU, ``seconds`` and ``refused`` as in :func:`record`; None without
-    one. Read once in a process."""
+    """The record of this GPU, ``seconds`` and ``refused`` as in :func:`record`; None if there is
+    none. Read once in a process."""
     here = machine(device)
     return next((entry for entry in _entries() if entry.get("machine") == here), None)
 

@@ -1,4 +1,4 @@
-"""What the public functions refuse, said the same way by all of them."""
+"""Checks of the public functions' arguments, with the same messages in all of them."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -15,7 +15,7 @@ _LARGEST = torch.finfo(torch.float32).max
 def check_tensor(
     name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
 ) -> None:
-    """Refuse a tensor that is not exactly this, or whose gradient would be lost."""
+    """Refuse a tensor that differs from the description, or whose gradient would be lost."""
     if tensor.dtype != dtype:
         raise ValueError(f"{name}: got {tensor.dtype}, expected {dtype}")
     if tuple(tensor.shape) != shape:
@@ -33,8 +33,8 @@ def check_rows(
     like: Tensor,
     copies: tuple[int, ...] = (1,),
 ) -> None:
-    """Refuse a row tensor unlike ``like``, repeated so often, or neither contiguous nor
-    channels-last."""
+    """Refuse a tensor that does not have the rows of ``like``, repeated as often as ``copies``
+    allows, or that is neither contiguous nor channels-last."""
     if tensor.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise ValueError(f"{name}: got {tensor.dtype}, expected {expected}")
@@ -54,9 +54,11 @@ _FOUND_FINITE = WeakIdKeyDictionary()
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor with NaN or infinity. Looks once at each version of a tensor (once in all at
-    one made in inference mode, which has no versions), and never while a CUDA graph is captured,
-    where looking is not possible."""
+    """Refuse a tensor with NaN or infinity.
+
+    Each version of a tensor is checked once (a tensor made in inference mode has no versions, and
+    is checked only once). Nothing is checked while a CUDA graph is captured: it is impossible then.
+    """
     version = -1 if tensor.is_inference() else tensor._version
     if _FOUND_FINITE.get(tensor) == version:
         return
@@ -68,10 +70,10 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
-    """Refuse int64 values outside ``least`` to ``most``, on the CPU: elsewhere looking would wait
-    for the device."""
+    """Refuse int64 values outside ``least`` to ``most``. Only on the CPU: elsewhere the check would
+    wait for the device."""
     if tensor.device.type == "cpu" and tensor.numel() > 0:
-        # On a list, not by torch: a step of the engine is one operation.
+        # On a list, not with torch operations: a step of the engine is one operation.
         values = tensor.tolist()
         low, high = min(values), max(values)
         if low < least or high > most:
@@ -81,15 +83,16 @@ def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Refuse what is not a number that float32 holds; a tensor's gradient would be lost."""
+    """Refuse a value that is not a number that float32 can hold. A tensor is refused too, as its
+    gradient would be lost."""
     number: Any = value if isinstance(value, Real) else torch.nan
-    if not -_LARGEST <= number <= _LARGEST:  # as it is: an integer may be too large for a float
+    if not -_LARGEST <= number <= _LARGEST:  # not converted: an integer may be too large for float
         raise ValueError(f"{name}: got {value!r}, expected a finite number, within float32's range")
 
 
 def check_overlap(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> None:
-    """Refuse buffers that share memory, but for one that is written in the very place of the tensor
-    that it is named after (``z_next`` and ``z``)."""
+    """Refuse buffers that share memory, except a buffer that is exactly the tensor that it is named
+    after (``z_next`` and ``z``)."""
     ranges = {
         name: (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
         for name, tensor in {**read, **written}.items()
@@ -114,7 +117,7 @@ def check_overlap(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> 
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
-    """Refuse a tensor elsewhere than ``device``."""
+    """Refuse a tensor that is not on ``device``."""
     if tensor.device != device:
         raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {device}")
 

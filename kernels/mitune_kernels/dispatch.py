@@ -1,4 +1,4 @@
-"""Which implementation runs where, and why another does not."""
+"""Which implementation runs where, and why others do not."""
 
 import importlib.util
 
@@ -9,11 +9,11 @@ from mitune_kernels._build import CPP_MISSING, CUDA_MISSING
 from mitune_kernels.ops import IMPLEMENTATIONS, INTERPRETED
 
 CUDA_RUNS_ON = "cuda"
-"""Where the kernels of ``cuda`` run; a test that loads them compiled for CPUs says so here."""
+"""Device type of the ``cuda`` kernels; a test that loads them compiled for CPUs sets it."""
 
 
 def implementations() -> dict[str, str | None]:
-    """Each implementation's name: None when usable here, else the reason and the mend."""
+    """Each implementation's name: None if it is usable here, else the reason and the fix."""
     return {name: _missing(name) for name in IMPLEMENTATIONS}
 
 
@@ -41,7 +41,7 @@ def _is_installed(module: str) -> bool:
 
 
 _TRITON_INSTALLED = _is_installed("triton")
-"""Looked up once, on import: compiled code may ask, and torch 2.11 does not trace find_spec."""
+"""Checked once, on import: compiled code may ask, and torch 2.11 does not trace find_spec."""
 
 
 def _triton_missing() -> str | None:
@@ -68,11 +68,12 @@ def choose(impl: str, device: torch.device) -> str:
         The name of an implementation.
 
     Raises:
-        ValueError: ``impl`` is no name, or that implementation does not run on this kind of device.
-        RuntimeError: it is not usable here; the message says why and what mends it.
+        ValueError: ``impl`` is not a name, or that implementation does not run on this kind of
+            device.
+        RuntimeError: it is not usable here; the message says why and how to fix it.
     """
     if impl == "auto" and device.type == "cuda":
-        # None of the GPU's kernels before a run on this very GPU has found it right.
+        # GPU kernels are used only if a run on this very GPU has found them right.
         known = checked.fastest(device)
         return known if known in IMPLEMENTATIONS and _missing(known) is None else "reference"
     if impl == "auto":

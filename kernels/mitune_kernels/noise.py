@@ -1,7 +1,7 @@
 """The noise of candidates: a pure function of the key, the step and the element.
 
-Nothing else is a source of randomness in generation: the same candidate gets the same noise in any
-batch, shard or machine.
+Generation has no other source of randomness: the same candidate gets the same noise in any batch,
+shard or machine.
 """
 
 import math
@@ -17,7 +17,7 @@ from mitune_kernels.ops import IMPLEMENTATIONS
 _PHILOX = {name: getattr(torch.ops.mitune, f"philox_{name}").default for name in IMPLEMENTATIONS}
 _NORMAL = {name: getattr(torch.ops.mitune, f"normal_{name}").default for name in IMPLEMENTATIONS}
 _MOST_ELEMENTS = 4 << 32
-"""Elements of a row that the 32-bit block counter can tell apart."""
+"""Number of elements in a row that the 32-bit block counter can distinguish."""
 
 
 def philox(key: Tensor, step: Tensor, count: int, impl: str = "auto") -> Tensor:

@@ -1,8 +1,8 @@
 """The registered torch operations: schemas, shapes for tracing, and the reference implementations.
 
 Python owns the schemas, so that an operation exists, and can be traced, with or without the
-compiled extension, which only adds its kernels. One operation per implementation: which one runs is
-decided before tracing, and two of them can be compared in one process.
+compiled extension, which only adds its kernels. Each implementation has its own operation: which
+one runs is decided before tracing, and two of them can be compared in one process.
 """
 
 import os
@@ -32,7 +32,7 @@ _SCHEMAS = {
 }
 IMPLEMENTATIONS = ("reference", "cpp", "triton", "cuda")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether Triton's kernels run on the CPU, by its interpreter; as Triton, read once."""
+"""Whether Triton's interpreter runs the kernels on the CPU; read once, as Triton does."""
 
 
 def _fake_philox(key: Tensor, step: Tensor, count: int) -> Tensor:
@@ -55,8 +55,8 @@ def _fake_step(
     input_dtype: torch.dtype | None,
     copies: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The step's results, not yet filled. An operation has a fixed number of them: where no model
-    input is asked for, it is empty."""
+    """The step's results, not yet filled. An operation has a fixed number of results: if no model
+    input is asked for, that result is empty."""
     if input_dtype is None:
         model_input = z.new_empty(0)
     else:
@@ -103,7 +103,7 @@ def _layout_of(z: Tensor) -> torch.memory_format:
 
 
 def _step(implementation: str) -> Callable[..., object]:
-    """The functional form: the other one, into new memory."""
+    """The functional form: calls the out form with new memory."""
 
     def step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         results = _fake_step(*arguments)
@@ -120,7 +120,7 @@ def _nothing(*_: object) -> None:
 
 
 def _in_triton(name: str) -> Callable[..., Any]:
-    """The launcher of that name. Triton is imported when it is first used: it may not be there."""
+    """The launcher of that name. Triton is imported at the first use, as it may be absent."""
 
     def launch(*arguments: object) -> object:
         from mitune_kernels import triton_ops

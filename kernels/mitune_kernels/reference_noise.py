@@ -92,7 +92,8 @@ def _log(u: Tensor) -> Tensor:
 def _circle(v: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of 2 pi v for float32 v in [0, 1].
 
-    The nearest quarter turn is taken off, which is exact; the rest, within pi/4, goes to Taylor.
+    The nearest quarter turn is subtracted, which is exact; a Taylor series takes the rest, which is
+    within pi/4.
     """
     quarter = (v * 4.0 + 0.5).to(torch.int32)
     x = (v - quarter.to(torch.float32) * 0.25) * 6.28318530717958648

@@ -25,7 +25,7 @@ def renoise(
 
 
 def _rows(z0: Tensor, row: Tensor) -> Tensor:
-    """``[B, d]``, the latents that ``row`` names; NaN where there is none of that number."""
+    """``[B, d]``, the latents that ``row`` names; NaN for a row that is not in z0."""
     known = (row >= 0) & (row < len(z0))
     return torch.where(known[:, None], z0.flatten(1)[row.clamp(0, len(z0) - 1)], torch.nan)
 

@@ -1,4 +1,4 @@
-"""The solver step in plain torch: what every other implementation is held against."""
+"""The solver step in plain torch: every other implementation is compared with it."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,19 @@ from torch.nn.functional import pad
 from mitune_kernels.reference_noise import normals
 
 CHUNK = 1024
-"""Elements of a row summed together; part of the definition, as float32 sums depend on order."""
+"""Elements of a row that are summed together; part of the definition, as float32 sums depend on
+order."""
 LANES = 32
-"""Partial sums of a chunk: two registers of the widest processors, so that a sum costs no memory.
+"""Partial sums of a chunk: two registers of the widest processors, so that summing needs no memory.
 Part of the definition too."""
 
 
 def row_sum(x: Tensor) -> Tensor:
-    """Sum of each row, ``[B, d]`` to ``[B]``, in an order that neither batch, threads nor device
-    can change.
+    """Sum of each row, ``[B, d]`` to ``[B]``, in an order that does not depend on batch, threads or
+    device.
 
-    A chunk's elements go one after the other to 32 lanes, the lanes are folded in half until one
-    number is left, then the chunks' numbers likewise.
+    A chunk's elements are added one after the other to 32 lanes. The lanes are folded in half until
+    one number is left; then the chunks' numbers are folded likewise.
     """
     rows, count = x.shape
     chunks = (count + CHUNK - 1) // CHUNK
@@ -30,7 +31,7 @@ def row_sum(x: Tensor) -> Tensor:
 
 
 def _fold(x: Tensor) -> Tensor:
-    """Sum over the last dimension by halving."""
+    """Sum over the last dimension by adding its halves repeatedly."""
     size = 1 << (x.shape[-1] - 1).bit_length()
     x = pad(x, (0, size - x.shape[-1]))
     while size > 1:
@@ -62,7 +63,7 @@ def step(
     moved = a * now + b * (uncond + guidance * delta)
     noisy = moved + sigma * normals(key, index + 1, now.shape[1])
     moved = torch.where(sigma == 0, moved, noisy)
-    # Chosen, not multiplied by a mask: what an idle row predicts may be NaN.
+    # Chosen, not multiplied by a mask: the prediction of an idle row may be NaN.
     z_next = torch.empty_like(z).copy_(torch.where(idle[:, None], now, moved).reshape(z.shape))
     score_next = torch.where(idle, score, score + weight * terms[:, 0])
     terms = torch.where(known[:, None], terms, torch.nan)
@@ -70,7 +71,7 @@ def step(
 
 
 def _rows(index: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rows are idle, which are at a row of the table, and an index that is in it."""
+    """Which rows are idle, which have an index in the table, and the index clamped to the table."""
     known = (index >= 0) & (index < len(table))
     return index == -1, known, index.clamp(0, len(table) - 1)
 

@@ -1,7 +1,7 @@
 """Re-noising of given latents, before and after the model that predicts the noise.
 
-The two operations stand on either side of a model call. The noise between them is not stored: the
-second makes it again from its key, which is cheaper than reading it.
+The two operations run before and after a model call. The noise is not stored between them: the
+second generates it again from its key, which is cheaper than reading it.
 """
 
 import math
@@ -35,11 +35,11 @@ def renoise(
 
     Args:
         z0: ``[N, ...]`` float32, contiguous: the given latents.
-        row: ``[B]`` int64, the latent that each re-noised one is made of.
-        key: ``[B, 4]`` int64, and
-        draw: ``[B]`` int64: the noise, as :func:`mitune_kernels.normal` makes it.
-        levels: ``[B, 4]`` float32, columns signal = sqrt(abar_t), spread = sqrt(1 - abar_t), and
-            the two of :func:`renoise_score`.
+        row: ``[B]`` int64, the latent from which each re-noised one is made.
+        key: ``[B, 4]`` int64, the keys of the noise, as in :func:`mitune_kernels.normal`.
+        draw: ``[B]`` int64, the numbers of its draws: the ``step`` of that function.
+        levels: ``[B, 4]`` float32, columns signal and spread (sqrt(abar_t) and sqrt(1 - abar_t) for
+            diffusion), and the two of :func:`renoise_score`.
         dtype: of the result: float32, bfloat16 or float16.
         copies: 1, or 2 for the unconditional and the conditional pass.
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
@@ -73,7 +73,7 @@ def renoise_score(
     *,
     impl: str = "auto",
 ) -> Tensor:
-    """The two squared errors that the estimators of mutual information weigh, in one pass.
+    """The two terms that the estimators of mutual information weight, in one pass.
 
     With delta = eps_cond - eps_uncond and the model's target = of_noise normal(key, draw) +
     of_clean z0[row]::
@@ -81,15 +81,15 @@ def renoise_score(
         ||delta||^2                                        (Eq. 2 of Wang et al.)
         ||target - eps_uncond||^2 - ||target - eps_cond||^2        (Kong et al. 2024)
 
-    The difference is summed as <delta, (target - eps_uncond) + (target - eps_cond)>: two large
-    squares never cancel. Sums are float32 in a fixed order.
+    The difference is summed as <delta, (target - eps_uncond) + (target - eps_cond)>, so that two
+    large squares never cancel. Sums are float32 in a fixed order.
 
     Args:
         eps_uncond, eps_cond: ``[B, ...]`` float32, bfloat16 or float16, contiguous: predictions of
-            the noise, or of the velocity.
+            the noise, of v or of a flow's velocity.
         z0, row, key, draw: as given to :func:`renoise`.
-        levels: ``[B, 4]`` float32, of which the last two columns count: of_noise, of_clean; 1, 0
-            for predictions of the noise, and signal, -spread for those of the velocity.
+        levels: ``[B, 4]`` float32, of which the last two columns are used: of_noise, of_clean. They
+            are 1, 0 for the noise, signal, -spread for v, and 1, -1 for a flow's velocity.
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
 
     Returns:
@@ -126,6 +126,6 @@ def _check(z0: Tensor, row: Tensor, key: Tensor, draw: Tensor, levels: Tensor) -
     if z0.shape[0] == 0 and rows > 0:
         raise ValueError(f"z0: got no rows, expected those that the {rows} of row name")
     if not torch.compiler.is_compiling():
-        if levels.device.type == "cpu":  # they are new each time: elsewhere each look would wait
+        if levels.device.type == "cpu":  # they are new each time: elsewhere each check would wait
             check_finite("levels", levels)
         check_range("row", row, 0, z0.shape[0] - 1)

@@ -25,10 +25,10 @@ _MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class StepResult(NamedTuple):
-    """What :func:`step` returns; all new tensors."""
+    """The results of :func:`step`; all new tensors."""
 
     z: Tensor
-    """The next latents ``[B, ...]`` float32, laid out as the given ones."""
+    """The next latents ``[B, ...]`` float32, in the layout of the given ones."""
     score: Tensor
     """``[B]`` float32, nats so far."""
     terms: Tensor
@@ -60,13 +60,13 @@ def step(
         score_next = score + weight ||delta||^2
         terms      = (||delta||^2, <eps_uncond, delta>)
 
-    Predictions are upcast before they are subtracted; sums are float32 in a fixed order: a row's
-    result has the same bits in any batch and with any number of threads. Rows whose sigma is 0 take
+    Predictions are upcast before they are subtracted. Sums are float32 in a fixed order: a row's
+    result has the same bits in any batch and with any number of threads. Rows whose sigma is 0 get
     no noise.
 
     Args:
         eps_uncond: ``[B, ...]`` float32, bfloat16 or float16, contiguous or channels-last: the
-            prediction (noise or velocity, whichever the table is made for) under the empty prompt.
+            prediction (noise, v or velocity, as the table was made for) under the empty prompt.
         eps_cond: the same under the candidate's prompt, of the same dtype.
         z: ``[B, ...]`` float32, contiguous or channels-last.
         score: ``[B]`` float32, nats so far.
@@ -75,17 +75,18 @@ def step(
         key: ``[B, 4]`` int64: seed_lo, seed_hi, candidate, prompt (see
             :func:`mitune_kernels.normal`).
         table: ``[N, 5]`` float32, columns a, b, sigma, weight (nats per unit of ||delta||^2) and t,
-            the timestep that the model is told (used by :func:`step_out` alone).
+            the timestep that the model is given (used only by :func:`step_out`).
         guidance: scale of classifier-free guidance.
         input_dtype: also return the next latents as the model's next input, in this dtype
             (float32, bfloat16 or float16).
-        copies: of the latents in that input: 2 for the unconditional and the conditional pass.
+        copies: how often that input holds the latents: 2 for the unconditional and the conditional
+            pass.
         impl: ``auto`` or a name of :func:`mitune_kernels.implementations`.
 
     Raises:
         ValueError: an argument of another shape, dtype, layout or device; a tensor that requires
             grad or carries a tangent; an unknown ``impl``; outside compiled code, also guidance or
-            a table that is not finite and, on CPU, an index outside the table (elsewhere looking
+            a table that is not finite and, on CPU, an index outside the table (elsewhere the check
             would wait for the device: such a row gets NaN).
         RuntimeError: the named implementation is not available here.
     """
@@ -121,15 +122,14 @@ def step_out(
     """:func:`step` into given buffers, for loops that keep them at fixed addresses.
 
     With the optional buffers nothing is left to compute between two calls of a model. An inactive
-    row keeps z and score; where z_next is z, that is no work, and neither it nor its model input is
-    touched. (Compiled code may give the operation a copy of z_next: the row's model input is z
-    then.)
+    row keeps z and score; if z_next is z, neither the row nor its model input is written. (Compiled
+    code may pass a copy of z_next to the operation; then the row's model input is z.)
 
     Args:
         z_next: as z; may be z itself.
         score_next: as score; may be score itself.
-        terms: ``[B, 2]`` float32; or ``[B, N, 2]``, a history of which row ``index`` is written,
-            and none for an inactive row.
+        terms: ``[B, 2]`` float32; or ``[B, N, 2]``, a history of which only row ``index`` is
+            written, and none for an inactive row.
         model_input: ``[B, ...]`` or ``[2 B, ...]`` float32, bfloat16 or float16: gets z_next, once
             or twice.
         index_next: ``[B]`` int64, may be index itself: gets index + 1, and -1 after the table's
@@ -138,8 +138,7 @@ def step_out(
             as it is where index_next is -1.
 
     Raises:
-        ValueError, RuntimeError: as :func:`step`; also for buffers that share memory in any other
-            way.
+        ValueError, RuntimeError: as :func:`step`; also if buffers share memory in any other way.
     """
     _check(eps_uncond, eps_cond, z, score, index, key, table, guidance)
     rows = z.shape[0]
@@ -185,8 +184,8 @@ def step_out(
         t_next,
     )
     if not torch.compiler.is_compiling():
-        # Kernels write memory and nothing else: whoever saved such a tensor for a gradient, or
-        # looked at it before, has to see that it changed.
+        # Kernels only write memory. Whatever saved such a tensor for a gradient, or has checked it,
+        # must see that it changed.
         torch.autograd.graph.increment_version(
             [tensor for tensor in written.values() if not tensor.is_inference()]
         )

@@ -1,9 +1,9 @@
 """The device code of triton_ops.py.
 
-The arithmetic of the noise is that of reference_noise.py, line by line, with correctly rounded
-division and square root, and its launches forbid contraction: the words are the same, and the
-normals have the same bits. Sums have an order of their own: each lane adds its element of every
-block of the row, and Triton's tree adds the lanes; nothing in it depends on the batch.
+The noise is computed as in reference_noise.py, line by line, with correctly rounded division and
+square root, and launches forbid contraction: the words are the same, and the normals have the same
+bits. Sums have an order of their own: each lane adds its element of every block of the row, and
+Triton's tree adds the lanes; nothing in this order depends on the batch.
 """
 
 import triton
@@ -105,7 +105,8 @@ def normal_kernel(key, step, out, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _offset(at, count, channels, LAST: tl.constexpr):
-    """Where a row's elements, counted in C order, lie: channels-last or in that order."""
+    """The offsets of a row's elements, counted in C order, if it is stored channels-last or in C
+    order."""
     if LAST:
         plane = count // channels
         return (at % plane) * channels + at // plane
@@ -115,8 +116,8 @@ def _offset(at, count, channels, LAST: tl.constexpr):
 
 @triton.jit
 def _rounded(x, dtype: tl.constexpr):
-    """float32 in the type of the model's input, to nearest, ties to even; written out for bfloat16,
-    which Triton's interpreter would cut off."""
+    """Round float32 to the dtype of the model's input, to nearest, ties to even; written out for
+    bfloat16, where Triton's interpreter would truncate."""
     if dtype == tl.bfloat16:
         i = x.to(tl.uint32, bitcast=True)
         i = tl.where(x == x, i + 0x7FFF + ((i >> 16) & 1), 0x7FC00000)
@@ -183,7 +184,7 @@ def step_kernel(
     """One program for each row: every tensor is read once, and an idle row's predictions never."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.load(index + row)
-    i = tl.where(i < -1, table_rows, i)  # as unknown as one after the table's end
+    i = tl.where(i < -1, table_rows, i)  # treated like an index after the table's end
     before = tl.load(score + row)
     if i < 0:
         if not IN_PLACE:
@@ -202,7 +203,7 @@ def step_kernel(
         if MOVES_INDEX:
             tl.store(index_next + row, i * 0 - 1)
     else:
-        # The host does not wait to see an index outside the table: its row becomes NaN.
+        # The host does not check for an index outside the table, as it would wait: the row is NaN.
         known = i < table_rows
         nan = float("nan")
         a = tl.load(table + 5 * i, mask=known, other=nan)

@@ -12,10 +12,10 @@ BLOCK = 1024
 """Elements of a row that one program works on at a time; a multiple of 4, the words of a block of
 Philox."""
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
-"""Of every launch. Contraction would round a product and a sum once where the definition of the
-noise rounds twice."""
+"""Options of every launch. Contraction would round a product and a sum once where the definition of
+the noise rounds twice."""
 _MOST_ELEMENTS = 2**31 - BLOCK
-"""Of a row of the step: its elements are counted in 32 bits, which halves the registers."""
+"""Limit of a row of the step: its elements are counted in 32 bits, which halves the registers."""
 
 
 def philox(key: Tensor, step: Tensor, count: int) -> Tensor:
@@ -41,7 +41,7 @@ def _launch_noise(kernel: Any, key: Tensor, step: Tensor, out: Tensor) -> None:
 
 
 def _blocks(count: int) -> int:
-    """Programs of a row, side by side; a grid has at most 65535 of them."""
+    """The number of programs for a row; a grid has at most 65535 of them in this dimension."""
     blocks: int = cdiv(count, BLOCK)
     if blocks > 65535:
         raise ValueError(f"got rows of {count} elements, expected at most {65535 * BLOCK}")
@@ -81,7 +81,7 @@ def step_out(
             z_next,
             score_next,
             terms,
-            # Where a buffer is left out, a pointer that is not followed.
+            # If a buffer is left out, a pointer that is never dereferenced.
             z_next if model_input is None else model_input,
             index if index_next is None else index_next,
             score_next if t_next is None else t_next,
@@ -149,7 +149,7 @@ def renoise_score(
 
 
 def _count(z: Tensor) -> int:
-    """Elements of a row."""
+    """Number of elements in a row."""
     count = z[0].numel()
     if count > _MOST_ELEMENTS:
         raise ValueError(f"got {count} elements in a row, expected at most {_MOST_ELEMENTS}")

@@ -1,8 +1,8 @@
 """Adapters on a model: attach, load, restore, save, detach.
 
-An adapter is on the denoiser and, where text encoders are trained too, on those
-(``mitune.adapters.network`` has the equations). All of it comes and goes together. The weights of a
-full fine-tuning stand wherever an adapter may (``mitune.adapters.full``).
+An adapter is on the denoiser and, if text encoders are trained too, on those
+(``mitune.adapters.network`` has the equations). All its parts are put on and taken off together.
+The functions here also handle the weights of a full fine-tuning (``mitune.adapters.full``).
 """
 
 from collections.abc import Mapping
@@ -21,22 +21,22 @@ from mitune.models.protocol import LatentModel, denoiser_of, text_encoders
 
 
 def attach(model: LatentModel, config: TuneConfig) -> None:
-    """Put a fresh, trainable adapter on the model, in place; B = 0, so its prediction is unchanged.
+    """Put a fresh, trainable adapter on the model, in place; B = 0, so predictions do not change.
 
     A is drawn from N(0, 1/rank^2) keyed by ``config.seed``; the global random state is neither used
-    nor moved. The adapter is float32 also on a half-precision network, whose own weights are
+    nor changed. The adapter is float32 even on a half-precision network, whose own weights are
     frozen.
 
     Args:
-        model: without adapter.
-        config: its method, rank, alpha, targets and seed are used; with a text_encoder_lr the text
-            encoders get one too, on the model's ``text_targets``. With method full there is no
-            adapter, and all the denoiser's own weights train.
+        model: without an adapter.
+        config: its method, rank, alpha, targets and seed are used. With a text_encoder_lr the text
+            encoders get an adapter too, on the model's ``text_targets``. With method full the
+            denoiser gets no adapter, and all its own weights are trained.
 
     Raises:
-        UserError: a target that names no linear or convolution layer (the message lists those there
-            are), or a model that has an adapter; method full in half precision; a text_encoder_lr
-            for a model without text encoders that can be trained.
+        UserError: a target that names no linear or convolution layer (the message lists possible
+            ones); a model that already has an adapter; method full in half precision; a
+            text_encoder_lr for a model without text encoders that can be trained.
     """
     if attached(model):
         raise _occupied()
@@ -44,18 +44,19 @@ def attach(model: LatentModel, config: TuneConfig) -> None:
         full.begin(denoiser_of(model))
     check_targets(model, config)
     for name, asked in network.asked(model, config).items():
-        # Each of a stream of its own: no two must begin with the same numbers.
+        # Each network has its own random stream: no two may begin with the same numbers.
         stream = 0 if name == model.denoiser else prompt_id(f"mitune.tuning/{name}")
         network.inject(model.networks[name], asked, config.seed ^ stream)
 
 
 def check_targets(model: LatentModel, config: TuneConfig) -> None:
-    """That every target of ``config`` names layers of the denoiser, and the model's own of its text
-    encoders if they are trained; for those who are long at work before they attach.
+    """Check that every target of ``config`` names layers of the denoiser and, if text encoders are
+    trained, that the model's own targets name layers of these. For callers that work for long
+    before they attach.
 
     Raises:
-        UserError: a target that names no linear or convolution layer (the message lists those there
-            are).
+        UserError: a target that names no linear or convolution layer (the message lists possible
+            ones), or a text_encoder_lr for a model without text encoders that can be trained.
     """
     if config.text_encoder_lr is not None and not text_encoders(model):
         raise UserError(
@@ -72,11 +73,12 @@ def load(
     """Put the adapter of a file on the model, in place, with the file's values (held in float32).
 
     Args:
-        model: without adapter; unchanged when the load fails.
+        model: without an adapter; unchanged if the load fails.
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file, in
-            diffusers' layout, of ``save`` or of another trainer (which knows no fingerprint: only
-            the layers and shapes are then checked). Each network's tensors in it go on that. Or the
-            folder of a run with method full, whose weights replace the denoiser's, in its dtype.
+            diffusers' layout, from ``save`` or from another trainer (which stores no fingerprint:
+            then only layers and shapes are checked). Each network gets its own tensors of the file.
+            Or the folder of a run with method full, whose weights replace those of the denoiser, in
+            the denoiser's dtype.
         fingerprint: of the model; None skips the check.
         trainable: whether the adapter's tensors require gradients.
 
@@ -84,8 +86,8 @@ def load(
         The metadata given to ``save``; empty for files of other programs.
 
     Raises:
-        UserError: no such file, a file that holds no adapter, an adapter of another model, or a
-            model that has an adapter.
+        UserError: no such file, a file without an adapter, an adapter of another model, or a model
+            that already has an adapter.
     """
     if attached(model):
         raise _occupied()
@@ -113,7 +115,8 @@ def load(
 def restore(model: LatentModel, path: Path | str) -> None:
     """Copy the values of a file (as in ``load``) into the adapter that is on the model.
 
-    Raises UserError when the file is absent, damaged or of an adapter with other layers or ranks.
+    Raises:
+        UserError: the file is absent or damaged, or its adapter has other layers or ranks.
     """
     if full.carried(denoiser_of(model)):
         full.restore(denoiser_of(model), resolve(path))
@@ -124,23 +127,23 @@ def restore(model: LatentModel, path: Path | str) -> None:
 
 
 def save(model: LatentModel, folder: Path | str, metadata: Mapping[str, Any]) -> Path:
-    """Write the model's adapter, for plain diffusers' ``load_lora_weights(folder)`` to read
-    exactly.
+    """Write the model's adapter such that plain diffusers' ``load_lora_weights(folder)`` reads it
+    exactly. After a full fine-tuning, write the denoiser instead.
 
     The same adapter gives the same bytes; the file appears whole or not at all.
 
     Args:
         model: carries an adapter from ``attach`` or ``load``.
         folder: created if absent.
-        metadata: plain JSON, kept in the file's header; ``fingerprint`` (of the base model) is what
-            ``load`` checks, ``model`` the name it then shows.
+        metadata: plain JSON, stored in the file's header. ``load`` checks its ``fingerprint`` (of
+            the base model) and shows its ``model`` as a name.
 
     Returns:
         The file.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
-        ValueError: no fingerprint in ``metadata``, or a model without adapter.
+        ValueError: no fingerprint in ``metadata``, or a model without an adapter.
     """
     if not metadata.get("fingerprint"):
         raise ValueError(f"got metadata {dict(metadata)}; expected a fingerprint in it")
@@ -153,7 +156,8 @@ def save(model: LatentModel, folder: Path | str, metadata: Mapping[str, Any]) ->
 
 
 def detach(model: LatentModel) -> None:
-    """Take any adapter off, in place: the model's own layers and weights are back, to the bit."""
+    """Take any adapter off, in place: the model has its own layers and weights again, to the
+    bit."""
     full.strip(denoiser_of(model))
     for each in _networks(model).values():
         network.remove_adapter(each)
@@ -165,7 +169,7 @@ def attached(model: LatentModel) -> bool:
 
 
 def carriers(model: LatentModel) -> dict[str, Any]:
-    """The networks that an adapter is on, or that carry tuned weights, by name."""
+    """The networks that have an adapter on them or carry tuned weights, by name."""
     return {
         name: each
         for name, each in _networks(model).items()
@@ -179,8 +183,8 @@ def finished(folder: Path) -> bool:
 
 
 def parameters(model: LatentModel) -> dict[str, nn.Parameter]:
-    """The adapter's tensors by a stable name, in a stable order; shapes as in ``Part``. Those of
-    a text encoder have its name before theirs and come last."""
+    """The adapter's tensors by a stable name, in a stable order; shapes as in ``Part``. Names in a
+    text encoder begin with the name of that encoder, and come last."""
     return {
         name if part == model.denoiser else f"{part}.{name}": tensor
         for part, carrier in carriers(model).items()
@@ -189,8 +193,8 @@ def parameters(model: LatentModel) -> dict[str, nn.Parameter]:
 
 
 def groups(model: LatentModel, config: TuneConfig) -> list[dict[str, Any]]:
-    """The adapter's tensors as an optimizer's groups, in the order of ``parameters``, each with its
-    learning rate, which stays under ``initial_lr``."""
+    """The adapter's tensors as parameter groups for an optimizer, in the order of ``parameters``.
+    Each has its learning rate, also stored as ``initial_lr``."""
     groups = []
     for name, carrier in carriers(model).items():
         lr = config.lr if name == model.denoiser else config.text_encoder_lr

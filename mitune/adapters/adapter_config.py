@@ -1,6 +1,6 @@
-"""What an adapter's file may say and hold. Of peft's configuration in its header what decides the
-weights is checked and honoured, and what would change them in a way unknown here is refused by
-name."""
+"""What an adapter's file may contain. Of the peft configuration in its header, fields that decide
+the weights are checked and used; fields that would change the weights in an unsupported way are
+refused by name."""
 
 import re
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ WRITTEN = (
     "use_dora",
     "use_rslora",
 )
-"""Fields that every file gets. Only these: the LoraConfig of another peft version refuses fields it
-does not know, and these every version knows."""
+"""Fields that every file gets. No others: the LoraConfig of another peft version refuses fields it
+does not know, and every version knows these."""
 
 CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
-"""Fields that choose layers beside target_modules; peft is given them, and a file that has them
-keeps them."""
+"""Fields that choose layers in addition to target_modules. peft is given them, and a file that has
+them keeps them."""
 
 HARMLESS = {
     "peft_version": "who wrote it",
@@ -46,19 +46,19 @@ HARMLESS = {
     "qalora_group_size": "used with use_qalora alone",
     "runtime_config": "where DoRA is computed",
 }
-"""Fields that change no weight, whatever they say, and why."""
+"""Fields that change no weight, whatever their value, with the reason."""
 
 STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""Values of init_lora_weights, beside true and false, that leave the base's weights alone: they say
-where A and B began. The others (pissa, olora, corda, loftq, lora_ga) take s B A away from the base
-at the start, so that the adapter belongs to weights which are in no file."""
+"""Values of init_lora_weights, besides true and false, that leave the base's weights alone: they
+only decide the initial A and B. The others (pissa, olora, corda, loftq, lora_ga) subtract s B A
+from the base at the start, so the adapter belongs to weights that no file holds."""
 
 SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
-"""How peft's names of an adapter's tensors end."""
+"""Ends of peft's names of an adapter's tensors."""
 
-_LARGEST = 3.4e38  # of float32, in which the scaled update is taken
+_LARGEST = 3.4e38  # of float32, in which the scaled update is computed
 
-_ROOM = 1024  # a rank of which even every layer may have room that stays empty
+_ROOM = 1024  # a rank that peft may allocate for every layer, whatever rank the tensors have
 
 _DEFAULTS = {
     field.name: field.default if field.default_factory is MISSING else field.default_factory()
@@ -67,7 +67,8 @@ _DEFAULTS = {
 
 
 def misfit(file: Path, what: str) -> UserError:
-    """The error of a file whose adapter is not one for the model at hand; of ``what``, line one."""
+    """The error for a file whose adapter does not fit the model, with the first line of
+    ``what``."""
     return UserError(
         f"adapter {file} does not fit ({what.splitlines()[0]}): expected an adapter of this "
         "model; load the model it was trained on, or train it anew"
@@ -77,17 +78,17 @@ def misfit(file: Path, what: str) -> UserError:
 def parse_config(
     file: Path, described: Mapping[str, Any], inferred: Mapping[str, Any]
 ) -> LoraConfig:
-    """The configuration that a header describes.
+    """Parse the configuration in a header.
 
     Args:
         file: whose header it is, for messages.
         described: fields of peft's LoraConfig, of any version, as JSON has them.
-        inferred: r and rank_pattern as the tensors have them, and what else they say, for a header
-            that describes no weights.
+        inferred: the r and rank_pattern of the tensors, and other fields that follow from them, for
+            a header that describes no weights.
 
     Raises:
-        UserError: a field that is not honoured here and not at its default, a value of the wrong
-            kind, or fields that peft refuses.
+        UserError: a field that is not supported here and not at its default, a value of the wrong
+            type, or fields that peft refuses.
     """
     for name, value in described.items():
         if name in (*WRITTEN, *CHOOSING, *HARMLESS) or _off(name, value):
@@ -114,7 +115,7 @@ def parse_config(
 
 
 def check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError unless these are parts of a LoRA or DoRA, all of them finite numbers."""
+    """Raise UserError unless these are tensors of a LoRA or DoRA, all of them finite."""
     for key, value in tensors.items():
         if not key.endswith(SUFFIXES):
             raise misfit(file, f"{key} is no part of a LoRA or DoRA adapter")
@@ -124,8 +125,8 @@ def check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError, with ``name`` of what holds them, for a value that float32 does not have,
-    in which the tensors will be held."""
+    """Raise UserError for a value that is not finite in float32, in which the tensors will be held.
+    ``name`` says in the message what holds the tensors."""
     for key, value in tensors.items():
         if not value.float().isfinite().all():
             raise UserError(
@@ -135,8 +136,8 @@ def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def describe(config: LoraConfig) -> dict[str, Any]:
-    """The fields that a file's header gets, as plain JSON, with which ``parse_config`` gives an
-    equal configuration."""
+    """The fields for a file's header, as plain JSON; ``parse_config`` makes an equal configuration
+    from them."""
     chosen = [name for name in CHOOSING if getattr(config, name) != _DEFAULTS[name]]
     return {name: _plain(getattr(config, name)) for name in (*WRITTEN, *chosen)}
 
@@ -150,7 +151,7 @@ def _off(name: str, value: object) -> bool:
 
 
 def _wrong(given: Mapping[str, Any], inferred: Mapping[str, Any]) -> str | None:
-    # peft checks few of them, and takes a NaN or a word for a number.
+    # peft checks few of these, and accepts a NaN or a word as a number.
     ranks, alphas = given.get("rank_pattern") or {}, given.get("alpha_pattern") or {}
     for name, table in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
         if not isinstance(table, dict):
@@ -158,12 +159,12 @@ def _wrong(given: Mapping[str, Any], inferred: Mapping[str, Any]) -> str | None:
     for rank in (given.get("r", 1), *ranks.values()):
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             return f"its rank is {rank!r:.60}, not 1 or more"
-        # peft makes room for it before the tensors are compared.
+        # peft allocates it before the tensors are compared.
         if rank > max(_ROOM, inferred["r"], *inferred["rank_pattern"].values()):
             return f"its rank is {rank!r:.60}, far above that of its tensors"
     for alpha in (given.get("lora_alpha", 1), *alphas.values()):
         number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-        if not number or not abs(alpha) <= _LARGEST:  # which a NaN is not, either
+        if not number or not abs(alpha) <= _LARGEST:  # true for NaN too
             return f"its alpha is {alpha!r:.60}, not a finite float32"
     for name in ("use_dora", "use_rslora"):
         if not isinstance(given.get(name, False), bool):
@@ -184,7 +185,7 @@ def _are(values: object, kind: type) -> bool:
 
 
 def _patterns(given: Mapping[str, Any]) -> list[str]:
-    """What peft matches as regular expressions."""
+    """The values that peft matches as regular expressions."""
     single = [given.get(name) for name in ("target_modules", "exclude_modules", "layers_pattern")]
     several = [given.get(name) or () for name in ("rank_pattern", "alpha_pattern")]
     layers = given.get("layers_pattern")
@@ -193,9 +194,9 @@ def _patterns(given: Mapping[str, Any]) -> list[str]:
 
 
 def _may_be_slow(pattern: str) -> bool:
-    # A stranger's pattern must not hold the program up: repeated groups can take exponential time,
-    # and each repetition (but of digits, of which a name has few in a row) one more power of the
-    # name's length.
+    # A pattern from an untrusted file must not block the program. Repeated groups can take
+    # exponential time, and each repetition adds a power of the name's length (except for digits, of
+    # which a name has few in a row).
     repeats = re.findall(r"(?<!\\)[*+?{]", pattern.replace(r"\d+", ""))
     return re.search(r"\)[*+?{]", pattern) is not None or len(repeats) > 3 or len(pattern) > 1000
 

@@ -19,14 +19,14 @@ from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 
 FILE = "pytorch_lora_weights.safetensors"
-"""Name of the adapter's file in its folder: the one ``load_lora_weights`` looks for."""
+"""Name of the adapter's file in its folder; ``load_lora_weights`` looks for this name."""
 
 FULL = "diffusion_pytorch_model.safetensors"
-"""What a full fine-tuning leaves in its place, in a folder of the network's name: a whole denoiser,
-under diffusers' name."""
+"""Name of the file that a full fine-tuning writes instead, in a folder with the network's name: a
+whole denoiser, under diffusers' name."""
 
 NOTES = "mitune"
-"""Entry of the header that holds the notes, as JSON."""
+"""Entry of the header with the notes, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Part:
 
     Attributes:
         tensors: A ``[rank, in]``, B ``[out, rank]`` and for DoRA the magnitude ``[out]`` of each
-            layer, under peft's names without the adapter's.
+            layer (for a convolution also with the kernel's dimensions), under peft's names without
+            the adapter's name.
         config: peft's configuration.
     """
 
@@ -50,11 +51,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """What a file holds.
+    """The content of an adapter's file.
 
     Attributes:
         path: of the file.
-        parts: by network, of ``mitune.adapters.names.NETWORKS``; one at least.
+        parts: by network, a name in ``mitune.adapters.names.NETWORKS``; at least one.
         notes: what was given to ``write_file``; empty for files of other programs.
     """
 
@@ -63,15 +64,15 @@ class AdapterFile:
     notes: dict[str, Any]
 
     def part(self, network: str) -> Part:
-        """The adapter of one network. Raises UserError when the file holds none."""
+        """The adapter of one network. Raises UserError if the file holds none."""
         if network not in self.parts:
             raise misfit(self.path, f"it holds nothing for the {network}")
         return self.parts[network]
 
 
 def resolve(path: Path | str) -> Path:
-    """The file of an adapter, or of what stands in its place, for a folder or file. Raises
-    UserError when there is none."""
+    """The file of an adapter, or of a full fine-tuning, for a folder or file. Raises UserError if
+    there is none."""
     place = Path(path)
     whole = [place / name / FULL for name in DENOISERS]
     for file in (place / FILE, *whole) if place.is_dir() else (place,):
@@ -83,12 +84,12 @@ def resolve(path: Path | str) -> Path:
 
 
 def run_of(path: Path | str) -> Path:
-    """The folder that an adapter, given by folder or file, lies in."""
+    """The folder of an adapter that is given by folder or file."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def digest(path: Path | str) -> str:
-    """SHA-256 of the adapter's file, hexadecimal: what identifies it in the settings of a run."""
+    """SHA-256 of the adapter's file, hexadecimal; identifies the adapter in a run's settings."""
     return hashlib.sha256(resolve(path).read_bytes()).hexdigest()
 
 
@@ -99,7 +100,7 @@ def read_file(path: Path | str) -> AdapterFile:
         path: a folder with ``pytorch_lora_weights.safetensors``, or a safetensors file.
 
     Raises:
-        UserError: no such file, not a whole safetensors file, or one that holds something else.
+        UserError: no such file, not a complete safetensors file, or one that holds something else.
     """
     file = resolve(path)
     try:
@@ -150,8 +151,8 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
 
     Args:
         folder: created if absent.
-        parts: by network, as in ``AdapterFile``. The fields of peft's configuration
-            go where diffusers looks for them, so that alpha other than rank survives.
+        parts: by network, as in ``AdapterFile``. The fields of peft's configuration go where
+            diffusers looks for them, so that an alpha other than the rank is not lost.
         notes: plain JSON.
 
     Returns:
@@ -182,10 +183,10 @@ def write_file(folder: Path, parts: Mapping[str, Part], notes: Mapping[str, Any]
 
 
 def to_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """A safetensors file; equal arguments give equal bytes."""
+    """Serialize tensors as a safetensors file; equal arguments give equal bytes."""
     on_host = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     content = save(on_host, metadata=dict(header))
-    # safetensors writes the notes in an order that changes from call to call; a file's hash is what
+    # safetensors orders the header's metadata differently from call to call; but a file's hash
     # tells a later run that it starts from the same adapter.
     size = int.from_bytes(content[:8], "little")
     index = json.loads(content[8 : 8 + size])
@@ -196,7 +197,7 @@ def to_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
 
 
 def _inferred(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    # No configuration in the header: diffusers then takes alpha = rank, layer by layer.
+    # Without a configuration in the header, diffusers takes alpha = rank, layer by layer.
     downs = {_layer(k): v for k, v in tensors.items() if k.endswith(".lora_A.weight")}
     ranks = {name: down.shape[0] if down.dim() else 0 for name, down in downs.items()}
     first = next(iter(ranks.values()), 0)

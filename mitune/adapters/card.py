@@ -52,14 +52,14 @@ _ADAPTER_LIMIT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What a card says that depends on the files beside it.
+    """The parts of a card that depend on the files next to it.
 
     Attributes:
         title: of the card.
-        use: how to load it; ``{base}`` stands for the base model as people write it, ``{source}``
-            for it as an argument of ``from_pretrained``.
+        use: how to load it; ``{base}`` stands for the base model's name for people, ``{source}``
+            for the base model as an argument of ``from_pretrained``.
         relation: to the base model, in the hub's words: "adapter" or "finetune".
-        limits: of this form, one sentence or more each.
+        limits: of this form, each of one or more sentences.
     """
 
     title: str
@@ -78,7 +78,7 @@ ADAPTER = Form(
 
 
 def whole(denoiser: str) -> Form:
-    """The form of a full fine-tuning of the pipeline's part ``denoiser``."""
+    """The form for a full fine-tuning of the pipeline's part ``denoiser``."""
     return Form(
         title="Tuned denoiser",
         relation="finetune",
@@ -93,19 +93,19 @@ def whole(denoiser: str) -> Form:
 def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     """The bytes of README.md, with the front matter that the Hugging Face hub reads.
 
-    A function of its arguments and of the run's run.json and metrics.jsonl: the same run gives the
-    same card.
+    They depend only on the arguments and on the run's run.json and metrics.jsonl: the same run
+    gives the same card.
 
     Args:
-        run: folder of a training run; where it has no run.json (a checkpoint, another trainer's
-            adapter) the card says that the training is not known.
-        form: what lies beside the card.
-        base: name of the base model where the run does not tell it.
+        run: folder of a training run. Without a run.json (in a checkpoint, or with another
+            trainer's adapter) the card says that the training is not known.
+        form: of the files next to the card.
+        base: name of the base model if the run does not record it.
     """
     content = _read(run / RUN)
     name = content.get("model") or (base and base_name(base)) or "unnamed"
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
-    # A folder's place means nothing to whoever reads the card.
+    # A local path means nothing to readers of the card.
     shown = name if hub else Path(name).name
     adapter = form.relation == "adapter"
     front = ModelCardData(
@@ -139,7 +139,7 @@ def _source(name: str, hub: bool) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """run.json of a training run; nothing where there is none."""
+    """The run.json of a training run; empty if there is none."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -157,8 +157,8 @@ def _metrics(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the section: every setting, where the loss began and ended, and which step's adapter
-    it is where that is not the last one's."""
+    """Lines of the section: every setting, the first and last losses and, with held-out MI, which
+    step's adapter this is."""
     if not content:
         yield "Not known: no run.json of `mitune tune` lies beside the adapter."
         return
@@ -171,7 +171,7 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
     yield f"| base model's fingerprint | {settings['model']['fingerprint']} |"
     yield f"| set | {settings['set']['pairs']} pairs, SHA-256 {settings['set']['sha256']} |"
     for key, value in _flat(settings["set"]["settings"]):
-        if not key.startswith("model"):  # it is the base, said above
+        if not key.startswith("model"):  # that is the base, shown above
             yield f"| set: {key} | {value} |"
     for name in ("real", "prior"):
         if name in settings:
@@ -190,7 +190,7 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
         yield f"| loss, means of {tenth} steps at either end | {first:.4g}, {last:.4g} |"
     measured = [line for line in metrics if line.get("held_out_mi") is not None]
     if measured and held_out:
-        best = max(measured, key=lambda line: line["held_out_mi"])  # of equal ones the first
+        best = max(measured, key=lambda line: line["held_out_mi"])  # the first of equal ones
         result = best["step"] if held_out["best"] else metrics[-1]["step"]
         yield f"| best held-out MI | {best['held_out_mi']:.4g} nats, after step {best['step']} |"
         yield f"| this adapter | after step {result} of {settings['config']['iterations']} |"
@@ -205,5 +205,5 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         elif isinstance(value, list):
             yield f"{prefix}{key}", ", ".join(map(str, value))
         elif value is not None:
-            # A name may hold what would end the table's cell.
+            # A name may hold characters that would end the table's cell.
             yield f"{prefix}{key}", str(value).replace("|", "\\|").replace("\n", " ")

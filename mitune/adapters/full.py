@@ -1,7 +1,7 @@
-"""Full fine-tuning, the control: all weights of the denoiser train, and a denoiser is the result.
+"""Full fine-tuning, the control: all weights of the denoiser train, and the result is a denoiser.
 
-It stands wherever an adapter may: the tuned weights then take the place of the network's own, which
-are kept until it is taken off. Their folder, ``unet`` or ``transformer``, is diffusers' own.
+It works wherever an adapter does: the tuned weights replace the network's own, which are kept until
+the tuned ones are taken off. The result's folder, ``unet`` or ``transformer``, is diffusers' own.
 """
 
 import json
@@ -20,13 +20,13 @@ from mitune.adapters.names import DENOISERS
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 
-# The plain weights of each denoiser that carries tuned ones. Not on the
-# network: copies of it need none.
+# The plain weights of each denoiser that carries tuned ones. Not stored on the network, because
+# copies of it need none.
 _PLAIN: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
 
 
 def found(path: Path | str) -> Path | None:
-    """The file of weights in a folder of this kind; None where there is none."""
+    """The file of weights in the folder of a full fine-tuning; None if there is none."""
     files = (Path(path) / name / FULL for name in DENOISERS)
     return next((file for file in files if file.is_file()), None)
 
@@ -35,7 +35,7 @@ def begin(network: nn.Module) -> None:
     """Let all weights train, in place.
 
     Raises:
-        UserError: weights in half precision, in which an update is lost in rounding.
+        UserError: weights in half precision, where rounding loses the updates.
     """
     _need_float32(network)
     _PLAIN[network] = _copy(network)
@@ -43,10 +43,10 @@ def begin(network: nn.Module) -> None:
 
 
 def load(network: nn.Module, file: Path, *, trainable: bool = False) -> None:
-    """Put a file's weights in the place of the network's own.
+    """Replace the network's own weights by those of a file.
 
     Raises:
-        UserError: they are not those of such a network, or are to be trained in half precision.
+        UserError: the weights do not fit the network, or are to be trained in half precision.
     """
     tensors = _read(file)
     if trainable:
@@ -64,7 +64,7 @@ def restore(network: nn.Module, file: Path) -> None:
 
 
 def notes(file: Path) -> dict[str, Any]:
-    """What ``save`` was given. Raises UserError for a network that was not saved by it."""
+    """The metadata given to ``save``. Raises UserError for a network that it did not write."""
     with _opened(file) as content:
         noted = json.loads((content.metadata() or {}).get(NOTES, "{}"))
     if not isinstance(noted, dict) or not noted.get("fingerprint"):
@@ -76,8 +76,8 @@ def notes(file: Path) -> dict[str, Any]:
 
 
 def save(network: Any, folder: Path, metadata: Mapping[str, Any], *, name: str) -> Path:
-    """Write ``folder/name``, which the ``from_pretrained(folder / name)`` of the network's class
-    reads; the weights appear whole or not at all, and last. Equal weights give equal bytes.
+    """Write ``folder/name``, for ``from_pretrained(folder / name)`` of the network's class. The
+    weights are written last, whole or not at all. Equal weights give equal bytes.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -91,7 +91,7 @@ def save(network: Any, folder: Path, metadata: Mapping[str, Any], *, name: str) 
 
 
 def strip(network: nn.Module) -> None:
-    """Put the network's own weights back, to the bit; nothing where it has them."""
+    """Put the network's own weights back, to the bit; does nothing if it has them."""
     plain = _PLAIN.pop(network, None)
     if plain is not None:
         network.load_state_dict(plain)
@@ -104,7 +104,7 @@ def carried(network: nn.Module) -> bool:
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
-    # On the host: a GPU's memory is for what trains.
+    # On the host: the GPU's memory is for training.
     return {name: t.detach().to("cpu", copy=True) for name, t in network.state_dict().items()}
 
 

@@ -1,4 +1,5 @@
-"""The plain weights of a UNet with an adapter: what it predicts, without the adapter's layers."""
+"""The weights of a network with an adapter merged into them: the same predictions without the
+adapter's layers."""
 
 import copy
 from typing import Any
@@ -10,19 +11,20 @@ from mitune.core.errors import UserError
 
 
 def merged_weights(unet: Any) -> dict[str, Tensor]:
-    """Parameters and buffers, by the plain UNet's names, with which it predicts what ``unet`` does.
+    """Parameters and buffers, by the plain network's names, with which it predicts what ``unet``
+    does.
 
     The merge is peft's own: W + s B A for LoRA, m (W + s B A) / ||W + s B A|| for DoRA, in the
     adapter's float32 and rounded once to the layer's dtype.
 
     Args:
-        unet: a diffusers UNet2DConditionModel, with an adapter or without; unchanged.
+        unet: a denoiser or text encoder, with or without an adapter; unchanged.
 
     Returns:
-        Tensors of ``unet`` itself where no adapter is, new ones where one was merged.
+        The network's own tensors where no adapter is, new ones where one was merged.
 
     Raises:
-        UserError: an adapter that makes weights infinite.
+        UserError: an adapter that makes weights infinite or NaN.
     """
     weights: dict[str, Tensor] = {
         name.replace(".base_layer", ""): tensor
@@ -34,7 +36,7 @@ def merged_weights(unet: Any) -> dict[str, Tensor]:
             own: Any = copy.deepcopy(layer)
             try:
                 own.merge(safe_merge=True)
-            except ValueError as error:  # what peft raises for weights that are not finite
+            except ValueError as error:  # peft raises it for weights that are not finite
                 raise UserError(
                     f"the adapter makes the weights of {name} infinite or no numbers: expected an "
                     "adapter whose update fits float32; its alpha or its values are damaged"

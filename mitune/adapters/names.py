@@ -7,18 +7,18 @@ from torch import Tensor
 
 UNET, TRANSFORMER, TEXT_ENCODER = "unet", "transformer", "text_encoder"
 NETWORKS = (UNET, TRANSFORMER, TEXT_ENCODER, "text_encoder_2", "text_encoder_3")
-"""The networks an adapter may be on, as diffusers names a pipeline's parts and as their tensors
-begin in a file; a denoiser is one of the first two."""
+"""The networks that may have an adapter, by diffusers' names of a pipeline's parts. Tensors in a
+file begin with these names. A denoiser is one of the first two."""
 DENOISERS = (UNET, TRANSFORMER)
 
 TEXT_MODEL = "text_model."
-"""What transformers before 5 puts before every name in a text encoder. In files it always stands
-there: diffusers takes it away where transformers has it no more, and ComfyUI looks for it. In
-memory never."""
+"""The prefix of every name in a text encoder in transformers before 5. Names in files always have
+it: diffusers removes it if transformers no longer has it, and ComfyUI looks for it. Names in a
+``Part`` never have it."""
 
-# Peft's words and diffusers'. The magnitudes of a text encoder diffusers itself writes under peft's
-# word and then, with transformers 5, does not find again: it goes on with the base's norms, and no
-# more than a report in the log. Under this word that finds them, and so does peft's own loader.
+# peft's words and diffusers'. diffusers itself writes the magnitudes of a text encoder under peft's
+# word. With transformers 5 it does not find them there again: it continues with the base's norms,
+# and only logs it. It finds them under the word below, and so does peft's own loader.
 _UNET_WORDS = {".lora_A.": ".lora.down.", ".lora_B.": ".lora.up."}
 _TEXT_WORDS = {
     ".lora_A.": ".lora_linear_layer.down.",
@@ -28,7 +28,7 @@ _TEXT_WORDS = {
 
 
 def _words(network: str) -> Mapping[str, str]:
-    if network == TRANSFORMER:  # under peft's own
+    if network == TRANSFORMER:  # its files have peft's names
         return {}
     return _UNET_WORDS if network == UNET else _TEXT_WORDS
 
@@ -42,15 +42,15 @@ def as_peft(network: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for ours, theirs in _words(network).items():
             key = key.replace(theirs, ours)
         tensors[key] = value
-    if network == UNET:  # older names too
+    if network == UNET:  # converts older names too
         tensors = convert_unet_state_dict_to_peft(tensors)
     return tensors
 
 
 def as_diffusers(network: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse."""
-    # Not by diffusers' convert_state_dict_to_diffusers: of a UNet it renames the attention
-    # projections alone, and of a file with names of both kinds diffusers loads one kind, with no
+    """The inverse of ``as_peft``."""
+    # Not by diffusers' convert_state_dict_to_diffusers: in a UNet it renames only the attention
+    # projections, and of a file with names of both kinds diffusers loads only one kind, with no
     # more than a warning.
     named = {}
     for key, value in tensors.items():

@@ -2,8 +2,8 @@
 
 The layers are peft's own. DoRA (Liu et al., arXiv 2402.09353, Eq. 5) uses the weight
     W' = m V / norm(V),  V = W + s B A,  s = alpha / rank
-with one norm and one magnitude m per output; the gradient takes the norm as a constant. LoRA uses
-V.
+with one norm and one magnitude m per output; the gradient treats the norm as a constant. LoRA uses
+the weight V.
 """
 
 import re
@@ -28,11 +28,11 @@ _NAME = "default"
 
 
 def asked(model: LatentModel, config: TuneConfig) -> dict[str, LoraConfig]:
-    """What ``config`` puts on each of the model's networks, in peft's words."""
+    """The peft configuration that ``config`` asks for, for each of the model's networks."""
     targets = {model.denoiser: config.targets} if config.method != "full" else {}
     if config.text_encoder_lr is not None:
         targets |= {name: model.text_targets[name] for name in text_encoders(model)}
-    alpha: Any = config.alpha  # peft declares an int and takes any number
+    alpha: Any = config.alpha  # peft declares an int and accepts any number
     return {
         name: LoraConfig(
             r=config.rank,
@@ -46,10 +46,10 @@ def asked(model: LatentModel, config: TuneConfig) -> dict[str, LoraConfig]:
 
 
 def inject(network: Any, config: LoraConfig, seed: int) -> None:
-    """Put a fresh adapter on a network, in place; its A is drawn from ``seed``, and the global
-    random state is left alone."""
+    """Put a fresh adapter on a network, in place; its A is drawn from ``seed``. The global random
+    state does not change."""
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed every GPU; peft draws on the host.
+        # Not torch.manual_seed, which would also seed every GPU; peft draws on the CPU.
         torch.default_generator.manual_seed(seed)
         network.add_adapter(config, _NAME)
     for layer in network.modules():
@@ -61,7 +61,7 @@ def load_adapter(network: Any, part: Part, path: Path) -> None:
     """Put a file's adapter on a network without one, in place.
 
     Raises:
-        UserError: it does not fit; the network may then be left with a part of it.
+        UserError: it does not fit; the network may then have a part of it.
     """
     modules = dict(network.named_modules())
     known = {name.removeprefix(TEXT_MODEL) for name, m in modules.items() if _adaptable(m)}
@@ -76,8 +76,8 @@ def load_adapter(network: Any, part: Part, path: Path) -> None:
 
 
 def assign(network: Any, part: Part, path: Path) -> None:
-    """Copy a file's values into the adapter that is on a network. Raises UserError when the file
-    is of an adapter with other layers or ranks."""
+    """Copy a file's values into the adapter that is on a network. Raises UserError if the file's
+    adapter has other layers or ranks."""
     own = {key.removeprefix(TEXT_MODEL): (key, value) for key, value in _state(network).items()}
     given = part.tensors
     for key in sorted(own.keys() | given.keys()):
@@ -92,15 +92,15 @@ def assign(network: Any, part: Part, path: Path) -> None:
 
 
 def collect_adapter(network: Any) -> Part:
-    """The adapter that is on a network, as a file holds it."""
+    """The adapter that is on a network, in the form in which a file holds it."""
     tensors = {key.removeprefix(TEXT_MODEL): value for key, value in _state(network).items()}
     return Part(tensors=tensors, config=network.peft_config[_NAME])
 
 
 def remove_adapter(network: Any) -> None:
-    """Take any adapter off, in place: the network's own layers are back, their weights
-    untouched."""
-    # As diffusers' unload_lora does it, which the text encoder, of transformers, does not have.
+    """Take any adapter off, in place: the network has its own layers again, with unchanged
+    weights."""
+    # The same as diffusers' unload_lora, which the text encoders of transformers do not have.
     recurse_remove_peft_layers(network)
     if hasattr(network, "peft_config"):
         del network.peft_config
@@ -123,7 +123,7 @@ def parameters(network: Any) -> dict[str, nn.Parameter]:
 
 def check_targets(network: Any, targets: Sequence[str]) -> None:
     """Raise UserError for a target that names no linear or convolution layer of the network; the
-    message lists those there are."""
+    message lists possible ones."""
     modules = dict(network.named_modules())
     for target in targets:
         found = [module for name, module in modules.items() if _ends(name, target)]
@@ -135,7 +135,7 @@ def check_targets(network: Any, targets: Sequence[str]) -> None:
 
 
 def differences(network: Any, asked: LoraConfig) -> list[str]:
-    """How the adapter on a network differs in kind from the one ``asked`` for, in words."""
+    """Describe how the adapter on a network differs in kind from the one ``asked`` for."""
     have = network.peft_config[_NAME]
     settings = (
         ("method", *("dora" if c.use_dora else "lora" for c in (have, asked))),
@@ -145,7 +145,7 @@ def differences(network: Any, asked: LoraConfig) -> list[str]:
     differing = [f"{name} is {a} there and {b} here" for name, a, b in settings if a != b]
     names = dict(network.named_modules())
     layers = {name for name, module in names.items() if isinstance(module, LoraLayer)}
-    # peft's wrapper holds the layer itself and its own parts inside; those are no targets.
+    # peft's wrapper contains the layer itself and peft's own parts, which are not targets.
     own = {name for name in names if ".base_layer" not in name and ".lora_" not in name}
     targets = sorted(asked.target_modules or ())
     wanted = {name for name in own if any(_ends(name, target) for target in targets)}
@@ -163,7 +163,7 @@ def _state(network: Any) -> dict[str, Tensor]:
 
 
 def _to_float32(layer: Any) -> None:
-    # peft follows the precision of the layer it adapts. In bfloat16 an update of 1e-4 is lost in
+    # peft uses the precision of the layer it adapts. In bfloat16 an update of 1e-4 is lost in
     # rounding, and a magnitude rounded to 8 bits changes the model by 0.4 % before the first step.
     halves = [p for n, p in layer.named_parameters() if "lora_" in n and p.dtype.itemsize < 4]
     for parameter in halves:
@@ -190,6 +190,6 @@ def _candidates(modules: Mapping[str, nn.Module]) -> list[str]:
     for name, module in modules.items():
         if _adaptable(module):
             words = name.split(".")
-            # An index alone says nothing: it is named with what it indexes, as in to_out.0.
+            # An index alone means nothing: it is listed with what it indexes, as in to_out.0.
             found.add(".".join(words[-2 if words[-1].isdigit() else -1 :]))
     return sorted(found)

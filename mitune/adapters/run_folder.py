@@ -1,4 +1,4 @@
-"""The files of a training run, which lie beside the adapter that it made."""
+"""The files of a training run, which lie next to the adapter that it made."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ RUN, METRICS = "run.json", "metrics.jsonl"
 
 
 def base_name(name: str) -> str:
-    """A model's name as records keep it: a folder by its whole path, which no name on the hub can
-    be mistaken for."""
+    """A model's name as records keep it: a folder becomes its absolute path, which cannot be
+    mistaken for a name on the hub."""
     return str(Path(name).resolve()) if "/" in name and Path(name).is_dir() else name

@@ -1,7 +1,7 @@
-"""Options of a command line from the fields of a dataclass: their help, their values in words or in
+"""Command-line options from the fields of a dataclass: their help, their values from words or from
 a YAML file, and one line for every mistake.
 
-Written here rather than taken from argparse or tyro, because both leave open what this command line
-promises: one line for a mistake, the same check for a file as for words, the presets' numbers as
-defaults, and a start without torch.
+This package replaces argparse and tyro because both lack what this command line promises: one line
+for a mistake, the same check for a file as for words, the presets' numbers as defaults, and a start
+without torch.
 """

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Mark(Enum):
-    """How an option is given."""
+    """How an option is given on the command line."""
 
     POSITIONAL = "without its name"
     REPEATED = "its name once for each value"
@@ -21,19 +21,19 @@ Repeated = Annotated[T, Mark.REPEATED]
 
 @dataclass(frozen=True)
 class Shown:
-    """Of an option whose own default is None: what stands in for it."""
+    """What the help shows as the default of an option whose own default is None."""
 
     text: Callable[[], str]
-    """For the help, which alone asks for it."""
+    """Called only when the help is shown."""
 
 
 @dataclass(frozen=True)
 class Former:
-    """The name that an option had before, under which it is still taken for one version."""
+    """The former name of an option; it is accepted for one more version."""
 
     name: str
 
 
 def stands_for(text: str) -> Shown:
-    """None comes to what ``text`` says."""
+    """The help shows ``text`` as the default in place of None."""
     return Shown(lambda: text)

@@ -1,4 +1,4 @@
-"""Options in a YAML file: those that a run was given, and those that repeat it."""
+"""Options in a YAML file: reads those for a run, and writes those that repeat a run."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from mitune.core import progress
 from mitune.core.errors import UserError
 
 NAME = "command.yaml"
-"""In a run's folder."""
+"""Name of the file in a run's folder."""
 _LARGEST = 1 << 20
 _LIST, _NULL = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
 _TAGS = {
@@ -21,12 +21,13 @@ _TAGS = {
 
 
 def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    """The values that a file gives, by field name. Keys are the options' names; ``verb``, where it
-    is there, must be this one.
+    """Read the values in a file, by field name.
+
+    Keys are the options' names; ``verb``, if the file has it, must be this verb.
 
     Raises:
-        UserError: a file that cannot be read or is not a flat mapping; a key that is unknown or
-            there twice; a value of the wrong type.
+        UserError: the file cannot be read or is not a flat mapping; a key is unknown or occurs
+            twice; a value has the wrong type.
     """
     found: dict[str, Any] = {}
     for key, value in _load(path):
@@ -52,10 +53,10 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
 
 
 def _load(path: Path) -> Iterator[tuple[str, Any]]:
-    """Key and value of each line: text as it stands, None, or a list of those.
+    """Yield the key and the value of each line; a value is raw text, None, or a list of these.
 
-    YAML would make 1e-4 text, 25:20 a number and "on" a truth: the option knows better what it is.
-    And nothing is constructed that a tag may ask for.
+    YAML itself would read 1e-4 as text, 25:20 as a number and "on" as true; the option knows its
+    type better. Tags never construct an object.
     """
     import yaml
 
@@ -88,7 +89,7 @@ def _load(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def write(command: object, folder: Path) -> None:
-    """Leave ``folder``/command.yaml, all options of ``command`` but those that are None; the file
+    """Write all options of ``command`` that are not None to ``folder``/command.yaml; the file
     appears whole or not at all."""
     import yaml
 

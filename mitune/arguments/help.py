@@ -1,4 +1,4 @@
-"""The help of a program and of its verbs, for the width of the terminal."""
+"""The help of a program and of its verbs, wrapped to the width of the terminal."""
 
 import inspect
 import shutil
@@ -14,7 +14,7 @@ _WIDEST = 110
 
 
 def list_verbs(program: str, description: str, verbs: Mapping[str, Callable[..., object]]) -> str:
-    """What the program is for, and each verb's first sentence."""
+    """The program's description, and a summary of each verb."""
     width = _width()
     parts = [f"usage: {program} VERB [options]", _paragraphs(description, width), "verbs:"]
     lines = [
@@ -29,8 +29,8 @@ def list_verbs(program: str, description: str, verbs: Mapping[str, Callable[...,
 
 
 def show_options(program: str, verb: type, options: Mapping[str, Option]) -> str:
-    """What a verb does, and its options in groups: each with what it takes, what it does, and what
-    it is unless given."""
+    """What a verb does, and its options in groups: each with its values, its purpose and its
+    default."""
     width = _width()
     required = [option for option in options.values() if option.default is MISSING]
     usage = " ".join(
@@ -63,13 +63,13 @@ def _explain(option: Option, width: int) -> str:
     text = option.words
     if option.repeated:
         text += " May be repeated."
-    # That a switch is off unless given needs no word.
+    # A switch that is off by default needs no note.
     default = "" if option.default is False else option.default_text()
     return _entry(head, f"{text} [{default}]" if default else text, width)
 
 
 def _entry(head: str, text: str, width: int, indent: int = _INDENT) -> str:
-    """``head``, and ``text`` beside it, or below it where it is long."""
+    """``head`` with ``text`` to its right, or below it if ``head`` is long."""
     body = textwrap.wrap(text, width - indent, break_on_hyphens=False) or [""]
     if len(head) < indent - 1:
         body[0] = head.ljust(indent) + body[0]
@@ -78,7 +78,7 @@ def _entry(head: str, text: str, width: int, indent: int = _INDENT) -> str:
 
 
 def _summary(verb: Callable[..., object]) -> str:
-    """The first sentence of its docstring."""
+    """The first paragraph of its docstring, up to the first colon."""
     text = " ".join((inspect.getdoc(verb) or "").split("\n\n")[0].split())
     return text.split(": ")[0].rstrip(".") + "."
 

@@ -1,5 +1,5 @@
-"""Programs that are started as ``python -m mitune.SOMETHING``: studies and what makes the package's
-own data, which are no verbs."""
+"""Programs that are started as ``python -m mitune.SOMETHING`` and are not verbs: studies, and those
+that make the package's own data."""
 
 import sys
 from collections.abc import Callable
@@ -13,8 +13,11 @@ Made = TypeVar("Made")
 
 
 def run_module(kind: Callable[..., Made], run: Callable[[Made], object]) -> NoReturn:
-    """This process's words as the dataclass ``kind``, given to ``run``; exits as ``mitune`` does:
-    with 2 and one line after a mistake of the user's, with 130 when interrupted, 143 by SIGTERM."""
+    """Parse this process's words into the dataclass ``kind``, give it to ``run``, and exit.
+
+    The exit codes are those of ``mitune``: 2 and one line after a user error, 130 after an
+    interrupt, 143 after SIGTERM.
+    """
     found = sys.modules["__main__"].__spec__
     assert found is not None
     program = f"python -m {found.name.removesuffix('.__main__')}"

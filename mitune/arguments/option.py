@@ -1,4 +1,4 @@
-"""One option: what it is called, and which values it takes, in words and from a file."""
+"""One option: its name, and the values that it takes from words and from a file."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from mitune.arguments.fields import Shown
 from mitune.core.errors import UserError
 
 _LARGEST = 2**63
-"""Whole numbers reach torch, numpy and Parquet, which hold no larger ones."""
+"""Limit of whole numbers: they reach torch, numpy and Parquet, which hold no larger ones."""
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _TRUTHS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
@@ -21,18 +21,18 @@ class Option:
     """A field of a verb's dataclass.
 
     Attributes:
-        name: the field's.
-        words: what it does.
-        group: the heading it stands under.
+        name: of the field.
+        words: its help text.
+        group: the heading under which the help shows it.
         kinds: what a value may be: bool, int, float, str or Path, or a word that is taken
-            literally. The first that fits is taken.
+            literally. Words are matched first, then the first type that fits is taken.
         count: how many values there are; None: one or more.
-        many: whether the field holds a tuple or list of them rather than one.
+        many: whether the field holds a tuple or list of values rather than one.
         optional: whether None is a value.
-        default: the field's; MISSING for one that must be given.
+        default: of the field; MISSING for a required option.
         positional, repeated: how it is given.
-        shown: what a default of None comes to.
-        former: the name it had before, which is still taken.
+        shown: what the help shows for a default of None.
+        former: its former name, which is still accepted.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is written on the command line."""
+        """Its name on the command line."""
         return self.name if self.positional else "--" + self.name.replace("_", "-")
 
     @property
@@ -60,7 +60,7 @@ class Option:
 
     @property
     def metavar(self) -> str:
-        """What a value looks like; the words to choose from where there are any."""
+        """The placeholder of its values in the help; lists the words to choose from, if any."""
         words = [kind for kind in self.kinds if isinstance(kind, str)]
         others = [_METAVARS[kind] for kind in self.kinds if not isinstance(kind, str)]
         one = "{" + ",".join(others + words) + "}" if words else others[0]
@@ -69,7 +69,7 @@ class Option:
         return " ".join([one] * (self.count or 1))
 
     def default_text(self) -> str:
-        """Of the help, in brackets."""
+        """What the help says in brackets about the default."""
         if self.default is MISSING:
             return "required"
         if self.default is None:
@@ -79,17 +79,17 @@ class Option:
         return f"default: {self.default}"
 
     def parse(self, texts: Sequence[str]) -> Any:
-        """The field's value from words of the command line.
+        """Convert words of the command line to the field's value.
 
         Raises:
-            UserError: naming the option and what was expected.
+            UserError: a word does not fit; the message names the option and what was expected.
         """
         if self.optional and list(texts) == ["None"]:
             return None
         return self._whole([self._from_text(text) for text in texts])
 
     def from_file(self, value: str | list[str | None] | None) -> Any:
-        """The field's value from that of a file: text, a list of them, or None.
+        """Convert a value from a file (text, a list of them, or None) to the field's value.
 
         Raises:
             UserError: as ``parse``.
@@ -143,7 +143,7 @@ class Option:
             raise UserError(f"{self.flag} is empty: expected a path, such as . for this folder")
         if isinstance(value, str) and not text and not self.many:  # a prompt may be empty
             raise UserError(f"{self.flag} is empty: expected {self._expected()}")
-        # A picture is only opened; Parquet, safetensors and tokenizers take nothing but UTF-8.
+        # Positional paths are only opened; Parquet, safetensors and tokenizers need UTF-8.
         if isinstance(value, (str, Path)) and not self.positional and _undecoded(text):
             raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()} in UTF-8")
 
@@ -154,12 +154,12 @@ class Option:
 
 
 def _undecoded(text: str) -> bool:
-    """Whether bytes of the command line were not text."""
+    """Whether the text holds bytes of the command line that could not be decoded."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def told(value: object) -> str:
-    """A value for a message of one line: short, and in quotes where it would be misread."""
+    """A value for a one-line message: shortened, and in quotes where it could be misread."""
     if isinstance(value, list):
         return "a list"
     text = "null" if value is None else str(value)

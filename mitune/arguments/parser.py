@@ -1,4 +1,4 @@
-"""From words, and perhaps a file, to the dataclass of a verb."""
+"""Parse words, and perhaps a YAML file, into the dataclass of a verb."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ CONFIG = Option(
 
 
 class Asked(Exception):
-    """For help or the version: ``str`` of it is what to show."""
+    """The user asks for help or the version; ``str(asked)`` is the text to show."""
 
 
 def parse_verb(
@@ -37,16 +37,16 @@ def parse_verb(
     description: str,
     version: str,
 ) -> Made:
-    """The verb that the first word names, with the options behind it.
+    """Parse the verb that the first word names, and the options after it.
 
     Args:
-        arguments: the words behind the program's name.
-        verbs: name to dataclass.
+        arguments: the words after the program's name.
+        verbs: maps each name to a dataclass.
         program, description, version: for the help.
 
     Raises:
-        UserError: a mistake in them.
-        Asked: they ask for help or version.
+        UserError: a mistake in the words.
+        Asked: the words ask for help or the version.
     """
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
@@ -61,11 +61,12 @@ def parse_verb(
 
 
 def parse(arguments: Sequence[str], verb: Callable[..., Made], *, program: str) -> Made:
-    """An instance of the dataclass ``verb``.
+    """Parse words into an instance of the dataclass ``verb``.
 
     Raises:
-        UserError: a mistake in the words, in the file of ``--config``, or of the dataclass's own.
-        Asked: they ask for help.
+        UserError: a mistake in the words or in the file of ``--config``, or one that the dataclass
+            itself finds.
+        Asked: the words ask for help.
     """
     assert isinstance(verb, type)
     own = options_of(verb)

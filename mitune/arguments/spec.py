@@ -15,11 +15,12 @@ from mitune.arguments.option import Option
 
 @functools.cache
 def options(verb: type) -> dict[str, Option]:
-    """By field name: the verb's own first, then those of its bases in their order.
+    """The options by field name: the verb's own first, then those of its bases in their order.
 
     Args:
         verb: a dataclass. The text under a field is its help; the attribute ``GROUP`` of the class
-            that declares a field is its heading. A field that is a dataclass itself is no option.
+            that declares a field is its heading. Fields that are dataclasses themselves are not
+            options.
     """
     hints = get_type_hints(verb, include_extras=True)
     homes = {
@@ -33,7 +34,7 @@ def options(verb: type) -> dict[str, Option]:
     fields = sorted(dataclasses.fields(verb), key=lambda f: verb.__mro__.index(homes[f.name]))
     found = {}
     for field in fields:
-        if dataclasses.is_dataclass(hints[field.name]):  # for Python alone
+        if dataclasses.is_dataclass(hints[field.name]):  # only for calls from Python
             continue
         home = homes[field.name]
         group: str = vars(home).get("GROUP", "options")
@@ -90,7 +91,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _docstrings(owner: type) -> dict[str, str]:
-    """The text under each field of a class, in one line; none where the source is not installed."""
+    """The text under each field of a class, on one line; empty if the source is not installed."""
     try:
         source = textwrap.dedent(inspect.getsource(owner))
     except OSError:

@@ -1,4 +1,4 @@
-"""The words behind a verb, taken apart."""
+"""Parse the words after a verb."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from mitune.core.errors import UserError
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean ...?" for a message about an unknown word; empty where none is near."""
+    """Return "; did you mean ...?" for a message about an unknown word; "" if none is near."""
     known = list(known)
     longer = [each for each in known if len(word) > 2 and each.startswith(word)]
     near = longer or difflib.get_close_matches(word, known, n=1)
@@ -18,10 +18,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
-    """The values given, by field name.
+    """Parse words into values by field name.
 
-    A value is the next word whatever it begins with, if not with "--"; after "--" all words are
-    positional; --a_b is --a-b.
+    A value is the next word, unless that begins with "--"; it may begin with "-". After a "--"
+    alone, all words are positional. --a_b means --a-b.
 
     Raises:
         UserError: an unknown, repeated or incomplete option, a value of the wrong type, or a word

@@ -1,4 +1,4 @@
-"""Where what was compiled is kept between runs."""
+"""The folder that keeps compiled code between runs."""
 
 import functools
 import os
@@ -12,8 +12,11 @@ from mitune.core import progress
 
 @functools.cache
 def cache_folder() -> Path:
-    """``mitune`` in the user's cache folder; where there is none that can be written (no home, a
-    read-only one), a temporary folder of this user's own, after a warning."""
+    """Return ``mitune`` in the user's cache folder.
+
+    If no such folder is writable (no home, or a read-only one), warn and return a temporary folder
+    that belongs to this user.
+    """
     for folder in _usual():
         if writable(folder):
             return folder
@@ -26,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, which is made if need be."""
+    """Whether files can be created in ``folder``; creates the folder if it is absent."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -48,8 +51,11 @@ def _usual() -> Iterator[Path]:
 
 
 def _temporary() -> Path:
-    """A folder that only this user can write: code is loaded from it. One of a known name, which
-    another could have made before, is taken only where it is ours and closed to others."""
+    """A folder that only this user can write, because code is loaded from it.
+
+    Another user may have created a folder of the predictable name before. It is used only if we own
+    it and others have no access.
+    """
     known = Path(tempfile.gettempdir()) / f"mitune-{os.getuid()}"
     try:
         known.mkdir(mode=0o700, exist_ok=True)

@@ -1,20 +1,24 @@
-"""The one exception that is the user's to mend."""
+"""The exception for mistakes that the user can fix."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: ``str(error)`` is the one line shown, naming the thing, what
-    was expected and the mend. The command line prints it and exits with 2; library callers can
-    catch it as a ValueError.
+    """A mistake in the user's input.
 
-    The line stays one line, whatever it names: see ``printable``."""
+    ``str(error)`` is one line that names the thing, what was expected and how to fix it. The
+    command line prints the line and exits with 2; callers of the library can catch the error as a
+    ValueError. ``printable`` keeps the message on one line, whatever it names.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 def printable(text: str) -> str:
-    """A text in one line that every terminal shows: line breaks, control characters and the bytes
-    of a file's name that are no UTF-8 are escaped as Python escapes them."""
+    """Return ``text`` as one line that every terminal can show.
+
+    Line breaks, control characters and bytes of a file name that are not UTF-8 become the escapes
+    that Python uses.
+    """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and a folder with one writer at a time."""
+"""Files that are either whole or absent, and a lock that gives a folder one writer at a time."""
 
 import os
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ SYSTEM = (
     *("__MACOSX", ".DS_Store", ".AppleDouble", ".Spotlight-V100", ".Trashes", ".fseventsd"),
     *("Thumbs.db", "desktop.ini", "@eaDir", "lost+found"),
 )
-"""What desktops, file servers and file systems put into folders."""
+"""Names that desktops, file servers and file systems create in folders."""
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a whole file so that a reader, or a run after a crash, finds all of it or nothing.
+    """Write a file so that a reader, or a run after a crash, finds all of it or nothing.
 
-    The bytes go to a hidden temporary in the same folder (os.replace is atomic only within a file
-    system), reach the disk, and only then take the name; syncing the folder makes the name itself
-    survive a power cut.
+    The bytes go to a hidden temporary file in the same folder (os.replace is atomic only within a
+    file system) and are flushed to the disk before the file takes its name. Syncing the folder
+    makes the name survive a power cut.
 
-    Raises UserError when the disk is full or the folder cannot be written; the temporary is
-    removed.
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -45,7 +45,7 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents if absent. Raises UserError when that is impossible."""
+    """Create a folder and its parents if absent. Raises UserError if that is impossible."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -57,11 +57,13 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
-    """Remove the temporaries that a killed ``atomic_write`` left in ``folder`` for files matching
-    the glob ``names``.
+    """Remove the temporary files that a killed ``atomic_write`` left in ``folder`` for files
+    matching the glob ``names``.
 
-    Only under the folder's lock: otherwise the temporary may be another writer's. Raises
-    UserError when one stays.
+    Hold the folder's lock while calling this: otherwise a temporary file may be another writer's.
+
+    Raises:
+        UserError: a temporary file cannot be removed.
     """
     for temporary in folder.glob(f".{names}.tmp"):
         try:
@@ -71,26 +73,29 @@ def remove_leftovers(folder: Path, names: str) -> None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of this name can stand in a folder that nobody has put anything into: what a
-    writer leaves that was killed before its first file, and what systems put there unasked.
+    """Whether a file of this name may be in a folder that still counts as unused.
+
+    These are the leftovers of a writer that was killed before its first file, and the files that
+    systems create.
     """
     return name == _LOCK or (name.startswith(".") and name.endswith(".tmp")) or is_system(name)
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of this name is no user's own, but one of a desktop, a file server
-    or a file system."""
+    """Whether this is the name of a file or folder that a desktop, a file server or a file system
+    creates."""
     return name in SYSTEM or name.startswith("._")
 
 
 @contextmanager
 def file_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer, in this process or another on the same machine.
+    """Lock the folder against a second writer, in this process or another on the same machine.
 
     The kernel drops the lock when its holder dies, so a killed run never blocks the next one; an
     empty lock file may stay.
 
-    Raises UserError when another writer holds the folder or the lock file cannot be made.
+    Raises:
+        UserError: another writer holds the folder, or the lock file cannot be made.
     """
     lock = FileLock(folder / _LOCK, timeout=0, mode=0o666)
     try:

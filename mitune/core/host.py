@@ -1,5 +1,8 @@
-"""The host extension ``mitune._host`` (csrc/host.cpp): memory that is freed, and a GPU's sensors in
-the background. It is optional; what lacks it says so in ``mitune doctor``."""
+"""The optional host extension ``mitune._host`` (csrc/host.cpp).
+
+It sets how malloc keeps freed memory, and samples a GPU's sensors in the background.
+``mitune doctor`` says what is missing without it.
+"""
 
 import functools
 import importlib
@@ -8,7 +11,7 @@ from typing import Any
 
 @functools.cache
 def host() -> Any | None:
-    """The extension; None where it was not built."""
+    """The extension; None if it was not built."""
     try:
         return importlib.import_module("mitune._host")
     except ImportError:
@@ -16,7 +19,7 @@ def host() -> Any | None:
 
 
 def why_not() -> str | None:
-    """Why it does not run here; None where it does."""
+    """Why the extension is not available here; None if it is."""
     if host() is not None:
         return None
     return (

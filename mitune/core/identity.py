@@ -1,11 +1,10 @@
-"""What a model is: everything of it that changes a number, as digests and plain JSON.
+"""The identity of a model: everything in it that changes a number, as digests and plain JSON.
 
-Two things are told apart. The **fingerprint** is of the weights of the denoiser and the text
-encoders, which an adapter changes: an adapter belongs to them, whatever scheduler or VAE stands
-    beside. The
-**parts** are the rest: configs, the VAE, the tokenizer and the scheduler. What resumes, mixes or
-compares asks for both to be equal. Where a model was loaded from, and how its path was spelt, is a
-note and never compared.
+The identity has two parts. The **fingerprint** hashes the weights of the denoiser and the text
+encoders, which are the networks that an adapter changes: an adapter belongs to these weights,
+whatever scheduler or VAE is used with them. The **parts** are the rest: configs, the VAE, the
+tokenizer and the scheduler. Code that resumes, mixes or compares requires both to be equal. Where a
+model was loaded from, and how its path was spelt, is recorded but never compared.
 """
 
 import hashlib
@@ -48,8 +47,8 @@ _FLOW = (
     "invert_sigmas",
     "stochastic_sampling",
 )
-"""Of rectified flow's scheduler."""
-# The sizes follow from the weights; these do not.
+"""Options of the rectified-flow scheduler."""
+# Only options that do not follow from the shapes of the weights.
 _TEXT_ENCODER = ("hidden_act", "layer_norm_eps", "num_attention_heads", "use_attention_mask")
 _PROBES = [
     "A photo of TWO cats, sitting on a sofa;  don't (ever) move!",
@@ -57,16 +56,16 @@ _PROBES = [
     "",
     "red " * 100,
 ]
-"""Texts that a tokenizer's normalisation, splitting, padding and cutting show in."""
+"""Texts that show how a tokenizer normalises, splits, pads and truncates."""
 
 
 def weights_digest(*modules: torch.nn.Module) -> str:
-    """SHA-256 over names and values of all tensors, in the dtypes they are in, in one pass."""
+    """SHA-256 over names and values of all tensors, in their own dtypes, in one pass."""
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            # A view of the tensor's own memory: weights are gigabytes.
+            # Hash a view of the memory, not a copy as bytes: weights are gigabytes.
             flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(memoryview(flat.numpy()))
     return digest.hexdigest()
@@ -75,12 +74,12 @@ def weights_digest(*modules: torch.nn.Module) -> str:
 def parts_of(
     pipeline: Any, denoiser: str, encoders: Sequence[str], tokenizers: Sequence[str]
 ) -> dict[str, Any]:
-    """All of a pipeline that changes a number but is not in the weights of denoiser and text
-    encoders, by part, as plain JSON.
+    """Everything in a pipeline that changes a number, except the weights of the denoiser and the
+    text encoders: by part, as plain JSON.
 
     Args:
-        pipeline: has a ``vae`` and a ``scheduler`` too; its weights are as they were loaded. A part
-            that is None is left out.
+        pipeline: also has a ``vae`` and a ``scheduler``; its weights are as they were loaded. Text
+            encoders and tokenizers that are None are left out.
         denoiser, encoders, tokenizers: names of its parts.
     """
     parts: dict[str, Any] = {denoiser: _chosen(getattr(pipeline, denoiser))}
@@ -112,11 +111,11 @@ def check_same_model(what: str, settings: Mapping[str, Any], model: Any) -> None
 
     Args:
         what: the set, as the message names it.
-        settings: the set's; what they do not tell of their model is not compared.
+        settings: the set's; what they do not record of their model is not compared.
         model: has ``name``, ``fingerprint`` and ``parts``.
 
     Raises:
-        UserError: naming each part that differs.
+        UserError: the models differ; the message names each part that differs.
     """
     found = []
     if settings.get("model_fingerprint", model.fingerprint) != model.fingerprint:
@@ -153,9 +152,9 @@ def _encoder(encoder: Any) -> dict[str, Any]:
 
 
 def _chosen(module: Any) -> dict[str, Any]:
-    """The options of a network of diffusers that are not its class's defaults.
+    """The options of a diffusers network that differ from its class's defaults.
 
-    So a file that spells a default out is the same as one that leaves it out, and an option that a
+    A config that spells a default out is then equal to one that omits it, and an option that a
     later diffusers adds changes nothing.
     """
     defaults = inspect.signature(type(module).__init__).parameters
@@ -176,13 +175,13 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 def _scheduler(scheduler: Any) -> dict[str, Any]:
     config, kind = scheduler.config, type(scheduler).__name__
-    if kind.startswith("FlowMatch"):  # one solver, so that no other's default is ever taken
+    if kind.startswith("FlowMatch"):  # it has one solver: no other class's defaults apply
         return {"class": kind} | {name: config[name] for name in _FLOW if name in config}
     found = {name: config[name] for name in _SCHEDULER if name in config}
     if found.get("trained_betas") is not None:
         found["trained_betas"] = _sha([float(beta) for beta in found["trained_betas"]])
     found["class"] = kind
-    # Another solver's own default takes the place of an option that was not given (``Schedule``).
+    # ``Schedule`` replaces an option that was not given by the default of the solver's class.
     found["by_default"] = sorted({*config.get("_use_default_values", ())} & found.keys())
     return found
 

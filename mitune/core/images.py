@@ -16,12 +16,13 @@ from mitune.core.errors import UserError
 from mitune.core.reading import read_file, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""What pictures of strangers are decoded as: other formats of Pillow's start other programs."""
+"""The formats in which untrusted files are decoded: some of Pillow's other decoders start other
+programs."""
 
 BACKGROUND = (255, 255, 255)
-"""What lies behind transparent pixels: white paper, as in most viewers."""
+"""Colour behind transparent pixels: white, as in most viewers."""
 
-# How files of other formats begin, so that they can be called by their names.
+# First bytes of files in other formats, so that a message can name the format.
 _OTHERS = (
     (b"GIF8", "GIF"),
     (b"BM", "BMP"),
@@ -51,10 +52,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts a picture upright, by EXIF's orientation."""
+"""The transposition that turns a picture upright, by its EXIF orientation."""
 
-# What Pillow's decoders raise for damaged files, and its refusal of pictures that unpack to
-# gigabytes.
+# What Pillow's decoders raise for damaged files, and for pictures that unpack to gigabytes.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -81,7 +81,7 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
         ``[N, 3, height, width]`` float32 in [0, 1].
 
     Raises:
-        UserError: a file that is missing, or as ``decode_image``.
+        UserError: a file is missing, or ``decode_image`` refuses it.
     """
     pictures = []
     for path in paths:
@@ -101,32 +101,31 @@ def read_images(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
 
 
 def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
-    """The centre of a picture, as large as the asked shape allows, resized to it.
+    """Crop the largest centred rectangle of the requested shape out of a picture, and resize it.
 
-    A camera's note of which side is up (EXIF) is followed; one that makes no sense is passed over,
-    as viewers do. Transparent pixels show BACKGROUND. Grey becomes colour, CMYK is converted by
-    (1 - ink) (1 - black), 16-bit grey keeps its precision. A colour profile is not applied: the
-    numbers are taken as sRGB.
+    The EXIF orientation is applied; an invalid one is ignored, as viewers do. Transparent pixels
+    show BACKGROUND. Grey becomes colour, CMYK is converted by (1 - ink) (1 - black), 16-bit grey
+    keeps its precision. A colour profile is not applied: the numbers are taken as sRGB.
 
     Args:
         content: the bytes of a JPEG, PNG or WebP file.
-        name: what to call it in a message.
+        name: of the picture, for messages.
         size: (height, width) in pixels.
 
     Returns:
         ``[3, height, width]`` float32 in [0, 1].
 
     Raises:
-        UserError: bytes that are no whole picture of these formats, an animation, or a picture too
-            large to be safe.
+        UserError: bytes that are not a whole picture in one of these formats, an animation, or a
+            picture too large to be safe.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns from half of what it refuses on, and of notes that make no sense.
+            # Pillow warns above half of the size that it refuses, and about invalid metadata.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 frames = getattr(image, "n_frames", 1)
-                # A JPEG with several pictures (MPO) is a camera's: the first is the photograph.
+                # Cameras write JPEGs with several pictures (MPO): the first is the photograph.
                 if frames > 1 and image.format in ("PNG", "WEBP"):
                     raise UserError(
                         f"picture {name} is an animation of {frames} frames: expected a single "
@@ -155,7 +154,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
     if image.mode.startswith("I"):
-        # Only PNG's 16-bit grey comes in such a mode; in 8 bits it would lose its precision.
+        # Only 16-bit grey PNGs have such a mode; converting to 8 bits would lose their precision.
         values = np.asarray(image).astype(np.float32)
         values[values == image.info.get("transparency")] = 65535
         grey = ImageOps.fit(Image.fromarray(values / 65535), size, Image.Resampling.LANCZOS)

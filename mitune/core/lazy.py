@@ -1,5 +1,5 @@
-"""Public names of a package that are imported on first use (PEP 562), so that importing the package
-stays cheap."""
+"""Import the public names of a package on first use (PEP 562), so that importing the package stays
+cheap."""
 
 import importlib
 import sys
@@ -11,13 +11,13 @@ from typing import Any
 def lazy(
     package: str, public: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of ``package``.
+    """Return ``__getattr__`` and ``__dir__`` for ``package``.
 
     Args:
         package: its ``__name__``.
-        public: name to the module that defines it. A name may be that of a submodule as well, as
-            ``mitune.load.load`` is, or have been one (``mitune.moved``): ``mitune.load`` is then
-            the function, whoever imported the submodule first.
+        public: maps each name to the module that defines it. A name may also be, or have been
+            (``mitune.moved``), the name of a submodule, like ``mitune.load.load``. ``mitune.load``
+            is then the function, whichever code imported the submodule first.
     """
     module = sys.modules[package]
     module.__class__ = _without_submodules(set(public))
@@ -27,9 +27,9 @@ def lazy(
             value = getattr(importlib.import_module(public[name]), name)
             setattr(module, name, value)
             return value
-        from importlib.util import find_spec  # here, as a start of the command line needs none
+        from importlib.util import find_spec  # imported here: the command line starts without it
 
-        # A submodule that nobody imported so far, such as mitune.scoring.estimate.
+        # A submodule that was not imported yet, such as mitune.scoring.estimate.
         if not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -38,8 +38,8 @@ def lazy(
 
 
 def _without_submodules(names: set[str]) -> type[ModuleType]:
-    """The class of a module on which importing a submodule of one of ``names`` leaves no attribute:
-    the import system would put the submodule where the function of that name belongs."""
+    """A module class that ignores the attribute which importing a submodule sets, for submodules in
+    ``names``: the import system would replace the function of that name by the submodule."""
 
     class Package(ModuleType):
         def __setattr__(self, name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
-"""A process of the command line: streams that may be closed, full or narrow, signals, and the exit.
+"""The process of a command line: standard streams that may be closed, full or limited in their
+encoding, signals, and the exit code.
 
-What a library does not do to its caller's process stands here, apart from ``mitune.cli``.
+A library must not do this to its caller's process, so it is kept apart from ``mitune.cli``.
 """
 
 import io
@@ -16,15 +17,15 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what holds back an interrupt, and cleans up after one, does so for it too."""
+    """SIGTERM. Code that delays an interrupt, or cleans up after one, handles SIGTERM too."""
 
 
 class OutputLost(Exception):
-    """What was told could not be written to stdout; ``args[0]`` is the OSError."""
+    """stdout could not be written; ``args[0]`` is the OSError."""
 
 
 class _Out(io.TextIOWrapper):
-    """stdout, whose failures are told from those of a run's files."""
+    """stdout whose write errors differ in type from errors of a run's files."""
 
     def write(self, text: str) -> int:
         try:
@@ -40,7 +41,7 @@ class _Out(io.TextIOWrapper):
 
 
 class _Err(io.TextIOWrapper):
-    """stderr: a terminal that went away, or a full disk, is no reason to end a run."""
+    """stderr that ignores write errors: a closed terminal or a full disk must not end a run."""
 
     def write(self, text: str) -> int:
         try:
@@ -56,9 +57,13 @@ class _Err(io.TextIOWrapper):
 
 
 def own(run: Callable[[], None]) -> NoReturn:
-    """``run`` as all that this process does; its exit code is that of ``run``'s SystemExit, or:
-    0; 1 for a fault, whose traceback is shown, for a file system that fails, and for a stdout that
-    cannot be written; 141 where its reader went away."""
+    """Run ``run`` as the whole work of this process, and exit.
+
+    The exit code is that of ``run``'s SystemExit. Without one it is 0 on success; 1 for a bug,
+    whose traceback is shown, for too little memory, for a file system that fails, and for a stdout
+    that cannot be written; 130 for an interrupt that ``run`` did not handle; 141 if the reader of
+    stdout has gone away.
+    """
     _take_signals()
     _open_streams()
     code = 1
@@ -67,7 +72,7 @@ def own(run: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except OutputLost as lost:
         code = _tell_lost(lost.args[0])
-    # Threads that still compile, and processes that do so for us, would be waited for.
+    # sys.exit would wait for threads that still compile, and for processes that compile for us.
     sys.stderr.flush()
     if code in (INTERRUPTED, TERMINATED):
         os._exit(code)
@@ -84,12 +89,12 @@ def _code_of(run: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno is None:
             return _tell_fault()
-        # A disk that is full, a folder that is gone: of the machine, not of the code.
+        # A full disk or a missing folder: a fault of the machine, not of the code.
         place = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
         reason = " ".join(str(error.strerror).split())
         _tell(f"{reason}{place}; finished work is kept")
         return 1
-    except KeyboardInterrupt:  # while another is handled
+    except KeyboardInterrupt:  # raised while another exception is handled
         _tell("interrupted")
         return INTERRUPTED
     except BaseException as error:
@@ -102,7 +107,7 @@ def _code_of(run: Callable[[], None]) -> int:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """torch's errors among them: by name, as torch may not be there."""
+    """Whether it is out of memory; torch's error is matched by name, as torch may be absent."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
@@ -122,7 +127,8 @@ def _tell_fault() -> int:
 
 
 def _tell_lost(error: OSError) -> int:
-    """Also leave nothing that the interpreter would try to write once more at its end."""
+    """Report the error, and redirect stdout so that the interpreter does not try to write the rest
+    of its buffer at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
@@ -131,11 +137,11 @@ def _tell_lost(error: OSError) -> int:
 
 
 def _open_streams() -> None:
-    """All three standard streams, whatever the process was started with.
+    """Provide all three standard streams, whatever the process was started with.
 
-    A closed one is opened, or the run's next file would take its number and get what is printed; on
-    /dev/null, and stdout so that writing fails, as it does for other programs. Text that the
-    terminal's encoding lacks is escaped.
+    A closed stream is opened on /dev/null. Otherwise the run's next file would take its descriptor
+    and receive what is printed. A closed stdout is opened such that writing fails, as it does for
+    other programs. Characters that the terminal's encoding lacks are escaped.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -161,8 +167,9 @@ def _open_streams() -> None:
 
 
 def _take_signals() -> None:
-    """The first SIGINT or SIGTERM raises in the main thread; while that unwinds, a second ends the
-    process at once. Those that are ignored (nohup, a shell's background jobs) stay so."""
+    """Let the first SIGINT or SIGTERM raise in the main thread; a second one, while the first
+    unwinds, ends the process at once. Ignored signals (nohup, a shell's background jobs) stay
+    ignored."""
     seen = False
 
     def take(number: int, frame: FrameType | None) -> None:

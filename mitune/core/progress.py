@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' advice to developers, and their loading bars, off our users'
-    screens."""
+    """Hide other libraries' advice to developers, and their loading bars, from our users."""
     import diffusers
     import transformers
 
@@ -23,12 +22,12 @@ def quiet_libraries() -> None:
 
 
 def warn(message: str) -> None:
-    """One line to stderr that does not tear a progress bar."""
+    """Print one line to stderr without breaking a progress bar."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def warn_unrecorded(folder: Path | str, settings: Sequence[str]) -> None:
-    """Tell, where there are any, that a folder of an earlier version does not say these."""
+    """Warn that a folder of an earlier version does not record ``settings``, if there are any."""
     if settings:
         warn(
             f"{folder} was begun by an earlier version, which did not record "
@@ -37,8 +36,8 @@ def warn_unrecorded(folder: Path | str, settings: Sequence[str]) -> None:
 
 
 class Bars:
-    """One bar at a time: candidates of a round, then steps of its training, each with rate and time
-    left."""
+    """One progress bar at a time: candidates of a round, then steps of its training, each with its
+    rate and the time left."""
 
     def __init__(self, quiet: bool, started: Callable[[], None] | None = None) -> None:
         self._quiet = quiet
@@ -47,7 +46,7 @@ class Bars:
         self._title = ""
 
     def candidate(self, number: int, done: int, total: int) -> None:
-        """Candidate ``done`` of ``total`` of round ``number`` is there."""
+        """Candidate ``done`` of ``total`` of round ``number`` is done."""
         self._show(f"round {number}: candidates", "candidate", done, total)
 
     def step(self, number: int, step: int, total: int, loss: float) -> None:
@@ -62,7 +61,7 @@ class Bars:
         if self._bar is None or title != self._title:
             self.close()
             self._title = title
-            # What an earlier run finished is not this run's speed.
+            # The rate must not include what an earlier run finished.
             self._bar = tqdm(
                 total=total,
                 initial=done - 1,
@@ -76,14 +75,14 @@ class Bars:
         return self._bar
 
     def close(self) -> None:
-        """Leave the last bar as it stands."""
+        """Close the last bar as it stands."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class Lines:
-    """What ``Bars`` shows, for several processes at a time: a line as each bar would be full."""
+    """Progress of one of several processes: one line whenever ``Bars`` would show a full bar."""
 
     def __init__(self, quiet: bool, whose: str) -> None:
         self._quiet = quiet
@@ -91,7 +90,7 @@ class Lines:
         self._start = time.perf_counter()
 
     def candidate(self, number: int, done: int, total: int) -> None:
-        """Candidate ``done`` of ``total`` of round ``number`` is there."""
+        """Candidate ``done`` of ``total`` of round ``number`` is done."""
         if done == total:
             self._tell(f"round {number}: {total} candidates")
 
@@ -111,7 +110,7 @@ def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bar
     """Bars that are closed at the end, also after an error.
 
     Args:
-        quiet: nothing is shown.
+        quiet: show nothing.
         started: called once, when the first candidate or step is done.
     """
     made = Bars(quiet, started)
@@ -123,7 +122,7 @@ def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bar
 
 @contextmanager
 def shown(quiet: bool, whose: str | None) -> Iterator[Bars | Lines]:
-    """Bars, or lines that begin with ``whose`` where several processes share the screen."""
+    """Bars; or lines that begin with ``whose``, where several processes share the screen."""
     if whose is not None:
         yield Lines(quiet, whose)
         return

@@ -1,4 +1,4 @@
-"""Prompts: lists from files, and what no prompt may hold."""
+"""Prompts: reading them from files, and checking what they contain."""
 
 import codecs
 import logging
@@ -13,30 +13,31 @@ from mitune.core.reading import read_file, reason
 logger = logging.getLogger(__name__)
 
 HEADERS = ("prompt", "prompts", "caption", "captions", "text")
-"""Names, in any case, by which the first line of a table tells where its prompts are."""
+"""Column names, in any case, by which the first line of a table says where its prompts are."""
 
-_INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")  # spaces, line ends, controls, what has no width
+_INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")  # spaces, line ends, controls, zero-width characters
+# UTF-32 comes first: its little-endian mark begins with that of UTF-16.
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
-_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}  # its begin like UTF-32's
+_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
 def read_prompts(path: Path | str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, one a line.
+    """Read the prompts of a text file, one per line.
 
-    Lines end with LF, CRLF or CR, and with no other character that some programs take for a line's
-    end. Spaces around a prompt, and lines without a visible character, count for nothing. Of a line
-    with tabs the first column that holds something is the prompt, as in T2I-CompBench's lists. A
-    first line that has one of HEADERS as a column (or is the word "prompt" alone) is a table's
-    header, and no prompt: that column holds the prompts. Repeated prompts are taken once (their
-    candidates would be the same). What is left out is told in one warning.
+    Lines end with LF, CRLF or CR, and with no other character that some programs take for a line
+    end. Spaces around a prompt, and lines without a visible character, are ignored. In a line with
+    tabs the prompt is the first column that is not empty, as in T2I-CompBench's lists. A first line
+    that has one of HEADERS as a column (or is just "prompt" or "prompts") is a table's header and
+    not a prompt: the prompts are in that column. Repeated prompts are taken once (their candidates
+    would be the same). One warning lists what is left out.
 
     Args:
-        path: UTF-8 text; also a pipe.
-        limit: take only so many; None takes all.
+        path: of UTF-8 text; may be a pipe.
+        limit: take at most this many; None takes all.
 
     Raises:
-        UserError: no such file, not text, no prompt in it, a prompt as ``check_prompts`` refuses
-            it, or a limit below 1.
+        UserError: the file is absent, is not text or has no prompt; ``check_prompts`` refuses a
+            prompt; or the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}: expected at least 1 prompt")
@@ -73,15 +74,15 @@ def read_prompts(path: Path | str, limit: int | None = None) -> list[str]:
 
 
 def check_prompts(prompts: Sequence[str], where: str | None = None) -> None:
-    """Refuse, before the first pass of a model, what no file, tokenizer or hash takes.
+    """Refuse prompts that a file, tokenizer or hash cannot take, before the model runs.
 
     Args:
         prompts: texts; an empty one is allowed, as it is the unconditional prompt.
-        where: what to call their place; None counts them from 1.
+        where: names their place in messages; None counts them from 1.
 
     Raises:
-        UserError: no text, a lone surrogate (bytes of the command line that are no UTF-8), or a
-            zero character.
+        UserError: a prompt is not a string, or has a lone surrogate (bytes of the command line that
+            are not UTF-8) or a NUL character.
     """
     for number, prompt in enumerate(prompts, 1):
         place = where or f"prompt {number} of {len(prompts)}"
@@ -102,13 +103,13 @@ def check_prompts(prompts: Sequence[str], where: str | None = None) -> None:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines as LF, CRLF or CR end them, at least one: not as ``str.splitlines``, which also splits
-    at eight characters that may stand inside a prompt."""
+    """Split at LF, CRLF and CR only, into at least one line: ``str.splitlines`` also splits at
+    eight characters that may occur inside a prompt."""
     return re.split(r"\r\n|\n|\r", text)
 
 
 def visible(text: str) -> bool:
-    """Whether a text holds anything that is neither space nor invisible."""
+    """Whether a text has a character that is neither space nor invisible."""
     return any(unicodedata.category(character) not in _INVISIBLE for character in text)
 
 
@@ -135,7 +136,7 @@ def _read(path: Path | str) -> str:
 
 
 def _header(line: str) -> int | None:
-    """The column of prompts that a table's first line names; None: it is no header."""
+    """The column of the prompts, if the line is a table's header; else None."""
     names = [name.strip().lower() for name in line.split("\t")]
     if len(names) == 1:
         return 0 if names[0] in ("prompt", "prompts") else None
@@ -152,5 +153,5 @@ def _column(line: str, column: int) -> tuple[str, bool]:
 
 
 def _trimmed(text: str) -> str:
-    # A byte order mark inside a file is where two files were joined.
+    # Files that were joined have byte order marks inside.
     return text.strip().strip("\ufeff").strip()

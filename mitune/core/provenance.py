@@ -1,4 +1,4 @@
-"""Where a result came from, versions, revision and device; and results as JSON text."""
+"""Provenance of a result (versions, revision and device), and results as JSON text."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def versions() -> dict[str, str | None]:
 
 def revision() -> str | None:
     """Git revision of a source checkout of mitune, with "+changes" if it differs; None for an
-    installed package."""
+    installed package, or if git cannot tell."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -44,8 +44,7 @@ def revision() -> str | None:
         head = _git(root, "rev-parse", "HEAD")
         return head + ("+changes" if _git(root, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        # No git on the machine, or a checkout that git refuses to read: the revision is then simply
-        # not known.
+        # No git on the machine, or a checkout that git refuses to read.
         return None
 
 
@@ -55,8 +54,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: "torch.device") -> str:
-    """Name of the device as people write it: the GPU's name, or the processor and its thread
-    count."""
+    """Name of the device for people: the GPU's name, or the CPU's architecture and the number of
+    torch's threads."""
     import torch
 
     if device.type == "cuda":
@@ -65,7 +64,7 @@ def device_name(device: "torch.device") -> str:
 
 
 def environment(device: "torch.device") -> dict[str, Any]:
-    """What is written beside every result; it never decides whether a run may be resumed."""
+    """What is recorded with every result; it never decides whether a run may be resumed."""
     return {"versions": versions(), "revision": revision(), "device": device_name(device)}
 
 

@@ -1,4 +1,4 @@
-"""Read files that users name: whole, and nothing that is no file."""
+"""Read files that users name: whole, without blocking on pipes or devices."""
 
 import os
 import stat
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def read_file(path: Path | str, *, pipes: bool = False) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
-    A named pipe without a writer, a socket or a device would be waited for, maybe for ever; they
-    are refused at once.
+    Reading a named pipe without a writer, a socket or a device could block for ever, so these are
+    refused at once.
 
     Args:
         path: of the file.
-        pipes: whether a pipe will do as well, such as a shell's ``<(command)``; one that nobody
-            writes to is then empty.
+        pipes: also accept a pipe, such as a shell's ``<(command)``; a pipe without a writer is then
+            empty.
 
     Raises:
-        OSError: no such file, no right to read it, or none of these.
+        OSError: there is no such file, it may not be read, or it is not a file.
         ValueError: a path with a zero byte.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

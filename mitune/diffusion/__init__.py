@@ -1,1 +1,2 @@
-"""The mathematics of diffusion: noise, solvers, the schedule as a table. It knows no model."""
+"""The mathematics of diffusion, independent of any model: noise, solvers, the schedule as a
+table."""

@@ -1,5 +1,5 @@
-"""What a scheduler object of diffusers knows of its noise: the one place that reads its tables by
-diffusers' names."""
+"""The noise levels of a diffusers scheduler: the one place that reads its tables by diffusers'
+names."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def squared_signal(scheduler: Any) -> Tensor:
-    """abar, ``[T]`` float64, of a scheduler of variance-preserving diffusion."""
+    """abar, ``[T]`` float64, of a variance-preserving scheduler."""
     levels: Tensor = scheduler.alphas_cumprod
     return levels.double()
 
@@ -19,4 +19,4 @@ FORMER = {
     "num_train_timesteps": "num_train_timesteps",
     "prediction": "prediction",
 }
-"""What ``mitune.Schedule`` itself told under these names before 0.2, and where its process does."""
+"""Attributes that ``mitune.Schedule`` itself had before 0.2, and what its process calls them."""

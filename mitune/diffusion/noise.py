@@ -13,7 +13,7 @@ __all__ = ["candidate_key", "candidate_keys", "normal", "prompt_id"]
 
 
 def prompt_id(prompt: str) -> int:
-    """The prompt's number in the noise's key: first 32 bits of the SHA-256 of its UTF-8 text."""
+    """The prompt's number in the noise key: the first 32 bits of the SHA-256 of its UTF-8 text."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big")
 
 

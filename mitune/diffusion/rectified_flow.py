@@ -10,9 +10,9 @@ from mitune.core.errors import UserError
 from mitune.diffusion.process import check_convention
 
 FLOW_CONVENTIONS = {"integral": 0.0, "mean": 0.05}
-"""Weights of a score in a flow, and the t_min of each: "integral" weighs each visited t by its part
-of the range; "mean" takes the plain mean over t > 0.05, as RFMI's code does (Wang et al., arXiv
-2503.14358). A sampler's t are not spread evenly, so the two differ."""
+"""Weightings of a score in a flow, with the t_min of each: "integral" weights each visited t by its
+part of the range; "mean" takes the plain mean over t > 0.05, as RFMI's code does (Wang et al.,
+arXiv 2503.14358). A sampler's t are not evenly spaced, so the two differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class RectifiedFlow:
     ``eps - x0``; times are float64.
 
     Attributes:
-        model_scale: the network's timestep at t = 1.
+        model_scale: the timestep that the network is given at t = 1.
     """
 
     model_scale: float = 1000.0
@@ -33,7 +33,7 @@ class RectifiedFlow:
         return FLOW_CONVENTIONS
 
     def to(self, device: torch.device | str) -> "RectifiedFlow":
-        """It has no numbers."""
+        """Return the process itself: it has no tensors."""
         return self
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ class RectifiedFlow:
         return 1 - t, t
 
     def mi_weight(self, t: Tensor, convention: str = "integral") -> Tensor:
-        """``(1 - t) / t``: half the slope of the SNR, 2 (1 - t) / t^3, times t^2, as x0 is
+        """``(1 - t) / t``: half the slope of the SNR, 2 (1 - t) / t^3, times t^2, because x0 is
         ``z - t v``."""
         check_convention(self, convention)
         t = t.double()
@@ -52,7 +52,7 @@ class RectifiedFlow:
         """1.
 
         Raises:
-            UserError: snr_gamma is given: min-SNR is about diffusion's SNR.
+            UserError: snr_gamma is given; min-SNR needs the SNR of diffusion.
         """
         if snr_gamma is not None:
             raise UserError(f"snr_gamma is {snr_gamma}: expected none for a flow model")
@@ -62,7 +62,7 @@ class RectifiedFlow:
         """``t_min``.
 
         Raises:
-            UserError: unknown convention, or a t_min outside 0 ... 1.
+            UserError: unknown convention, or a t_min outside [0, 1).
         """
         check_convention(self, convention)
         t_min = self.conventions[convention] if t_min is None else t_min
@@ -71,12 +71,13 @@ class RectifiedFlow:
         return float(t_min)
 
     def draw_t(self, place: Tensor, least: float) -> Tensor:
-        """Times of (least, 1]: the place counts from 1 down, since at t = 0 the weight is
-        infinite."""
+        """Times in (least, 1]. ``place`` counts from 1 down, since the weight is infinite at
+        t = 0."""
         return 1 - place * (1 - least)
 
     def training_t(self, words: Tensor, t_range: tuple[int, int]) -> Tensor:
-        """Times in (0, 1], float64: the middle of each word's part of the range, never 0."""
+        """Times in (0, 1], float64: each word maps to the middle of its part of the range, so t is
+        never 0."""
         low, end = t_range
         return (low + (words.double() + 0.5) / 2**32 * (end - low)) / self.model_scale
 
@@ -89,8 +90,8 @@ class RectifiedFlow:
         return timesteps.double() / self.model_scale > least
 
     def step_weights(self, timesteps: Tensor, convention: str, least: float) -> Tensor:
-        """Integral: each t's weight times the way to the next t (0 after the last); mean: over
-        the counted steps."""
+        """For "integral", each t's weight times the distance to the next t (0 after the last); for
+        "mean", its weight divided by the number of counted steps."""
         t = timesteps.double() / self.model_scale
         counted = self.counted(timesteps, least)
         weight = self.mi_weight(t, convention) * counted

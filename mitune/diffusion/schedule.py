@@ -1,9 +1,9 @@
-"""A schedule is a table: a solver's N affine steps and the weights of the score.
+"""A schedule is a table: the N affine steps of a solver, and the weights of the score.
 
-Every solver moves by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``, with N rows
+Every solver steps by ``z' = a_i z + b_i prediction + sigma_i w``, ``w ~ N(0, I)``. The N rows are
 computed once on the host in float64. States of diffusion are variance-preserving throughout,
-``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``: a solver with another variable of its own (Euler's
-``x = z sqrt(sigma^2 + 1)``) is written for z, so that nothing else has to know.
+``z_t = sqrt(abar_t) z0 + sqrt(1 - abar_t) eps``. A solver with another variable (Euler's
+``x = z sqrt(sigma^2 + 1)``) is rewritten for z, so that no other code has to know about it.
 """
 
 import warnings
@@ -31,10 +31,10 @@ class Schedule:
     Attributes:
         name: "ddpm", "ddim" or "euler".
         timesteps: ``[N]`` float64, descending, as the model is given them (fractional for Euler
-            with linspace).
+            with linspace spacing).
         a, b, sigma: ``[N]`` float64, coefficients of the step, for the model's own prediction type.
         init_scale: the first latent is ``init_scale * noise``.
-        process: what noise does, and what is predicted; on the CPU.
+        process: the noising process and what the model predicts in it; on the CPU.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Schedule:
     def from_diffusers(
         cls, scheduler: Any, steps: int = 50, kind: str | None = None, eta: float = 0.0
     ) -> "Schedule":
-        """The table of ``steps`` steps, equal to what the diffusers class does step by step.
+        """Build the table of ``steps`` steps that equals the diffusers class step by step.
 
         Args:
             scheduler: a diffusers scheduler, or its config; FlowMatchEulerDiscreteScheduler's gives
                 rectified flow, whose states are not variance-preserving. Options that a scheduler
-                object holds only by its class's default give way to the defaults of ``kind``'s
+                object has only from its class's defaults are replaced by the defaults of ``kind``'s
                 class, as in diffusers' own ``from_config``.
             steps: N, 1 to T.
             kind: one of SOLVERS; None takes the scheduler's own class.
@@ -102,7 +102,7 @@ class Schedule:
 
     @classmethod
     def _flow(cls, scheduler: Any, steps: int, kind: str | None) -> "Schedule":
-        """Euler's method in rectified flow: ``z' = z + (t' - t) v``, whatever the spacing."""
+        """Euler's method in rectified flow: ``z' = z + (t' - t) v``, for any spacing."""
         if kind not in (None, "euler"):
             raise UserError(f"scheduler {kind!r} does not solve a flow: choose euler")
         timesteps, times, scale = solvers.derive_flow(scheduler, steps)
@@ -117,7 +117,7 @@ class Schedule:
         )
 
     def __getattr__(self, name: str) -> Any:
-        """What the process tells, by the names that it had here."""
+        """Attributes of the process, by the names that they had here."""
         if name not in FORMER:
             raise AttributeError(f"'Schedule' object has no attribute {name!r}")
         warnings.warn(f"Schedule.{name} is .process.{FORMER[name]} now", DeprecationWarning, 2)
@@ -130,19 +130,19 @@ class Schedule:
 
     @classmethod
     def levels(cls, scheduler: Any) -> "Schedule":
-        """A schedule for its noise levels and prediction type alone, which every solver shares.
+        """A schedule that is used only for its noise levels and prediction type, which every solver
+        shares.
 
         How the scheduler would step (its spacing, variance, clipping, own sigmas) does not matter
-        to who re-noises or trains.
+        for re-noising and training.
 
         Raises:
-            UserError: as ``from_diffusers``, but for options of the step.
+            UserError: as ``from_diffusers``, except for options of the step.
         """
         if solvers.is_flow(scheduler):
             return cls._flow(solvers.plain_flow(scheduler), 1, None)
         stepping = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
-        # What the object holds by default counts like what was given: nothing may go back to
-        # defaults.
+        # The object's defaults count as if they were given: no other class's may replace them.
         own = {**stepping, "steps_offset": 0, "_use_default_values": []}
         return cls.from_diffusers(
             {**solvers.config_of(scheduler), **own, "timestep_spacing": "leading"},
@@ -155,8 +155,8 @@ class Schedule:
         over the counted steps, in nats: Eq. 2 for diffusion.
 
         Args:
-            convention: a name of the process's; None is its first.
-            t_min: only steps with t > t_min count; None is the convention's own.
+            convention: a name in the process's ``conventions``; None is the first.
+            t_min: only steps with t > t_min count; None takes the convention's own.
 
         Raises:
             UserError: unknown convention; or no step counts.

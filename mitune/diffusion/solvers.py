@@ -1,7 +1,7 @@
 """Solvers as affine steps, derived in float64 from the scheduler that diffusers would run.
 
-Every solver moves from z to a sum of the predicted x0, the predicted eps, z and fresh noise, each
-with a coefficient of its own; both predictions are affine in z and in the model's output.
+Every solver moves from z to a weighted sum of the predicted x0, the predicted eps, z and fresh
+noise; both predictions are affine in z and in the model's output.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from mitune.diffusion.native import squared_signal
 from mitune.diffusion.process import target
 
 SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
-"""Names of the solvers, and the diffusers class that each must agree with."""
+"""Names of the solvers, and the diffusers class that each must reproduce."""
 
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 
@@ -37,17 +37,17 @@ _REASONS = {
     "thresholding": "it is not affine in the latent",
 }
 NO_SIGNAL = 2.0**-24
-"""The largest abar that counts as none: a zero-terminal-SNR schedule ends in 0, or as Euler's,
-whose sigma has to stay finite, in this."""
+"""The largest abar that counts as no signal: a zero-terminal-SNR schedule ends in 0, or in this for
+Euler, whose sigma has to stay finite."""
 
 
-# What diffusers raises for configs with values of the wrong kind or size.
+# What diffusers raises for configs with values of the wrong type or size.
 _UNBUILDABLE = (NotImplementedError, ValueError, TypeError, IndexError, RuntimeError)
 
 
 class Rows(NamedTuple):
     """N steps, each field ``[N]`` float64: abar where the model is called, and the coefficients of
-    its predicted x0 and eps, of the latent z and of fresh noise in the next latent.
+    the predicted x0, the predicted eps, the latent z and fresh noise in the next latent.
     """
 
     abar: Tensor
@@ -68,11 +68,10 @@ class Rows(NamedTuple):
 
 
 def config_of(scheduler: Any) -> dict[str, Any]:
-    """The config of a diffusers scheduler, or the config itself, as a new dict.
+    """The config of a diffusers scheduler, or the given config, as a new dict.
 
     Raises:
-        UserError: neither of the two, or a scheduler without the noise levels of discrete
-            timesteps.
+        UserError: the argument is neither, or it has no noise levels of discrete timesteps.
     """
     config = getattr(scheduler, "config", scheduler)
     if not isinstance(config, Mapping):
@@ -80,11 +79,11 @@ def config_of(scheduler: Any) -> dict[str, Any]:
             f"the scheduler is a {type(scheduler).__name__}: expected a diffusers scheduler or its "
             "config"
         )
-    # An object's config may lack its class, which from_config and the choice of solver go by.
+    # An object's config may lack its class name, which from_config and the choice of solver need.
     own = config.get("_class_name") if config is scheduler else type(scheduler).__name__
     levels = ("beta_schedule", "beta_start", "trained_betas")
     if own not in SOLVERS.values() and all(config.get(name) is None for name in levels):
-        # Else from_config would silently fill in DDPM's default betas, for a flow model even.
+        # Otherwise from_config would silently fill in DDPM's default betas, even for a flow model.
         raise UserError(
             f"the scheduler {own or 'config'} has no noise levels: expected one of "
             f"{', '.join(levels)}"
@@ -93,7 +92,7 @@ def config_of(scheduler: Any) -> dict[str, Any]:
 
 
 def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
-    """The solver's name and the scheduler that diffusers builds for it from this config.
+    """The solver's name, and the scheduler that diffusers builds for it from this config.
 
     Args:
         scheduler: a diffusers scheduler, or its config.
@@ -113,7 +112,7 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
             f"one of {', '.join(SOLVERS)}"
         )
     if "clip_sample" not in config and own != SOLVERS[kind]:
-        # A class without the option never clips; on by default in ddpm and ddim, for pixel models.
+        # A class without the option never clips; ddpm and ddim clip by default, for pixel models.
         config["clip_sample"] = False
     try:
         native = getattr(diffusers, SOLVERS[kind]).from_config(config)
@@ -142,9 +141,9 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
 
 
 def _check_levels(native: Any) -> None:
-    """Raise UserError unless every timestep adds noise, and only the last may leave no signal."""
+    """Raise UserError unless every timestep adds noise and at most the last leaves no signal."""
     betas = native.betas.double()
-    # Without a first noise level above 0 the score's weights divide by 0.
+    # The score's weights divide by the first noise level.
     if (
         len(betas) < 2
         or not bool(((betas > 0) & (betas <= 1)).all())
@@ -160,7 +159,7 @@ def _check_levels(native: Any) -> None:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether it is, or configures, diffusers' solver of rectified flow."""
+    """Whether it is diffusers' solver of rectified flow, or a config of that."""
     config = getattr(scheduler, "config", scheduler)
     named = config.get("_class_name") if isinstance(config, Mapping) else None
     return _FLOW in (type(scheduler).__name__, named)
@@ -170,17 +169,19 @@ _FLOW_STEPS = ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas")
 
 
 def plain_flow(scheduler: Any) -> dict[str, Any]:
-    """Its config, with Euler's steps evenly spaced: for those who want the noise levels alone."""
+    """The scheduler's config with the options that ``derive_flow`` refuses turned off, for callers
+    that need only the noise levels."""
     config = getattr(scheduler, "config", scheduler)
     return {**config, "_class_name": _FLOW, **dict.fromkeys(_FLOW_STEPS, False)}
 
 
 def derive_flow(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, float]:
-    """Timesteps ``[N]`` as the network is given them, times ``[N + 1]`` down to 0, float64, and the
-    network's timestep at t = 1.
+    """Timesteps ``[N]`` as the network is given them and times ``[N + 1]`` down to 0, both float64;
+    and the network's timestep at t = 1.
 
     Raises:
-        UserError: a step that is not Euler's, or a spacing that depends on the picture's size.
+        UserError: a step that is not Euler's, a spacing that depends on the picture's size, or a
+            number of steps out of range.
     """
     config = {**getattr(scheduler, "config", scheduler)}
     for option in _FLOW_STEPS:
@@ -198,13 +199,13 @@ def derive(kind: str, native: Any, steps: int, eta: float) -> tuple[Tensor, Rows
     """Timesteps ``[N]`` float64, the rows of the steps, and the scale of the initial noise.
 
     Raises:
-        UserError: an option that is not known, or more steps than the timesteps can hold.
+        UserError: an unknown option, or more steps than the timesteps can hold.
     """
     try:
         native.set_timesteps(steps)
     except ValueError as error:
         raise UserError(f"the scheduler cannot take {steps} steps: {error}") from error
-    # With trailing spacing, rounding gives diffusers for some N one timestep too many, t = -1.
+    # With trailing spacing and some N, rounding gives diffusers one timestep too many, t = -1.
     t = torch.as_tensor(native.timesteps).double()[:steps]
     alphas = squared_signal(native)
     last = len(alphas) - 1
@@ -230,7 +231,7 @@ def _ddpm(native: Any, alphas: Tensor, t: Tensor) -> Rows:
     beta = 1 - abar / before
     posterior = (1 - before) / (1 - abar) * beta
     kinds = {"fixed_small": posterior, "fixed_large": beta}
-    # Configs of DPM-Solver write the variance that it does not use as null; diffusers: fixed_small.
+    # Configs of DPM-Solver do not use this option and store null; diffusers takes fixed_small.
     variance_type = native.config.variance_type or "fixed_small"
     if variance_type not in kinds:
         raise UserError(

@@ -11,8 +11,8 @@ from mitune.core.errors import UserError
 from mitune.diffusion.process import check_convention
 
 CONVENTIONS = {"paper": -1, "reference": 50}
-"""Weights of a score in diffusion, and the t_min of each: "paper" is Eq. 2, where every step
-counts; "reference" is the authors' code, which drops alpha_t and counts t > 50 only."""
+"""Weightings of a score in diffusion, with the t_min of each: "paper" is Eq. 2, where every step
+counts; "reference" is the authors' code, which drops alpha_t and counts only t > 50."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class VariancePreserving:
         return len(self.squared_signal)
 
     def to(self, device: torch.device | str) -> "VariancePreserving":
-        """The same on ``device``."""
+        """The same process on ``device``."""
         return replace(self, squared_signal=self.squared_signal.to(device))
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class VariancePreserving:
         """``kappa_t = beta_t T / (2 alpha_t (1 - abar_t))`` (Wang et al., Eq. 2) with the
         per-unit-step beta_t and alpha_t of the training schedule; "reference" leaves alpha_t out.
 
-        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in. As
+        For v-prediction ``delta_eps = sqrt(abar_t) delta_v``, so abar_t is folded in. Because
         ``abar_t / alpha_t = abar_(t-1)``, that weight is finite even where abar_t is 0.
         """
         check_convention(self, convention)
@@ -67,7 +67,7 @@ class VariancePreserving:
         return {"paper": kappa / alpha, "reference": kappa}
 
     def loss_weight(self, t: Tensor, snr_gamma: float | None) -> Tensor:
-        """1; or with ``snr_gamma`` min-SNR's (Hang et al., arXiv 2303.09556, Eq. 5 and its
+        """1; or, with ``snr_gamma``, min-SNR's weight (Hang et al., arXiv 2303.09556, Eq. 5 and its
         v-prediction form), with SNR = abar / (1 - abar)
 
             min(SNR, gamma) / SNR   for epsilon,   min(SNR, gamma) / (SNR + 1)   for v.
@@ -92,7 +92,7 @@ class VariancePreserving:
         return int(t_min) + 1
 
     def draw_t(self, place: Tensor, least: float) -> Tensor:
-        """int64 timesteps ``least ... T-1``, evenly."""
+        """int64 timesteps ``least ... T-1``, uniform for uniform ``place``."""
         return (least + place * (len(self.squared_signal) - least)).long()
 
     def training_t(self, words: Tensor, t_range: tuple[int, int]) -> Tensor:
@@ -109,8 +109,10 @@ class VariancePreserving:
         return timesteps > least - 1
 
     def step_weights(self, timesteps: Tensor, convention: str, least: float) -> Tensor:
-        """Those of the mean over the counted steps: the visited timesteps are the Monte-Carlo
-        sample of t in Eq. 2, so the estimate is their mean, not the sum that Algorithm 2 prints
-        (which is N times as much)."""
+        """Weights of the mean over the counted steps.
+
+        The visited timesteps are the Monte-Carlo sample of t in Eq. 2, so the estimate is their
+        mean, not the sum that Algorithm 2 prints (which is N times as large).
+        """
         counted = self.counted(timesteps, least)
         return self.mi_weight(timesteps.round().long(), convention) * counted / counted.sum()

@@ -21,14 +21,14 @@ class Candidate:
         score: estimated point-wise mutual information in nats; may be non-finite, and then loses
             selection.
         terms: float32 [N, 2] on the CPU, per step ``(||delta||^2, <uncond, delta>)``, unweighted.
-        latent: float32 on the CPU, [C, H, W] for images; any rank is kept. Of a candidate that did
-            not take every step, the state it stopped in.
-        steps: how many it took; None is all N. The terms of later ones are NaN.
-        pruned: whether it stopped while steps that count for the score were left, so that its score
-            is a part of one.
+        latent: float32 on the CPU, [C, H, W] for images; any rank is accepted. If the candidate did
+            not take every step, the state in which it stopped.
+        steps: how many steps it took; None means all N. The terms of later steps are NaN.
+        pruned: whether it stopped before the last step that counts for the score, so that its score
+            is partial.
 
-    Raises ValueError when a tensor's shape, type or device is another, or an integer is out of
-    range.
+    Raises:
+        ValueError: a tensor has another shape, dtype or device, or an integer is out of range.
     """
 
     prompt: str
@@ -67,10 +67,10 @@ class Candidate:
 
     @property
     def finished(self) -> bool:
-        """Whether it took every step, so that its latent is a picture."""
+        """Whether it took every step, so that its latent is a finished picture."""
         return self.steps is None or self.steps == len(self.terms)
 
     @property
     def finite(self) -> bool:
-        """Whether score and latent can both be trusted; the unused terms do not count."""
+        """Whether score and latent are both finite; the unused terms do not count."""
         return math.isfinite(self.score) and bool(torch.isfinite(self.latent).all())

@@ -1,10 +1,10 @@
-"""The engine: a fixed number of slots that are kept full from a stream of work.
+"""The engine: a fixed number of slots that a stream of requests keeps full.
 
 Every slot holds one candidate at its own timestep under its own prompt; a slot that becomes free is
-refilled, so that the shape of the batch never changes. There is no scheduler object, and the host
-only counts: it knows without asking the device when a candidate is done, or has reached a rung of
-its pool's policy. At a rung it leaves its slot and waits until the pool is whole; whoever goes on
-is let in again before any new work.
+refilled, so the shape of the batch never changes. There is no scheduler object. The host only
+counts steps: it knows without asking the device when a candidate is done or has reached a rung of
+its pool's policy. At a rung a candidate leaves its slot and waits until its whole pool has arrived.
+Survivors get a slot again before any new candidate.
 """
 
 import itertools
@@ -39,7 +39,7 @@ class _Pool:
 
 @dataclass
 class _Entry:
-    """One candidate: where it stands, and, outside a slot, its state (rows of one)."""
+    """One candidate: its steps done, and, while outside a slot, its state (a batch of one)."""
 
     request: Request
     pool: _Pool
@@ -48,15 +48,15 @@ class _Entry:
 
 
 class Engine:
-    """Slots, and who sits in them.
+    """Slots, and the candidates in them.
 
     Args:
         denoise, schedule, weights, guidance, null, latent_shape, input_dtype, slots, device,
             implementation: as :class:`mitune.engine.slots.Slots`.
         seed: the run's seed, which keys all noise.
-        scored: whether candidates carry their score and terms along the path; NaN if not. Without
-            scores and at guidance 1 the denoiser is called with the conditional rows alone.
-        cuda_graphs: hold the tick in a CUDA graph.
+        scored: whether candidates carry the score and terms of their path; NaN if not. Without
+            scores and at guidance 1 the denoiser is called with the conditional rows only.
+        cuda_graphs: record the tick in a CUDA graph.
         stats: filled with what the runs cost.
     """
 
@@ -104,7 +104,7 @@ class Engine:
         self._until = [0] * slots
 
     def warm_up(self) -> None:
-        """Compile what a tick calls, and wait for it. All slots are idle: no candidate moves."""
+        """Compile what a tick calls, and wait for it. All slots are idle, so no candidate moves."""
         for _ in range(2):
             self._slots.tick()
         self._slots.wait()
@@ -115,18 +115,18 @@ class Engine:
         prompts: PromptEncoder,
         policy: Callable[[int], Policy] | None = None,
     ) -> Iterator[Candidate]:
-        """Make the candidates of ``stream``.
+        """Generate the candidates of ``stream``.
 
         Args:
-            stream: prompt by prompt: a pool is the neighbours in it with one ``prompt_index``.
+            stream: ordered by prompt; neighbours with the same ``prompt_index`` form a pool.
             prompts: the conditioning of each ``prompt_index``.
-            policy: of each ``prompt_index``; None prunes nothing.
+            policy: gives the policy of each ``prompt_index``; None prunes nothing.
 
         Yields:
             Each candidate once, when it is finished or dropped.
 
         Raises:
-            ValueError: a policy whose rungs or survivors there are not.
+            ValueError: a policy has rungs outside 1 to N - 1, or returns invalid survivors.
         """
         fresh = self._entries(stream, prompts, policy or (lambda prompt_index: Unpruned()))
         survivors: deque[_Entry] = deque()
@@ -155,7 +155,7 @@ class Engine:
                 yield _Entry(request=request, pool=pool, done=0, state=None)
 
     def _refill(self, entries: Iterator[_Entry]) -> bool:
-        """Fill the free slots; whether anybody is in one."""
+        """Fill the free slots; returns whether any slot is occupied."""
         free = [slot for slot, entry in enumerate(self._seats) if entry is None]
         taken = list(itertools.islice(entries, len(free)))
         slots = free[: len(taken)]
@@ -206,7 +206,8 @@ class Engine:
         yield from self._candidates([entries[i] for i in out], State(*(t[out] for t in state)))
 
     def _decide(self, pool: _Pool, survivors: deque[_Entry]) -> Iterator[Candidate]:
-        """A pool stands whole at a rung: the host waits for the device, and its policy decides."""
+        """Let the policy decide on a pool that is complete at a rung. The host waits for the
+        device."""
         here = sorted(pool.arrived, key=lambda entry: entry.request.index)
         rung = here[0].done
         state = _joined(here)
@@ -243,7 +244,7 @@ class Engine:
 
 
 def counted_steps(weights: Tensor) -> int:
-    """The number of steps after which a score is complete: the place of the last weight that is
+    """The number of steps after which a score is complete: the position of the last weight that is
     not 0, counted from 1."""
     return int(weights.nonzero()[-1]) + 1
 
@@ -254,11 +255,11 @@ def _drain(entries: deque[_Entry]) -> Iterator[_Entry]:
 
 
 def _joined(entries: list[_Entry]) -> State:
-    """The states of entries outside a slot, as one."""
+    """Concatenate the states of entries that are outside a slot."""
     states = [entry.state for entry in entries if entry.state is not None]
     return State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
 
 
 def _rows(state: State) -> list[State]:
-    """The state of each row, as a state of one."""
+    """Split a state into one state for each row."""
     return [State(*parts) for parts in zip(*(tensor.split(1) for tensor in state), strict=True)]

@@ -1,8 +1,8 @@
-"""Which candidates of a pool go on: rungs at which the pool is looked at, and who survives each.
+"""Policies: at which rungs a pool is judged, and which candidates survive each rung.
 
-A policy is a pure function of what the pool has shown so far. It therefore never changes a
-candidate that it keeps (a candidate's noise is its own), and what it would have kept can be told
-afterwards from the terms of a pool that nobody pruned (``mitune.selection.audit``).
+A policy is a pure function of what the pool has shown so far. So it never changes a candidate that
+it keeps (each candidate has its own noise), and what it would have kept can be computed afterwards
+from the terms of an unpruned pool (``mitune.selection.audit``).
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from mitune.core.errors import UserError
 
 
 class Policy(Protocol):
-    """Decides at rungs. A pool that reaches a rung waits there until it is whole."""
+    """Decides at rungs. At a rung, candidates wait until their whole pool has arrived."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Ascending numbers of steps done."""
+        """Numbers of steps done, ascending."""
         ...
 
     def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
-        """Who goes on.
+        """Return the candidates that go on.
 
         Args:
             rung: one of ``rungs``.
@@ -48,16 +48,17 @@ class Unpruned:
     rungs: tuple[int, ...] = ()
 
     def survivors(self, rung: int, scores: Tensor, terms: Tensor) -> list[int]:
-        """Not called: there is no rung."""
+        """Never called: there is no rung."""
         return list(range(len(scores)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Halving:
-    """At each rung only so many with the highest partial score go on (successive halving)."""
+    """At each rung a given number of candidates with the highest partial scores goes on (successive
+    halving)."""
 
     at: tuple[tuple[int, int], ...]
-    """(steps done, candidates that go on), both strictly in order."""
+    """(steps done, candidates that go on); steps ascend and numbers descend strictly."""
 
     def __post_init__(self) -> None:
         check_rungs(self.at)
@@ -70,13 +71,13 @@ class Halving:
         return best(self.measure(rung, scores, terms), dict(self.at)[rung])
 
     def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
-        """``[n]``, what candidates are ranked by."""
+        """``[n]``, the values by which candidates are ranked."""
         return scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceHalving(Halving):
-    """Baseline: ranked by the accumulated difference sum_i ||delta_i||, without weights
+    """Baseline: ranks by the accumulated difference sum_i ||delta_i||, without weights
     (CFG-Rejection, arXiv 2505.23343)."""
 
     def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ class DifferenceHalving(Halving):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomHalving(Halving):
-    """Baseline: who goes on is drawn. The draw is keyed by what the pool's first step has shown,
-    so that it is another for each pool and the same when it is repeated."""
+    """Baseline: survivors are drawn at random. The draw is keyed by the terms of each candidate's
+    first step, so it differs between pools and is the same when it is repeated."""
 
     def measure(self, rung: int, scores: Tensor, terms: Tensor) -> Tensor:
         digests = [hashlib.sha256(first.tobytes()).digest()[:6] for first in terms[:, 0].numpy()]
@@ -95,19 +96,19 @@ class RandomHalving(Halving):
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A candidate is dropped when its partial score is out of reach of the k-th best one.
+    """Drops a candidate when its partial score is out of reach of the k-th best one.
 
-    Within a pool the final score follows the partial one, ``F = mean + slope S + residual``, with a
-    slope and a residual's standard deviation for each rung, fitted on pools that nobody pruned.
-    Candidate i is dropped where ``P(F_i > F_k) < 1 - confidence``, k the k-th best by partial score
-    and both residuals normal and independent:
+    Within a pool the final score is modelled as linear in the partial one, ``F = mean + slope S +
+    residual``. The slope and the standard deviation of the residual are fitted for each rung, on
+    unpruned pools. Candidate i is dropped if ``P(F_i > F_k) < 1 - confidence``, where k is the k-th
+    best by partial score and both residuals are normal and independent:
     ``slope (S_k - S_i) > quantile(confidence) sqrt(2) spread``.
     """
 
     at: tuple[tuple[int, float, float], ...]
-    """(steps done, slope, spread in nats), ascending."""
+    """(steps done, slope, spread in nats), ascending; the spread is that of the residual."""
     keep: int
-    """k."""
+    """k; the k best by partial score always stay."""
     confidence: float = 0.99
 
     def __post_init__(self) -> None:
@@ -123,7 +124,7 @@ class Threshold:
         usable = _usable(scores)
         reach = NormalDist().inv_cdf(self.confidence) * math.sqrt(2) * spread
         bar = usable.sort(descending=True).values[min(self.keep, len(usable)) - 1]
-        # The k best stay whatever the fit says; a slope <= 0 says that nothing can be told yet.
+        # The k best stay whatever the fit says; with a slope <= 0 everybody stays.
         stays = (usable >= bar) | (slope * (bar - usable) <= reach)
         return [i for i, yes in enumerate(stays.tolist()) if yes]
 
@@ -131,17 +132,17 @@ class Threshold:
 def fit_threshold(
     partial: Sequence[Tensor], rungs: Sequence[int], *, keep: int, confidence: float = 0.99
 ) -> Threshold:
-    """A threshold policy from pools that nobody pruned.
+    """Fit a threshold policy on unpruned pools.
 
     Args:
-        partial: ``[M, N]`` for each pool, scores after each step, nats.
+        partial: ``[M, N]`` for each pool: scores after each step, in nats.
         rungs: numbers of steps done.
         keep, confidence: of the policy.
 
     Raises:
         UserError: no pool of at least two candidates with finite scores.
     """
-    # A candidate whose score is not finite has already lost, and tells nothing about the others.
+    # A candidate whose score is not finite has already lost, and says nothing about the others.
     pools = [pool[pool.isfinite().all(1)].double() for pool in partial]
     pools = [pool - pool.mean(0) for pool in pools if len(pool) > 1]
     if not pools:
@@ -155,7 +156,7 @@ def fit_threshold(
     for rung in rungs:
         so_far = centred[:, rung - 1]
         slope = float((so_far * final).sum() / so_far.square().sum().clamp_min(1e-300))
-        # A mean is fitted for each pool, and one slope.
+        # The fit has one mean for each pool, and one slope.
         freedom = max(1, len(final) - len(pools) - 1)
         spread = math.sqrt(float((final - slope * so_far).square().sum()) / freedom)
         fitted.append((rung, slope, spread))
@@ -164,13 +165,13 @@ def fit_threshold(
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """Exact: what is left of the path cannot change the score any more, and only the best take
-    it."""
+    """Exact: the remaining steps cannot change the score any more, so only the best candidates take
+    them."""
 
     step: int
-    """The first number of steps after which no weight is left."""
+    """The smallest number of steps after which every weight is 0."""
     keep: int
-    """How many of the pool are wanted."""
+    """How many candidates of the pool are wanted."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -182,8 +183,9 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Who goes on was decided before the first step, by a cheaper pass over the whole pool (a
-    draft). For an audit's replay: the engine knows no rung 0, and is given the chosen as work."""
+    """The survivors were chosen before the first step, by a cheaper pass over the whole pool (a
+    draft). Only an audit replays this policy: the engine has no rung 0, and gets only the chosen
+    candidates as requests."""
 
     kept: tuple[int, ...]
     """Ascending positions."""
@@ -195,7 +197,7 @@ class Verify:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Several policies, each at its own rungs."""
+    """Several policies, each with its own rungs."""
 
     policies: tuple[Policy, ...]
 
@@ -213,8 +215,8 @@ class Chain:
 
 
 def best(measure: Tensor, keep: int) -> list[int]:
-    """Ascending positions of the ``keep`` highest; ties go to the lower position, and what is not
-    finite loses to everything finite."""
+    """Ascending positions of the ``keep`` highest values; ties go to the lower position, and values
+    that are not finite lose to all that are."""
     order = torch.sort(_usable(measure), descending=True, stable=True).indices
     return sorted(order[:keep].tolist())
 

@@ -1,4 +1,4 @@
-"""The conditioning of a run's prompts, as slots ask for it."""
+"""The conditioning of a run's prompts, encoded when a slot needs it."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from mitune.models.protocol import Conditioning
 
 
 class PromptEncoder:
-    """Conditioning of the run's prompts, encoded in fixed blocks the first time one of them is
+    """Conditioning of the run's prompts, encoded in fixed blocks when one of a block is first
     needed.
 
-    Blocks follow the run's list, never the state of the stream: a resumed run encodes the same
-    texts together, and so gets the same bits.
+    Blocks follow the run's list of prompts, never the state of the stream: a resumed run encodes
+    the same texts together, and so gets the same bits.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class PromptEncoder:
         self._rows: Conditioning = {}
 
     def row(self, prompt_index: int) -> dict[str, Tensor]:
-        """The conditioning of one prompt, without the row dimension. New work goes forward, so one
-        block is kept."""
+        """The conditioning of one prompt, without the row dimension. Requests come in the order of
+        the prompts, so only one block is kept."""
         block, offset = divmod(prompt_index, self._block)
         if block != self._current:
             start = block * self._block

@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it cost."""
+"""A request to the engine, and what a run cost."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One candidate to make: candidate ``index`` of ``prompt``, the run's prompt number
-    ``prompt_index``."""
+    """A request for candidate ``index`` of ``prompt``, which is number ``prompt_index`` in the
+    run."""
 
     prompt: str
     prompt_index: int
@@ -16,15 +16,15 @@ class Request:
 
 @dataclass
 class EngineStats:
-    """What a run cost, filled while it goes on."""
+    """What a run cost so far."""
 
     slots: int = 0
     ticks: int = 0
     """Batched model calls."""
     steps: int = 0
-    """Candidates moved by one step, in all ticks."""
+    """Steps taken by all candidates."""
     rows: int = 0
-    """Rows given to the model, those of idle slots among them."""
+    """Rows given to the model, including those of idle slots."""
 
     @property
     def occupancy(self) -> float:

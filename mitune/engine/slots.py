@@ -1,8 +1,8 @@
-"""What the device holds of the candidates in flight, and the tick that moves all of them by one
+"""The state of the candidates in flight on the device, and the tick that moves all of them by one
 step.
 
-Every buffer keeps its address for good: a tick is one model call and one operation on them, which a
-CUDA graph can hold.
+Every buffer keeps its address, and a tick is one model call and one operation on these buffers, so
+a CUDA graph can record it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,31 +20,31 @@ from mitune.runtime.cuda_graphs import capture, need_gpu
 
 
 class State(NamedTuple):
-    """What a candidate is between two steps, for n of them; on the slots' device."""
+    """The state of n candidates between two steps, on the slots' device."""
 
     z: Tensor
     """``[n, C, H, W]`` float32, the latents."""
     score: Tensor
     """``[n]`` float32, nats so far."""
     terms: Tensor
-    """``[n, N, 2]`` float32; of the steps that are done, valid."""
+    """``[n, N, 2]`` float32; valid for the steps that are done."""
 
 
 class Slots:
     """S candidates in flight, each at its own step under its own prompt.
 
     Args:
-        denoise: predicts for ``[2 S, C, H, W]``, the unconditional rows first, or does so by its
-            ``pairs``; for ``[S, C, H, W]`` where ``passes`` is 1.
+        denoise: called with ``[2 S, C, H, W]``, the unconditional rows first; through its ``pairs``
+            if it has them; or with ``[S, C, H, W]`` if ``passes`` is 1.
         schedule: the solver's table; its prediction type is the denoiser's.
-        weights: ``[N]`` float64, of each step in the score.
+        weights: ``[N]`` float64, the weight of each step in the score.
         guidance: classifier-free guidance scale.
-        null: conditioning of the empty prompt, one row.
+        null: conditioning that stands for no prompt, one row.
         latent_shape: (C, H, W).
-        input_dtype: of the latents that the denoiser is called with; the slots' own are float32.
+        input_dtype: of the latents that the denoiser is given; the slots' own are float32.
         slots: S.
         device: where the denoiser runs.
-        passes: 2, or 1 for the conditional pass alone.
+        passes: 2, or 1 for the conditional pass only.
         implementation: of ``mitune_kernels.step``.
     """
 
@@ -76,17 +76,17 @@ class Slots:
         self._device = device
         self._z = torch.zeros(slots, *latent_shape, device=device)
         self._key = torch.zeros(slots, 4, dtype=torch.int64, device=device)
-        # What the model is called with. The step writes its next latents and timesteps there. Noise
-        # while nobody was there yet: the model computes idle rows too, and zeros are a GPU less
-        # work than a candidate is.
+        # The model's input; the step writes the next latents and timesteps into it. It starts as
+        # noise because the model also computes the rows of idle slots, and zeros would be less work
+        # for a GPU than a candidate.
         noise = mitune_kernels.normal(
             self._key, self._key.new_zeros(slots), latent_shape, impl=implementation
         )
         self._input = torch.cat([noise.to(input_dtype)] * self._copies)
         self._t = self._table[0, 4].repeat(self._copies * slots)
         self._score = torch.zeros(slots, device=device)
-        # -1 marks an idle slot: the model computes its row with the batch, the step leaves it
-        # untouched.
+        # -1 marks an idle slot: the model computes its row with the batch, but the step does not
+        # change it.
         self._index = torch.full((slots,), -1, dtype=torch.int64, device=device)
         self._terms = torch.zeros(slots, schedule.steps, 2, device=device)
         self._replay: Callable[[], None] | None = None
@@ -96,7 +96,7 @@ class Slots:
         }
 
     def first(self, key: Tensor) -> State:
-        """The states that n candidates start from: their noise, and nothing counted yet.
+        """The states that n candidates start from: their noise, and zero score and terms.
 
         Args:
             key: ``[n, 4]`` int64, of ``mitune.diffusion.noise.candidate_keys``, on any device.
@@ -118,14 +118,14 @@ class Slots:
         state: State,
         done: Sequence[int],
     ) -> None:
-        """Let n candidates into ``slots``.
+        """Put n candidates into ``slots``.
 
         Args:
-            slots: n free ones.
-            key: ``[n, 4]`` int64, of their noise.
-            cond: their conditioning, without the row dimension.
-            state: of n rows, to go on from.
-            done: steps each has done, less than N.
+            slots: n free slots.
+            key: ``[n, 4]`` int64, the keys of their noise.
+            cond: the conditioning of each, without the row dimension.
+            state: n rows, from which they continue.
+            done: how many steps each has done, less than N.
         """
         rows = torch.tensor(slots, device=self._device)
         index = torch.tensor(done, device=self._device)
@@ -143,13 +143,13 @@ class Slots:
                 self._cond[name][slot - self.count] = tensor
 
     def take(self, slots: Sequence[int]) -> State:
-        """Copies of the states in ``slots``, which are idle from now on."""
+        """Copies of the states in ``slots``; these slots are idle from now on."""
         rows = torch.tensor(slots, device=self._device)
         self._index[rows] = -1
         return State(z=self._z[rows], score=self._score[rows], terms=self._terms[rows])
 
     def tick(self) -> None:
-        """One step of every candidate in flight."""
+        """Move every candidate in flight by one step."""
         if self._replay is None:
             with undisturbed() if self._own_cores else nullcontext():
                 self._step()
@@ -157,16 +157,16 @@ class Slots:
             self._replay()
 
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Wait until the device has finished its work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
     def capture(self) -> None:
-        """Hold the tick in a CUDA graph from now on. All slots are idle, so that neither the calls
-        that warm up nor the one that is recorded moves a candidate.
+        """Record the tick in a CUDA graph, which later ticks replay. All slots must be idle, so
+        that neither the warm-up calls nor the recorded one moves a candidate.
 
         Raises:
-            UserError: slots that are not on a GPU.
+            UserError: the slots are not on a GPU.
         """
         need_gpu(self._device)
         self._replay = capture(self._step, self._device)
@@ -174,10 +174,10 @@ class Slots:
     @torch.no_grad()
     def _step(self) -> None:
         prediction = self._denoise(self._input, self._t, self._cond)
-        # One and the same where there is a single pass: guidance 1 is the conditional prediction.
+        # With a single pass both are the same rows: guidance 1 is the conditional prediction.
         uncond, cond = prediction[: self.count], prediction[-self.count :]
-        # All in place, and each step's terms at its place in the history: between two calls of the
-        # model this is the only operation.
+        # Everything is written in place, and the terms go to their place in the history: this is
+        # the only operation between two calls of the model.
         mitune_kernels.step_out(
             uncond,
             cond,

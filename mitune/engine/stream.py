@@ -1,4 +1,4 @@
-"""Candidates of prompts from a model: the public front of the engine."""
+"""The public front of the engine: candidates of prompts from a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from mitune.runtime.prepared import Prepared, prepare
 
 
 def pool(prompts: Sequence[str], candidates: int) -> list[Request]:
-    """All work of a run in its one order: prompt by prompt, each prompt's candidates by index."""
+    """All requests of a run in their order: prompt by prompt, each prompt's candidates by index."""
     return [
         Request(prompt=prompt, prompt_index=p, index=c)
         for p, prompt in enumerate(prompts)
@@ -28,7 +28,7 @@ def pool(prompts: Sequence[str], candidates: int) -> list[Request]:
 
 
 def check_run(prompts: Sequence[str]) -> None:
-    """Raise UserError unless there is a prompt, and all are as ``check_prompts`` has them."""
+    """Raise UserError unless there is a prompt and ``check_prompts`` accepts all of them."""
     if not prompts:
         raise UserError("the prompt list is empty: expected at least one prompt")
     check_prompts(prompts)
@@ -46,27 +46,30 @@ def generate(
 ) -> Iterator[Candidate]:
     """Generate and score candidates along their own trajectories (Wang et al., Algorithm 2).
 
-    A candidate depends on (model, prompt, seed, index, sampler) alone: not on ``slots``, on the
-    other prompts or on a policy that keeps it, beyond the rounding of a matrix product.
+    A candidate depends only on (model, prompt, seed, index, sampler): not on ``slots``, the other
+    prompts or a policy that keeps it, except for the rounding of matrix products.
 
     Args:
-        model: from ``mitune.load``; or prepared already, which keeps what was compiled for the next
-            call, with the backend, attention and precision it has: others are refused.
-        prompts: texts; too long ones are cut as diffusers cuts them.
-        config: how many, how sampled, and what runs it; None: the model's preset.
-        policy: who of a pool goes on, for all prompts or by prompt index; None: everybody.
-        requests: a part of the run's pool to make instead of all of it.
+        model: from ``mitune.load``; or already prepared, so that what was compiled serves the next
+            call too. A prepared model has a backend, attention and precision; asking for others is
+            an error.
+        prompts: texts; prompts that are too long are cut as diffusers cuts them.
+        config: how many candidates, how they are sampled, and what runs the model; None takes the
+            model's preset.
+        policy: which candidates of a pool go on; one policy for all prompts, or a function of the
+            prompt index. None keeps all.
+        requests: a part of the run's pool, to be generated instead of all of it.
         stats: filled with what the run cost.
-        options: of ``GenerateConfig`` and its parts by name, in place of ``config``'s:
+        options: fields of ``GenerateConfig`` and its parts, which override those of ``config``:
             ``candidates=8, steps=25, backend="inductor"``.
 
     Yields:
-        :class:`mitune.engine.candidate.Candidate`, score in nats, in the order of completion; one
-        that a policy dropped when it was dropped.
+        :class:`mitune.engine.candidate.Candidate`, score in nats, in the order of completion. A
+        candidate that a policy drops is yielded when it is dropped.
 
     Raises:
-        UserError: a number out of range, an unknown backend, or an empty prompt list; a prepared
-            model asked to run otherwise than it was prepared.
+        UserError: a number out of range, an unknown backend, or an empty prompt list; settings
+            other than those of a prepared model.
     """
     requests = former(options, "work", requests, "requests")
     stats = former(options, "counts", stats, "stats")
@@ -85,13 +88,14 @@ def generate(
 
 
 class Ready:
-    """An engine that waits for work: what takes long before the first candidate, above all
-    recording the tick, is done.
+    """An engine that is ready for requests: everything that takes long before the first candidate,
+    above all recording the tick, is done.
 
     Args:
-        prepared: with the weights that the candidates are made by.
+        prepared: has the weights that make the candidates.
         prompts: the run's whole list.
-        config: its sampler, seed, scored, and of its runtime what ``prepared`` does not decide.
+        config: its sampler, seed and scored, and the runtime settings that ``prepared`` does not
+            decide.
         stats: filled with what the runs cost.
     """
 
@@ -130,15 +134,15 @@ class Ready:
         requests: Iterable[Request],
         policy: Policy | Callable[[int], Policy] | None = None,
     ) -> Iterator[Candidate]:
-        """Make the candidates of ``requests``, as :func:`generate`; once those are done, it takes
-        more."""
+        """Generate the candidates of ``requests``, as :func:`generate`; once they are done, it
+        accepts more."""
         return self.engine.run(requests, self._encoder, _by_prompt(policy))
 
 
 def _check_prepared(
     prepared: Prepared, runtime: Runtime | None, options: Mapping[str, Any]
 ) -> None:
-    """Refuse what a prepared model does otherwise: what was asked for, not what is a default."""
+    """Refuse settings that a prepared model does not have, if they were asked for explicitly."""
     for name in ("backend", "attention", "precision"):
         wanted = options.get(name) or (runtime and getattr(runtime, name))
         own = getattr(prepared, name)

@@ -1,1 +1,1 @@
-"""What a model is to everything else, and the families of models."""
+"""The interface of a model, and the families of models."""

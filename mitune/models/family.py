@@ -1,6 +1,7 @@
-"""Families of models: what recognises a pipeline, by its class and parts and never by its name.
+"""Families of models: each recognises its pipelines by class and parts, never by name.
 
-A package below ``mitune.models`` with a ``FAMILY`` is one; other programs ``register`` theirs.
+A package below ``mitune.models`` that has a ``FAMILY`` is a family; other programs ``register``
+theirs.
 """
 
 import importlib
@@ -14,19 +15,20 @@ from mitune.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What recognises and loads the models of one family.
+    """How the models of one family are recognised and loaded.
 
     Attributes:
-        title: of its pipelines, as a sentence names one.
-        pipeline: name of their class in diffusers.
-        components: the pipeline's parts, each with the names of the classes that it may have; None:
-            any.
-        networks: those parts that are networks, each with the stem of its file of weights.
-        unused: parts that such a pipeline may have and no picture depends on; they are left out.
+        title: names one of its pipelines in a sentence.
+        pipeline: name of the pipeline's class in diffusers.
+        components: the pipeline's parts, each with the names of its allowed classes; None allows
+            any class.
+        networks: the parts that are networks, each with the stem of its weights file.
+        unused: parts that such a pipeline may have but no picture depends on; they are left out.
         harmless: ends of the names of weights that may be missing or left over.
         options: of the pipeline's constructor.
-        model: makes a :class:`mitune.models.pipeline_model.PipelineModel`, with its arguments. A
-            function that imports it when it is called: that takes seconds.
+        model: makes a :class:`mitune.models.pipeline_model.PipelineModel` from the arguments of its
+            constructor. It is a function that imports the class when it is called, since the import
+            takes seconds.
     """
 
     title: str
@@ -39,7 +41,7 @@ class Family:
     model: Callable[..., Any]
 
     def holds(self, pipeline: Any) -> bool:
-        """Whether a live pipeline is of this family."""
+        """Whether a loaded pipeline is of this family."""
         return type(pipeline).__name__ == self.pipeline
 
 
@@ -47,13 +49,13 @@ _REGISTERED: list[Family] = []
 
 
 def register(family: Family) -> None:
-    """Let ``mitune.load`` know a family of another program."""
+    """Make a family of another program known to ``mitune.load``."""
     if family not in _REGISTERED:
         _REGISTERED.append(family)
 
 
 def families() -> list[Family]:
-    """All that are known."""
+    """All known families."""
     import mitune.models as package
 
     own = [
@@ -65,10 +67,11 @@ def families() -> list[Family]:
 
 
 def assemble(parts: Mapping[str, Any]) -> tuple[Family, Any]:
-    """A pipeline of networks, tokenizers and a scheduler that are here already, and its family.
+    """Build a pipeline from networks, tokenizers and a scheduler that are in memory; returns its
+    family and the pipeline.
 
     Raises:
-        ValueError: parts that no family has.
+        ValueError: no family has these parts.
     """
     import diffusers
 
@@ -84,7 +87,7 @@ def assemble(parts: Mapping[str, Any]) -> tuple[Family, Any]:
 
 
 def family_of(name: str, pipeline: Any) -> Family:
-    """The family of a live pipeline. Raises UserError, which names the model, where there is
+    """The family of a loaded pipeline. Raises UserError, which names the model, if there is
     none."""
     found = next((family for family in families() if family.holds(pipeline)), None)
     if found is None:
@@ -93,12 +96,12 @@ def family_of(name: str, pipeline: Any) -> Family:
 
 
 def expected() -> str:
-    """What can be loaded, as a sentence lists it."""
+    """What can be loaded, as a phrase for a message."""
     return " or ".join(family.title for family in families())
 
 
 def foreign(name: str, pipeline: Any) -> UserError:
-    """That a pipeline is of no family that is known."""
+    """The error for a pipeline that belongs to no known family."""
     return UserError(
         f"model {name} is a {type(pipeline).__name__}: expected {expected()}; other families are "
         "not supported yet"

@@ -1,7 +1,7 @@
-"""From a diffusers folder or a hub name to a model whose every weight was read.
+"""Load a model from a diffusers folder or a hub name, and make sure that every weight was read.
 
-diffusers and transformers fill weights that a file lacks with random numbers and tell it in a log.
-So each network is loaded by itself, and what its library reports is a refusal here.
+diffusers and transformers fill weights that a file lacks with random numbers and only log it. So
+each network is loaded by itself, and what its library reports becomes an error here.
 """
 
 import importlib
@@ -29,34 +29,36 @@ def load_model(
     variant: str | None = None,
     preset: Preset = PAPER,
 ) -> Any:
-    """The model (``mitune.models.protocol.LatentModel``) of the family that the folder is of.
+    """Load the model (``mitune.models.protocol.LatentModel``) of the folder's family.
 
     Args:
         source, variant: as :func:`load_pipeline`.
         device: where the networks run.
-        precision: the denoiser's, a name of ``mitune.models.precision.PRECISIONS``.
-        preset: the numbers it is used with unless told otherwise.
+        precision: of the denoiser, a name in ``mitune.models.precision.PRECISIONS``.
+        preset: the settings that the model uses unless others are given.
 
     Raises:
-        UserError: as :func:`load_pipeline`, and as the family's own checks.
+        UserError: as :func:`load_pipeline`, or from the family's own checks.
     """
     family, pipeline = load_pipeline(source, variant)
     return family.model(pipeline, str(source), device=device, precision=precision, preset=preset)
 
 
 def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]:
-    """The pipeline, in float32 on the CPU, from safetensors files only; and its family.
+    """Load a pipeline in float32 on the CPU, from safetensors files only; returns its family and
+    the pipeline.
 
     Args:
         source: a folder with ``model_index.json``, or a name on the Hugging Face hub (its cache and
             ``HF_HUB_OFFLINE`` are honoured).
-        variant: of the weights, such as "fp16"; a part that has none takes its plain ones.
+        variant: of the weights, such as "fp16"; a part without this variant uses its plain weights.
 
     Raises:
-        UserError: no such folder or name; another family; a part that is missing, damaged, or in
-            files that are not read; weights that the file lacks, or that the part has no place for.
+        UserError: no such folder or name; another family; a part that is missing, damaged, or only
+            in files of a kind that is not read; weights that the file lacks, or that the part has
+            no place for.
     """
-    # Imported where it is used: it brings every part of diffusers and transformers with it.
+    # Imported here, because it imports every part of diffusers and transformers.
     import diffusers
 
     folder = _folder(source, variant)
@@ -75,7 +77,7 @@ def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]
 
 @contextmanager
 def _told(source: str | Path, mend: str) -> Iterator[None]:
-    """An error of the libraries as one line. A damaged folder makes them raise whatever comes."""
+    """Turn an error of the libraries into one line; a damaged folder makes them raise anything."""
     try:
         yield
     except Exception as error:
@@ -88,7 +90,7 @@ def _told(source: str | Path, mend: str) -> Iterator[None]:
 
 
 def _folder(source: str | Path, variant: str | None) -> Path:
-    """The folder itself, or that of the hub's cache."""
+    """The folder itself, or the one in the hub's cache."""
     from diffusers import DiffusionPipeline
 
     folder = Path(source)
@@ -113,7 +115,7 @@ def _folder(source: str | Path, variant: str | None) -> Path:
 
 
 def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[str, str]]]:
-    """The family of the pipeline that the folder says it is, and (library, class) of its parts."""
+    """The family of the folder's pipeline, and (library, class) of each of its parts."""
     if not file.is_file():
         raise UserError(
             f"model folder {source} holds no {_INDEX}: expected a diffusers pipeline folder"
@@ -133,7 +135,7 @@ def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[
     }
     own = index.get("_class_name", "pipeline of no class")
     known = families()
-    # By its class; folders of other programs may name one of their own, of the same parts.
+    # By its class; else by its parts, since other programs may write a class name of their own.
     family = next(
         (family for family in known if family.pipeline == own),
         next((f for f in known if _parts(named, f) == f.components.keys()), None),
@@ -168,7 +170,7 @@ def _parts(named: Mapping[str, Any], family: Family) -> set[str]:
 def _variants(
     source: str | Path, folder: Path, variant: str | None, family: Family
 ) -> dict[str, str | None]:
-    """Of each network, the variant whose files are there and wanted."""
+    """For each network, the variant if the part has its files, else None for the plain weights."""
     found: dict[str, str | None] = {}
     for part, stem in family.networks.items():
         files = sorted(file.name for file in (folder / part).glob("*"))
@@ -212,8 +214,8 @@ def _network(
     named: tuple[str, str],
     family: Family,
 ) -> Any:
-    """One network, every weight of which came from its file."""
-    # The class is one of the family's, whatever library the index names for it.
+    """Load one network, and make sure that every weight came from its file."""
+    # The class is one of the family's, so it is in one of these libraries, whatever the index says.
     library = "transformers" if named[0] == "transformers" else "diffusers"
     kind: Any = getattr(importlib.import_module(library), named[1])
     harmless = re.compile(rf"(^|\.)({'|'.join(map(re.escape, family.harmless)) or '$.'})$")
@@ -232,7 +234,7 @@ def _network(
         ("unexpected_keys", "has no place for"),
         ("mismatched_keys", "has in another shape"),
     ):
-        # A mismatched one comes with its shapes.
+        # A mismatched key comes with its shapes.
         keys = sorted(each if isinstance(each, str) else str(each[0]) for each in told[key])
         if keys := [each for each in keys if not harmless.search(each)]:
             faults.append(f"{what} {len(keys)} weights, such as {keys[0]}")

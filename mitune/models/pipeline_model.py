@@ -1,5 +1,4 @@
-"""What the models of all families have in common: a diffusers pipeline, seen as a denoiser of
-latents."""
+"""What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -16,23 +15,24 @@ from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
 
 _CHUNK = 64
-"""Pictures that go through the VAE together."""
+"""Number of pictures in one batch of the VAE."""
 
 
 class PipelineModel:
-    """A loaded pipeline as a :class:`mitune.models.protocol.LatentModel`, which has its attributes.
+    """A loaded pipeline as a :class:`mitune.models.protocol.LatentModel`, which documents its
+    attributes.
 
-    A family derives from it, names its networks, and adds ``call``, ``tokenize`` and ``embed``;
-    where it differs from diffusers' AutoencoderKL or from the empty prompt, also ``decode``,
-    ``encode_images`` and ``encode_null``.
+    A family derives from this class, names its networks, and adds ``call``, ``tokenize`` and
+    ``embed``. If it differs from diffusers' AutoencoderKL, or its null conditioning is not the
+    empty prompt, it also overrides ``decode``, ``encode_images`` and ``encode_null``.
 
     Args:
-        pipeline: with all parts that the class names.
-        name: for people.
+        pipeline: has all parts that the class names.
+        name: shown to people.
         device: where the networks run.
         precision: of the denoiser.
-        preset: the numbers it is used with unless told otherwise.
-        fingerprint: where it is known already, as hashing takes long.
+        preset: the settings that the model uses unless others are given.
+        fingerprint: pass it if it is known already, as hashing takes long.
 
     Raises:
         UserError: a pipeline of another family, or one that ``check`` refuses.
@@ -42,7 +42,7 @@ class PipelineModel:
     denoiser: str
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    """Text encoders, whether an adapter may be on them or not."""
+    """All text encoders, including those that cannot have an adapter."""
     text_targets: Mapping[str, tuple[str, ...]] = {}
     export_prefixes: Mapping[str, str] = {}
     shard_blocks: tuple[type[nn.Module], ...] = ()
@@ -67,8 +67,8 @@ class PipelineModel:
         self.dtype = PRECISIONS[precision]
         self.check(pipeline, name, self.dtype)
         trained = [getattr(pipeline, part) for part in (self.denoiser, *self.encoders)]
-        # Hashed before the dtype changes, so that one model has one fingerprint in every precision
-        # it is run in.
+        # Hashed before the dtype changes, so that a model has the same fingerprint in every
+        # precision.
         self.fingerprint = fingerprint or weights_digest(*(part for part in trained if part))
         self.parts: Mapping[str, Any] = parts_of(
             pipeline, self.denoiser, self.encoders, self.tokenizers
@@ -78,10 +78,10 @@ class PipelineModel:
             network = getattr(pipeline, part)
             if network is None:
                 continue
-            # Only the denoiser follows the chosen precision: text encoders run once per prompt and
-            # the VAE is looked at, so neither is worth a rounding error.
+            # Only the denoiser runs in the chosen precision: text encoders run once per prompt and
+            # people look at the VAE's pictures, so neither is worth a rounding error.
             dtype = self.dtype if part == self.denoiser else torch.float32
-            if network.dtype != dtype:  # diffusers warns of any conversion of some networks
+            if network.dtype != dtype:  # some diffusers networks warn about every conversion
                 network.to(dtype=dtype)
             self.networks[part] = network.to(device).eval().requires_grad_(False)
         self.scheduler = pipeline.scheduler
@@ -90,10 +90,10 @@ class PipelineModel:
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         """Raise UserError, naming the model and the part, unless the parts make one model that
-        ``dtype`` holds (``mitune.models.verify``)."""
+        ``dtype`` can hold. A family overrides this (``mitune.models.stable_diffusion.verify``)."""
 
     def shape_of_latents(self) -> tuple[int, ...]:
-        """(C, H, W), of the denoiser's config."""
+        """(C, H, W), from the denoiser's config."""
         config = self.networks[self.denoiser].config
         size = config.sample_size
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -101,7 +101,7 @@ class PipelineModel:
 
     @property
     def passes(self) -> RuntimePasses:
-        """None, unless a family knows better."""
+        """No rewriting, unless a family overrides this."""
         return RuntimePasses()
 
     @property
@@ -127,7 +127,7 @@ class PipelineModel:
         return int(self._widest().model_max_length)
 
     def pipeline_with(self, networks: Mapping[str, Any]) -> Any:
-        """A pipeline like the model's own, with these networks in the place of its own."""
+        """A pipeline like the model's own, but with these networks."""
         parts = self.pipeline.components | dict(networks)
         return type(self.pipeline)(**parts, **self.family.options)
 
@@ -136,11 +136,11 @@ class PipelineModel:
         raise NotImplementedError
 
     def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """Of each prompt the row of what ``embed`` takes."""
+        """The inputs of ``embed``, one row for each prompt."""
         raise NotImplementedError
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
-        """Conditioning of what ``tokenize`` made; gradients reach the text encoders."""
+        """Conditioning from the result of ``tokenize``; gradients reach the text encoders."""
         raise NotImplementedError
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
@@ -152,17 +152,17 @@ class PipelineModel:
     def encode_prompts(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
         """Conditioning in the model's dtype, one row for each prompt.
 
-        Longer prompts than a text encoder takes are cut as diffusers does; ``too_long`` says which
-        those are.
+        Prompts that are too long for a text encoder are cut as diffusers cuts them; ``too_long``
+        returns these prompts.
         """
         return self.embed(self.tokenize(prompts))
 
     def encode_null(self) -> dict[str, Tensor]:
-        """The empty prompt's, one row."""
+        """Conditioning of the empty prompt, one row."""
         return self.encode_prompts([""])
 
     def too_long(self, prompts: Sequence[str], /) -> list[str]:
-        """The prompts of which the model would see only the beginning."""
+        """The prompts of which the model would see only the beginning, as they are too long."""
         tokenizer, limit = self._widest(), self.prompt_limit
         return [p for p in prompts if len(tokenizer(p, truncation=False).input_ids) > limit]
 
@@ -173,10 +173,10 @@ class PipelineModel:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, /) -> Tensor:
-        """Pictures of latents.
+        """Decode latents to pictures.
 
         Args:
-            latents: ``[N, C, H, W]`` float32, in the scale of the sampler.
+            latents: ``[N, C, H, W]`` float32, in the sampler's scale.
 
         Returns:
             ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
@@ -189,8 +189,8 @@ class PipelineModel:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, /) -> Tensor:
-        """Latents of pictures: ``[N, 3, h, w]`` in [0, 1] -> ``[N, C, H, W]`` float32, the mode of
-        the encoder."""
+        """Encode pictures ``[N, 3, h, w]`` in [0, 1] to latents ``[N, C, H, W]`` float32, the mode
+        of the encoder's distribution."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         parts = [
             self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode()

@@ -1,4 +1,4 @@
-"""The precisions a denoiser is run in, by name."""
+"""The precisions in which a denoiser runs, by name."""
 
 import torch
 
@@ -11,9 +11,9 @@ PRECISIONS = {
     "bf16-mixed": torch.float32,
     "float64": torch.float64,
 }
-"""Name and dtype of the denoiser. float64 is a reference: its rounding shows nowhere. bf16-mixed is
-a float32 model whose pictures are generated with the products of convolutions and linear layers in
-bfloat16, and everything between them in float32 (``mitune.runtime.prepared``)."""
+"""Name and dtype of the denoiser. float64 is a reference whose rounding errors are negligible.
+bf16-mixed is a float32 model; when it generates pictures, the products of convolutions and linear
+layers are bfloat16 and everything between them is float32 (``mitune.runtime.prepared``)."""
 
 
 def check_precision(name: str) -> None:

@@ -1,4 +1,5 @@
-"""What the engine, the estimators, the trainer and the runtime know of a model."""
+"""The interface through which the engine, the estimators, the trainer and the runtime use a
+model."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 from mitune.diffusion.process import Process
 
-if TYPE_CHECKING:  # a preset holds numbers, none of which this module uses
+if TYPE_CHECKING:
     from mitune.config.preset import Preset
 
 Conditioning = Mapping[str, Tensor]
-"""A flat record of per-row tensors; the first dimension of each is the row. A family names its own:
-text embeddings, pooled embeddings, time ids, masks."""
+"""A flat mapping of per-row tensors; the first dimension of each is the row. A family chooses the
+names: text embeddings, pooled embeddings, time ids, masks."""
 
 
 class Denoiser(Protocol):
@@ -23,53 +24,55 @@ class Denoiser(Protocol):
     conditioning."""
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """The raw prediction.
+        """Return the raw prediction.
 
         Args:
             z: ``[B, ...]`` latents in the process's scale, float32 or the model's dtype.
             t: ``[B]`` timesteps, one for each row.
-            cond: records of B rows.
+            cond: conditioning of B rows.
 
         Returns:
-            ``[B, ...]`` like ``z``: what the model predicts, in its own dtype.
+            ``[B, ...]`` like ``z``: what the model predicts, in the model's dtype.
         """
         ...
 
 
 @runtime_checkable
 class PairDenoiser(Denoiser, Protocol):
-    """One that predicts the same latents under two conditionings at less than twice the cost."""
+    """A denoiser that predicts the same latents under two conditionings at less than the cost of
+    two calls."""
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """The raw predictions of both.
+        """Return the raw predictions under both conditionings.
 
         Args:
             z: ``[S, ...]`` latents.
             t: ``[S]`` timesteps.
-            cond: records of 2 S rows; row S + i belongs to latent i as row i does.
+            cond: conditioning of 2 S rows; rows i and S + i belong to latent i.
 
         Returns:
-            ``[2 S, ...]``, rows as those of ``cond``.
+            ``[2 S, ...]``, in the order of the rows of ``cond``.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimePasses:
-    """How a copy of a denoiser may be rewritten for speed without a change in what it predicts
+    """How a copy of a denoiser may be rewritten for speed without changing what it predicts
     (``mitune.runtime``). The default rewrites nothing, which is right for every network.
 
     Attributes:
-        shared_prefix: no conditioning reaches the network before its first cross-attention, so both
-            rows of a pair are computed once until there.
-        projected: name of the conditioning tensor whose projections to keys and values, by every
-            cross-attention, are computed once for each prompt; None: none is.
-        folded_upsampling: diffusers' ``Upsample2D`` doubles the maps.
-        half_attention: queries, keys and values of diffusers' ``Attention`` may be in half
-            precision in bf16-mixed until it is done.
-        float32: beginnings of the names of layers that stay in float32 in bf16-mixed.
-        exact_block: beginning of the names of the layers that most of bf16-mixed's error in the
-            difference of a pair comes from; "" names none.
+        shared_prefix: no conditioning reaches the network before its first cross-attention, so what
+            comes before is computed once for both rows of a pair.
+        projected: name of the conditioning tensor whose key and value projections, in every
+            cross-attention, are computed once for each prompt; None: there is no such tensor.
+        folded_upsampling: diffusers' ``Upsample2D`` doubles the feature maps, so it can be folded
+            into its convolution.
+        half_attention: in bf16-mixed, queries, keys and values of diffusers' ``Attention`` may be
+            in half precision until the attention is computed.
+        float32: prefixes of the names of layers that stay in float32 in bf16-mixed.
+        exact_block: prefix of the names of the layers that cause most of bf16-mixed's error in the
+            difference of a pair; "" names none.
     """
 
     shared_prefix: bool = False
@@ -84,31 +87,32 @@ class LatentModel(Denoiser, Protocol):
     """A text-to-image model: named networks, a process and a record of conditioning tensors.
 
     Attributes:
-        name: what it was loaded from, for people: no decision may rest on it.
-        world: the embedded world that it draws, whose oracle judges its pictures; None: none.
-        pipeline: the diffusers pipeline that it was made of.
-        scheduler: the pipeline's, of which ``mitune.Schedule`` makes solvers.
-        process: what noise does to its latents, and what it predicts.
-        networks: by the names that they have in the pipeline; ``denoiser`` names the one that
-            predicts. Those of ``text_targets`` can be trained too.
-        text_targets: of text encoders that can be trained, the ends of the names of the layers that
-            an adapter is put on.
-        passes: what the runtime may do with a copy of the denoiser.
-        export_prefixes: of each network, what ComfyUI and kohya put before the names of its layers;
-            empty where there is no such form.
-        shard_blocks: classes of the denoiser's blocks, which full fine-tuning in several processes
-            puts together one at a time.
+        name: what it was loaded from, shown to people: no decision may depend on it.
+        world: the embedded world that it draws, whose oracle judges its pictures; None for other
+            models.
+        pipeline: the diffusers pipeline that it was made from.
+        scheduler: of the pipeline; ``mitune.Schedule`` makes solvers from it.
+        process: the noising process of its latents, and what the denoiser predicts in it.
+        networks: by their names in the pipeline; ``denoiser`` names the one that predicts. Those of
+            ``text_targets`` can be trained too.
+        text_targets: for each text encoder that can be trained, the ends of the names of the layers
+            that get an adapter.
+        passes: how the runtime may rewrite a copy of the denoiser.
+        export_prefixes: for each network, what ComfyUI and kohya put before the names of its
+            layers; empty if the family has no such format.
+        shard_blocks: classes of the denoiser's blocks; full fine-tuning in several processes
+            gathers the weights of one such block at a time.
         device: where the networks run.
-        precision, dtype: of the denoiser, a name of ``mitune.models.precision.PRECISIONS`` and its
-            dtype; latents and scores are float32 all the same.
-        latent_shape: of one latent, without the row.
-        picture_size: (height, width) in pixels of what it decodes.
+        precision, dtype: of the denoiser, a name in ``mitune.models.precision.PRECISIONS`` and its
+            dtype; latents and scores are float32 in every precision.
+        latent_shape: of one latent, without the batch dimension.
+        picture_size: (height, width) in pixels of a decoded picture.
         prompt_limit: how many tokens of a prompt it sees.
-        preset: the numbers it is used with unless told otherwise.
+        preset: the settings that it uses unless others are given.
         fingerprint: SHA-256 over the weights of denoiser and text encoders as loaded, without any
-            adapter: what an adapter belongs to.
+            adapter. An adapter belongs to a fingerprint.
         parts: everything else that changes a number, by part (``mitune.core.identity``).
-        prepared: what ``mitune.runtime.prepared.prepare`` made of it.
+        prepared: what ``mitune.runtime.prepared.prepare`` has made from it.
     """
 
     name: str
@@ -140,43 +144,44 @@ class LatentModel(Denoiser, Protocol):
     def prompt_limit(self) -> int: ...
 
     def pipeline_with(self, networks: Mapping[str, Any], /) -> Any:
-        """A diffusers pipeline like the model's own, with these networks in the place of its
-        own."""
+        """A diffusers pipeline like the model's own, but with these networks."""
         ...
 
     def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """The family's call of ``network``: its denoiser, or a copy, a compiled or an adapted one.
-        With twice the rows of conditioning, where ``passes.shared_prefix`` lets a copy take
-        that."""
+        """Call ``network`` with the family's signature. It is the denoiser, or a copy of it, a
+        compiled or an adapted one. ``cond`` may have twice the rows of ``z`` if
+        ``passes.shared_prefix`` was applied to the network."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """One row of conditioning for each prompt; longer ones are cut as diffusers does."""
+        """One row of conditioning for each prompt; prompts that are too long are cut as diffusers
+        cuts them."""
         ...
 
     def encode_null(self) -> dict[str, Tensor]:
-        """The row that stands for no prompt, as this family has it."""
+        """The row that stands for no prompt in this family."""
         ...
 
     def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """Of each prompt the row of what ``embed`` takes."""
+        """The inputs of ``embed``, one row for each prompt."""
         ...
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
-        """As ``encode_prompts``, of what ``tokenize`` made; gradients reach the text encoders."""
+        """As ``encode_prompts``, from the result of ``tokenize``; gradients reach the text
+        encoders."""
         ...
 
     def too_long(self, prompts: Sequence[str], /) -> list[str]:
-        """The prompts of which the model would see only the beginning."""
+        """The prompts of which the model would see only the beginning, as they are too long."""
         ...
 
     def decode(self, latents: Tensor, /) -> Tensor:
-        """Pictures ``[N, 3, h, w]`` float32 in [0, 1] on the CPU, of latents in the sampler's
-        scale."""
+        """Decode latents in the sampler's scale to pictures ``[N, 3, h, w]`` float32 in [0, 1] on
+        the CPU."""
         ...
 
     def encode_images(self, images: Tensor, /) -> Tensor:
-        """The reverse: float32 latents, the mode of the encoder."""
+        """Encode pictures to float32 latents, the mode of the encoder's distribution."""
         ...
 
 
@@ -184,7 +189,7 @@ _Model = TypeVar("_Model", bound=LatentModel)
 
 
 def denoiser_of(model: LatentModel) -> Any:
-    """The network that predicts, whatever adapter is on it."""
+    """The network that predicts, with any adapter that is on it."""
     return model.networks[model.denoiser]
 
 
@@ -194,8 +199,7 @@ def text_encoders(model: LatentModel) -> dict[str, Any]:
 
 
 def with_networks(model: _Model, networks: Mapping[str, Any]) -> _Model:
-    """The model with other networks in the place of its own, and nothing prepared; the rest is
-    shared."""
+    """A copy of the model with other networks and nothing prepared; it shares everything else."""
     other = copy.copy(model)
     other.networks, other.prepared = {**model.networks, **networks}, {}
     return other
@@ -207,15 +211,15 @@ def take(cond: Conditioning, rows: Tensor) -> dict[str, Tensor]:
 
 
 def concat(parts: Sequence[Conditioning]) -> dict[str, Tensor]:
-    """The rows of all ``parts`` one after the other; every part has the same names."""
+    """Concatenate the rows of all ``parts``, which have the same names."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def count_rows(cond: Conditioning) -> int:
-    """Number of rows of a record.
+    """Number of rows of a conditioning record.
 
     Raises:
-        ValueError: an empty record, or tensors that disagree.
+        ValueError: the record is empty, or its tensors disagree.
     """
     rows = {name: len(tensor) for name, tensor in cond.items()}
     if len(set(rows.values())) != 1:

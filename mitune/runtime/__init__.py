@@ -1,1 +1,1 @@
-"""How a network runs: precision, attention, cores, CUDA graphs, compilers."""
+"""How a network runs: precision, attention, worker threads, CUDA graphs, compilers."""

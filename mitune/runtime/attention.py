@@ -1,4 +1,4 @@
-"""The attention of a denoiser, by name."""
+"""The attention implementation of a denoiser, by name."""
 
 import importlib.util
 import math
@@ -19,18 +19,19 @@ ATTENTIONS = {
     "xformers": "xformers' memory-efficient attention, where it is installed",
 }
 _SMALL_MAP = 256
-"""Tokens up to which products and a softmax beat the CPU's flash attention (docs/log.md)."""
+"""Number of tokens up to which products and a softmax beat the CPU's flash attention
+(docs/log.md)."""
 _PLAIN = AttnProcessor, AttnProcessor2_0, XFormersAttnProcessor
-"""Processors that compute the same, so that each may stand for another."""
+"""Processors that compute the same, so that each can replace another."""
 
 
 def set_attention(network: Any, attention: str, backend: str) -> None:
-    """Choose the attention of a denoiser that ``backend`` is going to run, in place. A network
-    whose attention is of another kind than a UNet's keeps its own.
+    """Choose the attention of a denoiser that ``backend`` is going to run, in place. A network with
+    a kind of attention other than a UNet's keeps its own.
 
     Raises:
-        UserError: an unknown name; xformers that is not installed; another than "auto" where there
-            is no choice.
+        UserError: an unknown name; xformers is not installed; a name other than "auto" for a
+            network that keeps its own.
     """
     if attention not in ATTENTIONS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What runs a denoiser, by name: torch operation by operation, or compiled for one shape."""
+"""Backends that run a denoiser, by name: torch in eager mode, or compiled for one shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +21,16 @@ BACKENDS = {
 
 
 def run_by(backend: str, network: Any, call: Callable[..., Tensor]) -> Run:
-    """``network`` as ``backend`` runs it. Its weights may change afterwards, in place; TensorRT has
-    to be told (``refit``).
+    """Return ``network`` as ``backend`` runs it. Its weights may change afterwards, in place;
+    TensorRT must then be told (``refit``).
 
     Args:
-        backend: of BACKENDS.
+        backend: a name in BACKENDS.
         network: a denoiser.
-        call: its family's, of ``(network, z, t, cond)``.
+        call: of its family, with the arguments ``(network, z, t, cond)``.
 
     Raises:
-        UserError: an unknown name, or one that does not run here.
+        UserError: an unknown name, or a backend that does not run here.
     """
     if backend not in BACKENDS:
         raise UserError(f"backend {backend!r} is not known: choose one of {', '.join(BACKENDS)}")
@@ -54,13 +54,13 @@ class PerCore:
     """Splits a batch over one worker thread for each core.
 
     Args:
-        run: what each of them calls.
+        run: what each worker calls.
         workers: their number.
-        compiled: ``run`` compiles for every shape. Otherwise a batch that does not divide among
-            workers is left to torch's own threads.
+        compiled: whether ``run`` compiles for every shape. If not, a batch that cannot be split
+            into equal parts is left to torch's own threads.
 
-    Parts are equal: the network keeps what a call says of itself, its number of rows, in one place
-    (``mitune.runtime.cfg_batch``), which workers share.
+    Parts are equal because the network stores the number of rows of a call in one place
+    (``mitune.runtime.cfg_batch``), which all workers share.
     """
 
     def __init__(self, run: Run, workers: int, compiled: bool = True) -> None:
@@ -73,7 +73,7 @@ class PerCore:
         if parts == 1 and not self._compiled:
             with threads(self._cores.workers):
                 return self._run(z, t, cond)
-        # A worker's rows of conditioning: of each half of a pair's the same.
+        # Each worker gets the same rows of both halves of the conditioning.
         conds = [
             {n: x.unflatten(0, (-1, len(z))).chunk(parts, dim=1)[i] for n, x in cond.items()}
             for i in range(parts)
@@ -83,7 +83,7 @@ class PerCore:
         made = self._cores.map(self._one, chunks, shape)
         return torch.cat(made, dim=1).flatten(0, 1)
 
-    @torch.no_grad()  # a thread's own setting, which the caller's does not reach
+    @torch.no_grad()  # grad mode is per thread, so the caller's does not apply here
     def _one(self, chunk: tuple[Tensor, Tensor, Conditioning]) -> Tensor:
         z, t, cond = chunk
         rows = {name: halves.flatten(0, 1) for name, halves in cond.items()}

@@ -1,12 +1,12 @@
-"""A UNet that is called with latents once and with text twice, unconditional rows first.
+"""Run a UNet with each latent once and the text twice, unconditional rows first.
 
-The two predictions of a pair differ only by their text, and the score is made of that difference.
-Two things follow. What a UNet computes before it first looks at the text, up to the first
-transformer's self-attention, is the same for both, and is computed once. And where products are
-rounded to half precision, a layer L is given (u, c - u) in place of (u, c), so that its results are
-L(u) and L(u) + L(c - u): the roundings of L(u) are common to both rows and leave their difference
-alone, those of L(c - u) are small with c - u itself. It costs no product more (docs/log.md has
-the errors with and without).
+The two predictions of a pair differ only by their text, and the score is computed from that
+difference. This has two uses. What a UNet computes before it first uses the text, up to the first
+transformer's self-attention, is the same for both rows, and is computed once. And where products
+are rounded to half precision, a layer L gets (u, c - u) instead of (u, c), so that its results are
+L(u) and L(u) + L(c - u). The rounding errors of L(u) are then common to both rows and cancel in
+their difference; those of L(c - u) are small in proportion to c - u. The number of products stays
+the same (docs/log.md has the errors with and without).
 """
 
 from typing import Any
@@ -20,13 +20,13 @@ from mitune.runtime.mixed_precision import Pairing
 def share_prefix(unet: Any) -> Pairing:
     """Let a UNet take ``[S, ...]`` latents with ``[2 S, ...]`` text, in place.
 
-    Rows are doubled where the first transformer begins, but for its first self-attention; what was
-    made before them, a residual connection or the embedding of the timestep, where it is next
-    needed. Other calls go through unchanged.
+    Rows are doubled where the first transformer begins; only its first self-attention still runs on
+    single rows. Earlier results, in a residual connection or the embedding of the timestep, are
+    doubled where they are next needed. Calls with equal numbers of rows are not changed.
 
     Returns:
-        What a call says of itself, for these hooks and :class:`HalfProducts`: whoever calls the
-        UNet has to say it first (``Pairing.tell``).
+        The state that these hooks and :class:`HalfProducts` read. A caller of the UNet has to set
+        it before each call (``Pairing.tell``).
     """
     pairing = Pairing()
 
@@ -64,7 +64,7 @@ def share_prefix(unet: Any) -> Pairing:
 
 
 def _first_transformer(unet: Any) -> Any:
-    """The transformer that is run first, or None."""
+    """The transformer that runs first, or None."""
     for part in (unet.down_blocks, unet.mid_block, unet.up_blocks):
         for module in part.modules() if part is not None else ():
             if type(module).__name__ == "Transformer2DModel":
@@ -73,5 +73,5 @@ def _first_transformer(unet: Any) -> Any:
 
 
 def _doubled(rows: Tensor, count: int) -> Tensor:
-    """``rows`` as ``count`` of them: as they are, or all of them twice."""
+    """Repeat ``rows`` if necessary, so that there are ``count`` of them."""
     return rows if len(rows) == count else torch.cat([rows, rows])

@@ -1,7 +1,7 @@
-"""Worker threads, one for each core, that each run a part of a batch from beginning to end.
+"""Worker threads, one for each core; each runs a part of a batch from beginning to end.
 
-No core then waits for another after every operation, which small operations otherwise spend much of
-their time with.
+So no core waits for another after every operation; small operations otherwise spend much of their
+time waiting.
 """
 
 import threading
@@ -18,16 +18,16 @@ _Made = TypeVar("_Made")
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Around calls of :class:`Cores` and the small operations between them: this thread uses no
-    other core for them. Those that torch had used would wait for more at full speed, for
-    milliseconds, on the cores that the workers need next (docs/log.md)."""
+    """For calls of :class:`Cores` and the small operations between them: this thread uses no other
+    core. Other torch threads would busy-wait for more work, for milliseconds, on the cores that the
+    workers need next (docs/log.md)."""
     with threads(1):
         yield
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """This thread's operations use so many threads of torch."""
+    """Set how many torch threads this thread's operations use."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -46,8 +46,8 @@ class Cores:
         started = threading.Barrier(workers + 1)
 
         def begin() -> None:
-            # A thread takes over the common number when it first asks: only then can it have its
-            # own.
+            # A thread copies the process-wide number when it first asks for it; only then can it
+            # set its own.
             torch.get_num_threads()
             torch.set_num_threads(1)
             started.wait()
@@ -56,22 +56,22 @@ class Cores:
         for _ in range(workers):
             self._pool.submit(int)
         started.wait()
-        torch.set_num_threads(before)  # of this thread and of those that are yet to come
+        torch.set_num_threads(before)  # for this thread and for later ones
 
     def parts(self, rows: int) -> int:
-        """The largest number of equal parts of ``rows`` that there are workers for."""
+        """The largest number of equal parts of ``rows``, at most the number of workers."""
         return next(n for n in range(self.workers, 0, -1) if rows % n == 0)
 
     def map(
         self, run: Callable[[_Part], _Made], parts: Sequence[_Part], shape: Hashable = None
     ) -> list[_Made]:
-        """``run`` of each part, in their order.
+        """Call ``run`` on each part; returns the results in order.
 
         Args:
-            run: grad mode inside is a thread's own, not the caller's.
+            run: grad mode inside is the worker thread's own, not the caller's.
             parts: at most as many as there are workers, to be worth it.
             shape: what ``run`` compiles for. The first time, parts run one after the other, so that
-                it is done once. None: it compiles nothing.
+                it is compiled once. None: ``run`` compiles nothing.
         """
         if shape is None or shape in self._seen:
             return list(self._pool.map(run, parts))

@@ -1,4 +1,4 @@
-"""CUDA graphs: work recorded once and replayed, so that no launch waits for Python."""
+"""CUDA graphs: work is recorded once and replayed, so that no kernel launch waits for Python."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,15 @@ def need_gpu(device: torch.device) -> None:
 
 
 def capture(work: Callable[[], None], device: torch.device, pool: Any = None) -> Callable[[], None]:
-    """``work`` as a CUDA graph; calling it replays the same operations on the same memory.
+    """Record ``work`` as a CUDA graph; calling the result replays the same operations on the same
+    memory.
 
     Args:
-        work: without waiting for the device, its shapes and addresses always the same. It is called
-            three times to warm up, and once more while nothing is computed.
+        work: must not wait for the device; its shapes and addresses are always the same. It is
+            called three times to warm up, and once more to be recorded, without computing anything.
         device: a GPU.
         pool: of memory, ``torch.cuda.graph_pool_handle()``, shared by graphs that never run at the
-            same time; None: one of its own.
+            same time; None: a pool of its own.
     """
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))

@@ -1,5 +1,4 @@
-"""What the C library does with memory that is freed; by the host extension, or by ctypes without
-it."""
+"""How the C library treats freed memory; set by the host extension, or by ctypes without it."""
 
 import ctypes
 
@@ -10,15 +9,16 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 1 GiB of freed memory, and get it in steps of 64 MiB, for the whole
-    process.
+    """Let glibc keep up to 1 GiB of freed memory, and request memory in steps of 64 MiB, for the
+    whole process.
 
-    Tensors of a few MiB are made and freed hundreds of times in a call of a model. By default their
-    memory goes back to the system each time, and comes again page by page, filled with zeros: some
-    thousand page faults and 6 % of a call's time, which varies with them (docs/log.md).
+    A call of a model allocates and frees tensors of a few MiB hundreds of times. By default their
+    memory goes back to the system each time and comes again page by page, filled with zeros. That
+    costs some thousand page faults and 6 % of a call's time, and makes this time vary
+    (docs/log.md).
 
     Returns:
-        Whether it is so now; False with another C library.
+        Whether the setting is active; False with another C library.
     """
     if (extension := host()) is not None:
         return bool(extension.keep_freed_memory(_KEPT, _STEP))

@@ -1,9 +1,8 @@
-"""A denoiser made ready for many calls of one shape.
+"""A denoiser prepared for many calls of one shape.
 
-Adapters are merged, the passes that the model allows are made (``RuntimePasses``), and a backend,
-by name, says what runs the result, in a precision that may be another than the model's. Its weights
-are a copy with fixed addresses: another adapter or round is copied into it, and nothing is compiled
-again.
+Adapters are merged, the rewrites that the model allows (``RuntimePasses``) are made, and a named
+backend runs the result, in a precision that may differ from the model's. Its weights are a copy
+with fixed addresses: another adapter or round is copied into it, and nothing is compiled again.
 """
 
 import copy
@@ -44,13 +43,14 @@ class Prepared:
 
     Attributes:
         model: what it was made from.
-        backend: a name of ``mitune.runtime.backends.BACKENDS``.
-        attention: of ``mitune.runtime.attention.ATTENTIONS``.
-        precision: of ``mitune.models.precision.PRECISIONS``; the model's own by default.
-        network: the copy of the denoiser that is run.
+        backend: a name in ``mitune.runtime.backends.BACKENDS``.
+        attention: a name in ``mitune.runtime.attention.ATTENTIONS``.
+        precision: a name in ``mitune.models.precision.PRECISIONS``; by default the model's own.
+        network: the copy of the denoiser that runs.
         dtype: of the latents that it is called with.
-        fixed_shapes: every other number of rows is compiled or built for.
-        own_cores: it runs on a worker for each core (``mitune.runtime.cpu_workers.undisturbed``).
+        fixed_shapes: whether every other number of rows is compiled or built for.
+        own_cores: whether a worker thread for each core runs it
+            (``mitune.runtime.cpu_workers.undisturbed``).
 
     Raises:
         UserError: an unknown name, or one that is not available here.
@@ -70,21 +70,21 @@ class Prepared:
         check_precision(self.precision)
         tell_if_slow(self.precision, model.device)
         own = PRECISIONS[self.precision]
-        # The engine's latents are float32; the kernels know nothing wider.
+        # The engine's latents are float32; the kernels support nothing wider.
         self.dtype = torch.float32 if own == torch.float64 else own
         self._own, passes = own, model.passes
         denoiser = copy.deepcopy(denoiser_of(model)).requires_grad_(False)
         network.remove_adapter(denoiser)
-        if denoiser.dtype != own:  # diffusers warns of any conversion of some networks
+        if denoiser.dtype != own:  # some diffusers networks warn about every conversion
             denoiser.to(own)
         fold = passes.folded_upsampling and backend == "inductor"
-        fold = fold and model.device.type == "cpu"  # where it was measured
+        fold = fold and model.device.type == "cpu"  # it was measured only there
         self._folded = fold_upsampling(denoiser) if fold else set()
-        # Latents of a pair are given once only to a network that doubles its rows itself.
+        # Only a network that doubles its rows itself gets the latents of a pair once.
         self._pairing = share_prefix(denoiser) if passes.shared_prefix else None
         if self.precision == "bf16-mixed":
             mix_precision(denoiser, torch.bfloat16, passes, self._pairing)
-        if backend == "inductor":  # slower operation by operation on a CPU, faster compiled
+        if backend == "inductor":  # slower in eager mode on a CPU, faster compiled
             denoiser.to(memory_format=torch.channels_last)
         self._weights: dict[str, Tensor] = dict(denoiser.state_dict())
         self._projections = share_projections(denoiser) if passes.projected else []
@@ -97,10 +97,10 @@ class Prepared:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the model's weights as they are now, its adapter merged."""
+        """Take over the model's current weights, with its adapter merged."""
         given = merged_weights(denoiser_of(self.model))
         given |= {name: transposed(given[name]) for name in self._folded}
-        engines = isinstance(self._run, TensorRT)  # which have weights of their own
+        engines = isinstance(self._run, TensorRT)  # engines have their own copy of the weights
         changed = False
         for name, tensor in self._weights.items():
             changed = changed or (engines and not torch.equal(tensor, given[name].to(tensor)))
@@ -109,7 +109,7 @@ class Prepared:
             self._run.refit()
 
     def __call__(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """As :class:`mitune.models.protocol.Denoiser`; ``cond`` is of this object's encoding."""
+        """As :class:`mitune.models.protocol.Denoiser`; ``cond`` is encoded by this object."""
         with tried_convolutions() if self._on_gpu else nullcontext():
             return self._run(z.to(self._own), t, cond).to(self.dtype)
 
@@ -119,23 +119,23 @@ class Prepared:
         return self.model.call(network, z, t, cond)
 
     def pairs(self, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """As :class:`mitune.models.protocol.PairDenoiser`. Cheaper than two calls, and in
-        bf16-mixed the difference of the two predictions is much nearer to float32's
-        (``mitune.runtime.cfg_batch``)."""
+        """As :class:`mitune.models.protocol.PairDenoiser`. With a shared prefix it is cheaper than
+        two calls, and in bf16-mixed the difference of the two predictions is much closer to
+        float32's (``mitune.runtime.cfg_batch``)."""
         if self._pairing is None:
             z, t = torch.cat([z, z]), torch.cat([t, t])
         return self(z, t, cond)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The model's conditioning, one row for each prompt; where cross-attention's projections
-        are shared, ``[N, L, sum of widths]``, all keys and values side by side, in place of what is
-        projected."""
+        """The model's conditioning, one row for each prompt. If the projections of cross-attention
+        are shared, ``[N, L, sum of widths]``, all keys and values side by side, replaces the tensor
+        that is projected."""
         return self._projected(self.model.encode_prompts(prompts))
 
     @torch.no_grad()
     def encode_null(self) -> dict[str, Tensor]:
-        """The model's row that stands for no prompt, as ``encode_prompts``."""
+        """The model's row that stands for no prompt, encoded as in ``encode_prompts``."""
         return self._projected(self.model.encode_null())
 
     def _projected(self, cond: Conditioning) -> dict[str, Tensor]:
@@ -149,8 +149,8 @@ class Prepared:
 
 
 def prepare(model: LatentModel, runtime: Runtime) -> Prepared:
-    """The model prepared so, with its weights as they are now; made once, so that what was compiled
-    serves every later call."""
+    """The model prepared for ``runtime``, with its current weights. It is made once for each
+    setting, so that what was compiled serves every later call."""
     key = runtime.backend, runtime.attention, runtime.precision or model.precision
     made: Prepared | None = model.prepared.get(key)
     if made is None:
@@ -165,13 +165,14 @@ def mix_precision(
 ) -> None:
     """Let the convolutions and linear layers of a float32 network multiply in ``dtype``, in place.
 
-    What comes out of them is float32 again, and so is all that is added up from layer to layer,
-    normalised and activated: roundings of the products do not pile up in it. Pairs have common
-    roundings in ``passes.exact_block``, which most of the error in their difference comes from, and
-    in all convolutions; elsewhere, and in what attention is given, it gains little. The projections
-    of the text stay in float32: they are computed once per prompt. Queries, keys and values of
-    self-attention are in ``dtype`` until it is done, but for that block's, where that costs
-    exactness (docs/log.md); on a GPU, whose fast kernels know no float32, all are.
+    Their outputs are float32 again, and so is everything that is added up from layer to layer,
+    normalised and activated: rounding errors of the products do not accumulate in it. The rows of a
+    pair have common rounding errors in all convolutions, and in the linear layers of
+    ``passes.exact_block``, which causes most of the error in their difference; elsewhere, and in
+    the inputs of attention, this gains little. The projections of the text stay in float32: they
+    are computed once per prompt. Queries, keys and values of self-attention are in ``dtype`` until
+    the attention is computed, except in that block, where this costs accuracy (docs/log.md). On a
+    GPU, whose fast attention kernels do not support float32, all are.
     """
     on_gpu = next(network.parameters()).device.type != "cpu"
     exact = passes.exact_block
@@ -194,7 +195,7 @@ def mix_precision(
 
 
 class _Columns(nn.Module):
-    """Stands where a projection stood, and takes its part out of what was projected before."""
+    """Replaces a projection: returns its columns of what was projected before."""
 
     def __init__(self, first: int, end: int) -> None:
         super().__init__()
@@ -206,13 +207,13 @@ class _Columns(nn.Module):
 
 
 def share_projections(unet: Any) -> list[nn.Module]:
-    """Take the key and value projections of every cross-attention out of the UNet, in place.
+    """Take the key and value projections of every cross-attention out of a denoiser, in place.
 
-    Whatever attention processor is set goes on working: it still asks ``to_k`` and ``to_v``.
+    Any attention processor still works, as it still calls ``to_k`` and ``to_v``.
 
     Returns:
-        The projections, in the order in which the UNet now expects their results side by side;
-        none where the text is normalised before it is projected, which depends on the layer.
+        The projections, in the order in which the denoiser now expects their results side by side;
+        empty if the text is normalised before it is projected, which depends on the layer.
     """
     attentions = [m for m in unet.modules() if getattr(m, "is_cross_attention", False)]
     if any(attention.norm_cross is not None for attention in attentions):

@@ -1,7 +1,7 @@
-"""Nearest-neighbour upsampling and the 3x3 convolution behind it as one transposed convolution.
+"""Nearest-neighbour upsampling and the 3x3 convolution after it as one transposed convolution.
 
-Of the nine inputs of a convolution on a map that was doubled, many are equal: 16 products of a
-pixel of the small map do what 36 did. The kernel's entries are sums of the convolution's.
+Of the nine inputs of a convolution on a doubled map, many are equal: 16 products for each pixel of
+the small map replace 36. The kernel's entries are sums of the convolution's.
 """
 
 from typing import Any
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 _TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-"""Which of three taps each of four sums up. With x doubled to x', x'[2m] = x'[2m + 1] = x[m], and
-y[i] = sum of w[k] x'[i + k - 1], the tap w'[i + 1 - 2m] of x[m] in y[i] is w[2m - i + 1] +
-w[2m - i + 2], where they exist."""
+"""Row r marks the taps of the convolution whose sum is tap r of the transposed convolution.
+
+With x doubled to x', x'[2m] = x'[2m + 1] = x[m], and y[i] = sum of w[k] x'[i + k - 1], the tap
+w'[i + 1 - 2m] of x[m] in y[i] is w[2m - i + 1] + w[2m - i + 2], where they exist."""
 
 
 def fold_upsampling(unet: Any) -> set[str]:
-    """Let every upsampling of a diffusers network be a transposed convolution, in place, its
-    weights yet to be set (:func:`transposed`).
+    """Replace every upsampling of a diffusers network by a transposed convolution, in place. Its
+    weights must be set afterwards (:func:`transposed`).
 
     Returns:
-        The names of the parameters to set so; none where a map of the model's own size is not the
-        double of the one below it.
+        The names of the parameters to set; empty, and nothing is replaced, if for the model's own
+        size a map is not always twice the size of the one below it.
     """
     size = unet.config.sample_size
     sides = size if isinstance(size, (tuple, list)) else (size,)
@@ -50,8 +51,8 @@ def fold_upsampling(unet: Any) -> set[str]:
 
 
 def transposed(weight: Tensor) -> Tensor:
-    """The kernel ``[in, out, 4, 4]`` that does what upsampling and ``weight`` ``[out, in, 3, 3]``
-    do, in float32 or better."""
+    """The kernel ``[in, out, 4, 4]`` that does what upsampling followed by ``weight``
+    ``[out, in, 3, 3]`` does, in float32 or better."""
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     taps = _TAPS.to(weight)
     return torch.einsum("rk,sl,oikl->iors", taps, taps, weight)

@@ -28,8 +28,10 @@ def check_new(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path | str) -> Iterator[Path]:
-    """A hidden folder beside ``out`` to fill, which takes its name once the block is done and its
-    files have reached the disk. A killed run leaves the hidden one, which the next run removes.
+    """Yield a hidden folder next to ``out``, to be filled.
+
+    After the block, its files are flushed to the disk and it is renamed to ``out``. A killed run
+    leaves the hidden folder, which the next run removes.
 
     Raises:
         UserError: ``out`` is there and not empty, or cannot be written.

@@ -1,8 +1,8 @@
-"""The tensors of ComfyUI's and kohya's files: names, shapes and what they must hold to mean the
-same weights.
+"""The tensors of ComfyUI's and kohya's files: names, shapes and the values that give the same
+weights.
 
-Both name a layer by a word for its network (``LatentModel.export_prefixes``) and its name in
-diffusers, every dot an underscore.
+Both name a layer by a prefix for its network (``LatentModel.export_prefixes``) and its name in
+diffusers, with an underscore for every dot.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from mitune.adapters.export.layers import Layer
 
 @dataclass(frozen=True, kw_only=True)
 class Approximation:
-    """Plain LoRA tensors, and what they lose of each layer's update: ||D - U|| / ||D||, Frobenius
-    norms, D the update and U what the file holds of it."""
+    """Plain LoRA tensors, and their relative error in each layer's update: ||D - U|| / ||D|| in
+    Frobenius norms, where D is the update and U the part of it that the file holds."""
 
     tensors: dict[str, Tensor]
     errors: dict[str, float]
@@ -26,21 +26,21 @@ class Approximation:
 def comfyui(layers: Sequence[Layer]) -> dict[str, Tensor]:
     """ComfyUI's tensors, exact at strength 1 for LoRA and DoRA.
 
-    ComfyUI (comfy/weight_adapter/base.py, ``weight_decompose``, since its pull request 7727 of
-    April 2025) divides by the norm of the base weight where ``dora_scale`` has one entry for each
-    output:
-        W' = dora_scale (W + s B A) / (||W|| + eps),    eps of float32, in which it patches,
-    and peft by that of the sum. So the magnitude is not what it wants, but
+    Where ``dora_scale`` has one entry for each output, ComfyUI (comfy/weight_adapter/base.py,
+    ``weight_decompose``, since its pull request 7727 of April 2025) divides by the norm of the base
+    weight:
+        W' = dora_scale (W + s B A) / (||W|| + eps),    eps of float32, in which it patches.
+    peft divides by the norm of the sum instead. So dora_scale is not the magnitude m, but
         dora_scale = m (||W|| + eps) / ||W + s B A||,   a norm for each output.
-    It divides tensor by tensor without reshaping, so dora_scale has as many dimensions as W. At
-    strength k ComfyUI draws with W + k (W' - W), where diffusers scales B A alone.
+    ComfyUI divides the tensors without reshaping, so dora_scale has as many dimensions as W. At
+    strength k ComfyUI uses W + k (W' - W), whereas diffusers scales only B A.
 
     Args:
         layers: from ``adapted``.
 
     Returns:
-        ``lora_down.weight`` A, ``lora_up.weight`` B, ``alpha`` s rank, and for DoRA ``dora_scale``
-        ``[out, 1]`` or ``[out, 1, 1, 1]``; float32, for each layer.
+        For each layer ``lora_down.weight`` A, ``lora_up.weight`` B, ``alpha`` s rank, and for DoRA
+        ``dora_scale`` ``[out, 1]`` or ``[out, 1, 1, 1]``; all float32.
     """
     tensors: dict[str, Tensor] = {}
     for layer in layers:
@@ -55,19 +55,19 @@ def comfyui(layers: Sequence[Layer]) -> dict[str, Tensor]:
 
 
 def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
-    """Plain LoRA: the best approximation of each layer's whole update W' - W by so many ranks.
+    """Plain LoRA: the best approximation of each layer's whole update W' - W with a given rank.
 
-    DoRA's update is of full rank, as m rescales every row of W. Its best approximation in the
+    DoRA's update has full rank, as m rescales every row of W. Its best approximation in the
     Frobenius norm is the truncated singular value decomposition (Eckart and Young). A LoRA's own
     factors are already exact and are kept, unless a smaller rank is asked for.
 
     Args:
         layers: from ``adapted``.
-        rank: of the result, at least 1; at most the layer's smaller side is taken, which is exact.
+        rank: of the result, at least 1; limited to the layer's smaller side, where it is exact.
             None: twice the adapter's for DoRA, the adapter's for LoRA.
 
     Returns:
-        The tensors as for ``comfyui`` without dora_scale, and each layer's error by its name there.
+        The tensors as for ``comfyui`` without dora_scale, and each layer's error by its key.
     """
     tensors: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
@@ -79,8 +79,8 @@ def kohya(layers: Sequence[Layer], rank: int | None = None) -> Approximation:
         else:
             down, up = _truncated(layer, delta, rank or 2 * layer.rank)
             scale = 1.0
-        # One alpha for all layers, as diffusers confuses those that differ: of attention layers it
-        # looks for them under names that it has changed meanwhile. The factor is 1 where all is
+        # All layers get the same alpha, as diffusers confuses different ones: it looks for those of
+        # attention layers under names that it has changed since. The factor is 1 if all layers are
         # alike.
         up = up * (scale * down.shape[0] / alpha)
         tensors |= _plain(layer.key, down, up, alpha)
@@ -97,10 +97,11 @@ def _alpha(layer: Layer, rank: int | None) -> float:
 
 
 def _truncated(layer: Layer, delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Float32 factors (A, B) of the best approximation of ``delta``, shaped as the layer's own."""
+    """Float32 factors (A, B) of the best approximation of ``delta``, shaped like the layer's
+    own."""
     left, values, right = torch.linalg.svd(delta.float(), full_matrices=False)
     rank = min(rank, len(values))
-    root = values[:rank].sqrt()  # half of it to either side, so that neither is tiny in half floats
+    root = values[:rank].sqrt()  # one for each factor, so that neither is tiny in half precision
     down = root.unsqueeze(1) * right[:rank]
     up = left[:, :rank] * root
     return (

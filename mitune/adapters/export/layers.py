@@ -1,4 +1,5 @@
-"""What an adapter makes of each layer, in float64: the one arithmetic that all forms start from."""
+"""What an adapter does to each layer, in float64: the arithmetic that all export formats start
+from."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ class Layer:
     """One adapted layer. A convolution's kernel counts as inputs: in = C h w.
 
     Attributes:
-        name: of the layer in its network, dots and all.
-        key: its name in ComfyUI's and kohya's files; "" where the family has none there.
+        name: of the layer in its network, with its dots.
+        key: its name in ComfyUI's and kohya's files; "" if the family has none there.
         weight: W of the base, ``[out, in]`` or ``[out, C, h, w]`` float32.
         down: A, ``[rank, in]`` or ``[rank, C, h, w]``.
         up: B, ``[out, rank]`` or ``[out, rank, 1, 1]``.
@@ -54,8 +55,8 @@ class Layer:
     def delta(self) -> Tensor:
         """W' - W, ``[out, in]`` float64, where W' is V for LoRA and m V / ||V|| for DoRA.
 
-        As (m / ||V|| - 1) W + m / ||V|| s B A: the difference of two float32 weights would have
-        lost the digits that they share.
+        Computed as (m / ||V|| - 1) W + m / ||V|| s B A, because the difference of two float32
+        weights would have lost the digits that they share.
         """
         if self.magnitude is None:
             return self.product()
@@ -65,14 +66,14 @@ class Layer:
 
 @contextmanager
 def adapted(model: LatentModel, adapter: Path | str) -> Iterator[list[Layer]]:
-    """The layers of an adapter, which is on the model inside the block and off it after.
+    """The layers of an adapter, which is on the model inside the block and taken off after it.
 
     Args:
         model: in float32, without an adapter.
         adapter: its folder or file.
 
     Raises:
-        UserError: a model in half precision, or as ``mitune.adapters.adapter.load``.
+        UserError: a model that is not in float32, or as ``mitune.adapters.adapter.load``.
     """
     if model.dtype != torch.float32:
         raise UserError(
@@ -92,7 +93,7 @@ def adapted(model: LatentModel, adapter: Path | str) -> Iterator[list[Layer]]:
 
 
 def _layer(network: str, name: str, module: Any, prefixes: Mapping[str, str]) -> Layer:
-    (own,) = module.lora_A  # the name that peft keeps the one adapter under
+    (own,) = module.lora_A  # the name under which peft keeps the one adapter
     magnitude = None
     if own in module.lora_magnitude_vector:
         # peft has [1, out, 1, 1] for convolutions.

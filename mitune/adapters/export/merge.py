@@ -1,4 +1,4 @@
-"""A whole model with an adapter merged into it: a diffusers pipeline folder."""
+"""Write a whole model with an adapter merged into it, as a diffusers pipeline folder."""
 
 import copy
 from pathlib import Path
@@ -33,12 +33,12 @@ _MERGED = Form(
 def merge(model: LatentModel, adapter: Path | str, out: Path | str) -> Path:
     """Write a folder of a diffusers pipeline that predicts what ``model`` with ``adapter`` does.
 
-    Merged in float32 by peft's own merge, rounded once (``mitune.adapters.merge``); saved as
-    safetensors by diffusers. The folder is built under a hidden name and appears whole or not at
-    all. README.md in it is the model card.
+    peft's own merge computes the weights in float32 and rounds once (``mitune.adapters.merge``);
+    diffusers saves them as safetensors. The folder is built under a hidden name and appears whole
+    or not at all. README.md in it is the model card.
 
     Args:
-        model: the base, in float32 and without an adapter; left so.
+        model: the base, in float32 and without an adapter; unchanged.
         adapter: its folder or file.
         out: absent or empty.
 
@@ -46,14 +46,14 @@ def merge(model: LatentModel, adapter: Path | str, out: Path | str) -> Path:
         ``out``.
 
     Raises:
-        UserError: ``out`` is there and not empty or cannot be written; an adapter of another model
-            or that does not fit, or with which weights are no longer finite; a model in half
-            precision.
+        UserError: ``out`` is there and not empty or cannot be written; an adapter of another model,
+            one that does not fit, or one that makes weights infinite or NaN; a model that is not in
+            float32.
     """
     run = run_of(adapter)
     with new_folder(out) as folder:
         with adapted(model, adapter):
-            # Copies: what a full fine-tuning left on the UNet is taken off it again.
+            # Clones: after the block, the weights of a full fine-tuning are off the denoiser again.
             weights = {
                 network: {name: tensor.clone() for name, tensor in merged_weights(carrier).items()}
                 for network, carrier in adapters.carriers(model).items()

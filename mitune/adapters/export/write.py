@@ -1,4 +1,4 @@
-"""Write an adapter in the form another program reads, with its metadata and its model card."""
+"""Write an adapter in the format that another program reads, with its metadata and model card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -54,9 +54,9 @@ class Exported:
     Attributes:
         path: the folder.
         file: the weights in it; None for a whole model.
-        rank: of the plain LoRA (kohya), the largest of its layers; None for other forms.
+        rank: of the plain LoRA (kohya), the largest of its layers; None for other formats.
         error_largest, error_mean: over the layers, the relative error of the plain LoRA's update
-            (Frobenius norms); None for the other forms, which are exact.
+            (Frobenius norms); None for the other formats, which are exact.
     """
 
     path: Path
@@ -69,11 +69,11 @@ class Exported:
 def check_request(
     adapter: Path | str, out: Path | str, format: str, rank: int | None = None
 ) -> None:
-    """What can be wrong before a model is loaded.
+    """Check what can be checked before a model is loaded.
 
     Raises:
-        UserError: an unknown format, a rank where none belongs or below 1, no adapter, or ``out``
-            that is there and not empty.
+        UserError: an unknown format; a rank below 1, or with a format other than kohya; no adapter;
+            a full fine-tuning with a format other than merged; or ``out`` is there and not empty.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
@@ -98,23 +98,25 @@ def export_adapter(
     *,
     rank: int | None = None,
 ) -> Exported:
-    """Write ``adapter`` as ``format`` into the new folder ``out``, with README.md beside it.
+    """Write ``adapter`` as ``format`` into the new folder ``out``, with a README.md.
 
     The file of weights is ``OUT/OUT.safetensors`` for comfyui and kohya, as those programs show
-    people the file's name, and ``pytorch_lora_weights.safetensors`` for diffusers. Its header tells
-    the base model, its fingerprint, the run, the settings, the set, the format and the version.
-    Equal adapters give equal bytes; the folder appears whole or not at all.
+    people the file's name, and ``pytorch_lora_weights.safetensors`` for diffusers. Its header
+    records the base model, its fingerprint, the run, the settings and the set; for comfyui and
+    kohya also the format and mitune's version. Equal adapters give equal bytes; the folder appears
+    whole or not at all.
 
     Args:
-        model: the base, in float32 and without an adapter; left so.
+        model: the base, in float32 and without an adapter; unchanged.
         adapter: its folder or file, of ``mitune.tune`` or another trainer in diffusers' layout.
         out: absent or empty.
         format: one of FORMATS.
-        rank: of the plain LoRA (kohya); None is twice a DoRA's rank, and a LoRA's own.
+        rank: of the plain LoRA (kohya); None takes twice a DoRA's rank, and a LoRA's own.
 
     Raises:
-        UserError: as ``check_request``; an adapter of another model or that does not fit; one with
-            values that are not finite; a disk that cannot be written.
+        UserError: as ``check_request``; a model family without this format; an adapter of another
+            model or that does not fit; one with values that are not finite; a disk that cannot be
+            written.
     """
     check_request(adapter, out, format, rank)
     if format in ("comfyui", "kohya") and not model.export_prefixes:
@@ -129,7 +131,7 @@ def export_adapter(
     notes = {"model": model.name, "fingerprint": model.fingerprint} | content.notes
     with adapted(model, adapter) as layers, new_folder(place) as folder:
         if format == "diffusers":
-            # Ours has its notes already, and comes out byte for byte.
+            # An adapter of ours has its notes already, and is written byte for byte.
             write_file(folder, content.parts, notes)
             atomic_write(folder / CARD, card(run, ADAPTER, base=model.name))
             return Exported(path=place, file=place / FILE)

@@ -28,7 +28,7 @@ FAMILY = Family(
     },
     # They look at decoded pictures; nothing here shows pictures to third parties.
     unused=("safety_checker", "feature_extractor", "image_encoder"),
-    # Of old files, or of an output that a text-to-image model does not use.
+    # Weights of old files, or of an output that a text-to-image model does not use.
     harmless=("position_ids", "text_projection.weight"),
     options={"requires_safety_checker": False},
     model=_model,

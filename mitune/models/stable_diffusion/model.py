@@ -15,7 +15,7 @@ from mitune.models.stable_diffusion import FAMILY
 from mitune.models.stable_diffusion.verify import check_pipeline
 
 TEXT = "encoder_hidden_states"
-"""The one conditioning tensor, ``[N, L, D]``, by the name it has in the UNet's call."""
+"""The one conditioning tensor, ``[N, L, D]``, named as in the UNet's call."""
 
 
 class StableDiffusion(PipelineModel):
@@ -28,7 +28,7 @@ class StableDiffusion(PipelineModel):
 
     family = FAMILY
     denoiser = "unet"
-    # As diffusers' train_dreambooth_lora.
+    # The layers that diffusers' train_dreambooth_lora adapts.
     text_targets: Mapping[str, tuple[str, ...]] = {
         "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj")
     }
@@ -45,13 +45,13 @@ class StableDiffusion(PipelineModel):
 
     @property
     def passes(self) -> RuntimePasses:
-        """All of them: no text reaches the UNet before its first cross-attention."""
+        """All passes: no text reaches the UNet before its first cross-attention."""
         return RuntimePasses(
             shared_prefix=True,
             projected=TEXT,
             folded_upsampling=True,
             half_attention=True,
-            # Small layers at both ends, through which every element goes.
+            # Small layers at both ends of the UNet; every element goes through them.
             float32=("conv_in", "conv_out", "time_embedding"),
             exact_block=f"up_blocks.{len(self.unet.up_blocks) - 1}.",
         )
@@ -67,22 +67,22 @@ class StableDiffusion(PipelineModel):
 
     @property
     def text_encoder(self) -> Any:
-        """The CLIP text encoder; None where there is none."""
+        """The CLIP text encoder; None if there is none."""
         return self.networks.get("text_encoder")
 
     @property
     def tokenizer(self) -> Any:
-        """The text encoder's."""
+        """The tokenizer of the text encoder."""
         return self.pipeline.tokenizer
 
     def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
-        """``[B, C, H, W]``, or twice as many rows as ``z`` has where ``cond`` has them."""
+        """``[B, C, H, W]``; twice the rows of ``z`` if ``cond`` has twice as many."""
         prediction: Tensor = network(z, t, encoder_hidden_states=cond[TEXT], return_dict=False)[0]
         return prediction
 
     def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``{"input_ids": [N, L]}`` int64 on the model's device, and an ``attention_mask`` like it
-        where the text encoder wants one."""
+        """``{"input_ids": [N, L]}`` int64 on the model's device, and an ``attention_mask`` of the
+        same shape if the text encoder's config asks for one."""
         found = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -90,8 +90,8 @@ class StableDiffusion(PipelineModel):
             truncation=True,
             return_tensors="pt",
         )
-        # Some SD-2 text encoders want the padding masked, and say so in their config, as diffusers
-        # honours it.
+        # Some SD-2 text encoders have a config that asks for the padding to be masked; diffusers
+        # honours that.
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         names = ("input_ids", "attention_mask") if masked else ("input_ids",)
         return {name: found[name].to(self.device) for name in names}

@@ -1,7 +1,7 @@
-"""Whether the parts of a pipeline make one Stable Diffusion, told before anything is computed.
+"""Check, before anything is computed, that the parts of a pipeline make one Stable Diffusion.
 
-A part that does not fit, an empty tokenizer or a weight that is NaN would otherwise end in a
-traceback of torch, or worse, in plausible numbers.
+Otherwise a part that does not fit, an empty tokenizer or a weight that is NaN would end in a torch
+traceback or, worse, in plausible numbers.
 """
 
 import math
@@ -31,7 +31,7 @@ def check_pipeline(name: str, pipeline: Any, dtype: torch.dtype) -> None:
     Args:
         name: of the model, for the message.
         pipeline: a StableDiffusionPipeline.
-        dtype: the UNet is going to run in, which has to hold its weights.
+        dtype: in which the UNet is going to run; its range must hold the UNet's weights.
     """
     try:
         for part in (*NETWORKS, "tokenizer", "scheduler"):
@@ -106,7 +106,7 @@ def _check_tokenizer(tokenizer: Any, text: Any) -> None:
     vocabulary = tokenizer.get_vocab()
     size, places = max([len(tokenizer), *(i + 1 for i in vocabulary.values())]), text.vocab_size
     mend = "restore the files in tokenizer/ (vocab.json, merges.txt, tokenizer.json)"
-    # An encoder may have rows that no token uses, for its size to divide well, but not as many.
+    # An encoder may have rows that no token uses, to round up its size, but not more than it uses.
     if not places / 2 < size <= places:
         raise UserError(
             f"the tokenizer knows {size} tokens and the text_encoder has {places}: expected as "

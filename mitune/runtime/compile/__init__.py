@@ -1,1 +1,1 @@
-"""What compiles a UNet: inductor, ONNX, TensorRT."""
+"""Compilers for a denoiser: inductor (with oneDNN), ONNX, TensorRT."""

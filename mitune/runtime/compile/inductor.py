@@ -1,4 +1,4 @@
-"""torch.compile as this package uses it, and where what it makes is kept."""
+"""torch.compile as this package uses it, and the cache of what it compiles."""
 
 import functools
 import inspect
@@ -17,14 +17,14 @@ from mitune.models.protocol import Conditioning
 from mitune.runtime.compile import onednn
 
 Run = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(latents, timesteps, conditioning) to the prediction, rows for rows; with twice the rows of
-conditioning to twice the predictions (``mitune.runtime.cfg_batch``)."""
+"""(latents, timesteps, conditioning) to the prediction, row by row. With twice the rows of
+conditioning it returns twice the predictions (``mitune.runtime.cfg_batch``)."""
 
 
 def compile_run(run: Run, device: torch.device) -> Run:
-    """``run`` by torch.compile: one graph, static shapes, code kept between runs. On a CPU threads
-    may call it at the same time."""
-    # Where the user has not said where: torch's own default is a temporary folder, which it names
+    """Compile ``run`` with torch.compile: one graph, static shapes, code cached between runs. On a
+    CPU, threads may call the result at the same time."""
+    # If the user has not set the folder: torch's default is a temporary folder, which it names
     # after the user, who may have no name.
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if not given:
@@ -41,7 +41,7 @@ def compile_run(run: Run, device: torch.device) -> Run:
 
 @functools.cache
 def compiler() -> Callable[..., Any] | None:
-    """inductor's ``compile_fx``, which is private to torch; None where this version has none."""
+    """inductor's ``compile_fx``, which is private to torch; None if this version has none."""
     try:
         from torch._inductor.compile_fx import compile_fx
     except ImportError:
@@ -50,8 +50,8 @@ def compiler() -> Callable[..., Any] | None:
 
 
 class _OneByOne:
-    """torch.compile as it is, for a torch that lacks what ``_ForThreads`` needs: its checks are
-    not made for threads, which take turns."""
+    """Plain torch.compile, for a torch that lacks what ``_ForThreads`` needs. Its guards are not
+    thread-safe, so threads take turns."""
 
     def __init__(self, run: Run) -> None:
         self._compiled = torch.compile(run, fullgraph=True, dynamic=False, **_alone())
@@ -63,12 +63,12 @@ class _OneByOne:
 
 
 class _ForThreads:
-    """Calls what torch.compile made for a shape without torch's checks that it still holds.
+    """Calls the code that torch.compile made for a shape without torch's guards.
 
-    They take a hundredth of a call each, one thread at a time, and are not made for threads:
-    objects that two of them check at once look changed, and all is compiled again, eight times and
-    then no more. Nothing that they look at changes here: weights keep their addresses, and
-    of one object every call is made with gradients, or every one without.
+    Guards take a hundredth of a call each, run in one thread at a time and are not thread-safe:
+    objects that two threads check at once look changed, and everything is compiled again, up to
+    torch's limit of eight times. Nothing that guards check changes here: weights keep their
+    addresses, and all calls of one object are made with gradients, or all without.
     """
 
     def __init__(self, run: Run) -> None:
@@ -91,20 +91,20 @@ class _ForThreads:
         given = z, t, *cond.values()
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-            # The calls between kernels in C++ too: in Python they hold the lock that threads share.
+            # C++ for the calls between kernels too: in Python they hold the GIL.
             patches: dict[str, Any] = {"cpp_wrapper": True}
             from torch._inductor import config
 
             if hasattr(config, "cpp_wrapper_build_separate"):
-                # Apart from the kernels: what only calls them then takes -O1, and a third less
-                # time to compile.
+                # Apart from the kernels, the code that only calls them is compiled with -O1, and
+                # compilation takes a third less time.
                 patches["cpp_wrapper_build_separate"] = True
             if onednn.why_not() is None:
                 patches["post_grad_custom_post_pass"] = onednn.by_onednn()
             compile_fx = compiler()
             assert compile_fx is not None
             code: Any = compile_fx(graph, inputs, config_patches=patches)
-            # Weights are inputs as well, the same at every call; ours are put in their places.
+            # Weights are inputs as well, the same at every call; only our arguments are replaced.
             places = [
                 (i, j) for i, x in enumerate(inputs) for j, own in enumerate(given) if x is own
             ]
@@ -126,7 +126,7 @@ class _ForThreads:
 
 
 def _alone() -> dict[str, Any]:
-    """Of ``torch.compile``, from torch 2.13 on: each network counts its own compilations, of which
-    the ninth is an error."""
+    """An option of ``torch.compile`` from torch 2.13 on: each network counts its own compilations,
+    of which the ninth is an error."""
     known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
     return {"isolate_recompiles": True} if known else {}

@@ -1,6 +1,6 @@
-"""Float32 products of compiled code on a CPU by oneDNN.
+"""oneDNN for the float32 products of compiled code on a CPU.
 
-torch gives a float32 product to MKL where it is built with it. On an AMD Zen 5 MKL multiplies at
+torch computes float32 products with MKL if it is built with MKL. On an AMD Zen 5, MKL multiplies at
 half the rate of oneDNN (``docs/log.md``), which torch has for convolutions anyway.
 """
 
@@ -26,9 +26,9 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def replace_products(graph: fx.Graph) -> None:
-    """Of a graph's float32 products on a CPU, all whose first operand is contiguous: a layer's
-    output, and the gradient of its input. For its weight's the first operand would be copied
-    first."""
+    """Replace the float32 products of a graph on a CPU whose first operand is contiguous: those of
+    a layer's output and of the gradient of its input. For the gradient of its weight, the first
+    operand would have to be copied first."""
     for target in (_aten.mm.default, _aten.addmm.default):
         for node in graph.find_nodes(op="call_function", target=target):
             *added, x, right = node.args
@@ -45,10 +45,10 @@ def replace_products(graph: fx.Graph) -> None:
 
 @functools.cache
 def why_not() -> str | None:
-    """Why compiled products stay torch's own on this machine; None where oneDNN takes them.
+    """Why compiled products stay torch's own on this machine; None if oneDNN computes them.
 
-    inductor's lowerings and passes are private to torch and move between its versions: they are
-    imported here, when something is compiled, and what is missing costs speed alone.
+    inductor's lowerings and passes are private to torch and move between its versions. They are
+    imported here, when something is compiled; if one is missing, only speed is lost.
     """
     if not torch.backends.mkldnn.is_available():  # oneDNN, by its former name
         return "this torch is built without oneDNN"
@@ -65,16 +65,16 @@ def _register() -> None:
     from torch._inductor.lowering import register_lowering
     from torch._inductor.mkldnn_ir import LinearUnary
 
-    create: Any = LinearUnary.create  # where there is none: fail now
+    create: Any = LinearUnary.create  # fail now if there is none
 
-    # inductor's own lowering of _linear_pointwise takes nothing but constants for a weight.
+    # inductor's own lowering of _linear_pointwise accepts only constants as weights.
     @register_lowering(torch.ops.mitune.product, type_promotion_kind=None)
     def _(x: Any, weight: Any) -> Any:
         return TensorBox.create(create(x, weight, None, "none", [], ""))
 
 
 def by_onednn() -> Any:
-    """A pass for inductor's ``post_grad_custom_post_pass``; only where ``why_not`` is None."""
+    """A pass for inductor's ``post_grad_custom_post_pass``; only use it if ``why_not`` is None."""
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
     class ProductsByOneDNN(CustomGraphPass):
@@ -82,7 +82,7 @@ def by_onednn() -> Any:
             replace_products(graph)
 
         def uuid(self) -> Any:
-            """For the cache of what was compiled."""
+            """Identifies this pass in inductor's code cache."""
             return get_hash_for_files((__file__,))
 
     return ProductsByOneDNN()
@@ -93,7 +93,7 @@ def _apt(x: Tensor) -> bool:
 
 
 def _call(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
-    """A new node, with what the passes behind it read of its value."""
+    """Create a node, with the metadata of its value that later passes read."""
     node = graph.call_function(target, args)
     values = fx.map_arg(args, lambda given: given.meta["val"])
     node.meta["val"] = target(*values)

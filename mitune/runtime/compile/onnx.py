@@ -1,5 +1,5 @@
-"""A denoiser as an ONNX file: what TensorRT builds from, and what any other runtime can be asked
-about it."""
+"""A denoiser as an ONNX file: TensorRT builds its engine from it, and any other runtime can run
+it."""
 
 import importlib.util
 import logging
@@ -18,7 +18,7 @@ OUTPUT = "prediction"
 
 
 class _Call(nn.Module):
-    """The denoiser with the arguments that generation gives it, each a tensor."""
+    """The denoiser with the arguments that generation gives it, all of them tensors."""
 
     def __init__(self, network: Any, call: Callable[..., Tensor], names: Sequence[str]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Call(nn.Module):
 
 
 def inputs(cond: Conditioning) -> tuple[str, ...]:
-    """What the inputs of the file are called: z, t, and each conditioning tensor by its name."""
+    """Names of the file's inputs: z, t, and each conditioning tensor by its name."""
     return "z", "t", *cond
 
 
@@ -38,17 +38,17 @@ def export_onnx(
 ) -> None:
     """Write ``network`` for the shapes and dtypes of these arguments, through torch.export.
 
-    Inputs are named as in ``inputs``, the output ``prediction``. Equal architectures and
-    shapes give equal names inside the file whatever the weights are, which is what a refit goes by.
+    Inputs are named as in ``inputs``, the output ``prediction``. Equal architectures and shapes
+    give equal names inside the file whatever the weights are; a refit relies on this.
 
     Args:
-        network: a denoiser, also one whose projections are shared.
-        call: its family's, of ``(network, z, t, cond)``.
-        path: the file; weights go into ``path`` with ``.data`` appended, since one file ends at
-            2 GiB.
+        network: a denoiser; its projections may be shared.
+        call: of its family, with the arguments ``(network, z, t, cond)``.
+        path: the file; weights go into ``path`` with ``.data`` appended, since one file is limited
+            to 2 GiB.
         z: ``[B, ...]`` latents.
         t: ``[B]`` float32 timesteps.
-        cond: record of B rows.
+        cond: conditioning of B rows.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -70,7 +70,7 @@ def export_onnx(
 
 
 class _quiet:
-    """The exporter's notes on packages that are not needed are no business of the user's."""
+    """Hides the exporter's notes on packages that are not needed."""
 
     def __enter__(self) -> None:
         self._log = logging.getLogger("torch.onnx")

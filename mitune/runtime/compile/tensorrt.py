@@ -1,7 +1,7 @@
 """A denoiser run by TensorRT: one refittable engine for each shape, built from ONNX.
 
-TensorRT is optional and imported where it is used. No machine of this project has had it: see
-docs/generation.md for what was run of this and what was not.
+TensorRT is optional and imported where it is used. No machine of this project has had it:
+docs/generation.md says which parts of this module were run.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ MISSING = (
     "GPU; or use inductor"
 )
 _WORST = {torch.float32: 1e-2, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-"""Relative error against torch above which an engine is not to be used. TensorRT 11.3's release
-notes know refittable engines that drop a bias; TF32 and half precision stay well below."""
+"""Relative error against torch above which an engine is refused. TensorRT 11.3's release notes
+report refittable engines that drop a bias; TF32 and half precision stay well below these limits."""
 
 
 class TensorRT:
-    """Runs a denoiser as :data:`mitune.runtime.compile.inductor.Run`; the engine of a shape is
-    built when it is first asked for, or read from ``folder`` and given this network's weights.
+    """Runs a denoiser as :data:`mitune.runtime.compile.inductor.Run`. The engine of a shape is
+    built at its first call, or read from ``folder`` and given this network's weights.
 
     Args:
-        network: with weights that may change afterwards in place; ``refit`` then tells.
-        call: its family's, of ``(network, z, t, cond)``.
-        folder: keeps what was built, by architecture, shape, GPU and version. Its files are
-            TensorRT's own and must be as trusted as a program.
+        network: its weights may change afterwards in place; call ``refit`` then.
+        call: of its family, with the arguments ``(network, z, t, cond)``.
+        folder: keeps the engines, by architecture, shape, GPU and version. Its files are TensorRT's
+            own and must be as trusted as a program.
 
     Raises:
         UserError: tensorrt is not installed.
@@ -102,7 +102,7 @@ class TensorRT:
 
 
 class _Engine:
-    """One engine and its execution context; ``example`` are arguments of its shape."""
+    """One engine and its execution context; ``example`` holds arguments of its shape."""
 
     def __init__(self, trt: Any, plan: bytes, example: tuple[Tensor, Tensor, Conditioning]) -> None:
         self.example = example
