@@ -76,7 +76,9 @@ def _entries() -> list[dict[str, Any]]:
         entries = json.loads(record_file().read_text())
     except (OSError, ValueError):
         return []
-    return [entry for entry in entries if isinstance(entry, dict)] if entries else []
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 @cache
