@@ -105,6 +105,12 @@ def test_the_trainings_former_name_works_and_warns() -> None:
     assert dataclasses.replace(TuneConfig(cuda_graphs=True), lr=1e-3).cuda_graphs
 
 
+def test_another_rank_keeps_the_updates_scale() -> None:
+    assert with_options(TuneConfig(), {"rank": 8}) == TuneConfig(rank=8, alpha=8)
+    assert with_options(TuneConfig(), {"rank": 8, "alpha": 2.0}) == TuneConfig(rank=8, alpha=2.0)
+    assert AlignConfig.of(PAPER, rank=8).tuning == TuneConfig(rank=8, alpha=8)
+
+
 def test_align_runs_its_training_as_it_generates_where_that_can_be() -> None:
     def tuning(**options) -> TuneConfig:
         return AlignConfig.of(PAPER, **options).tuning

@@ -1,7 +1,8 @@
 """What decides an alignment: the rounds, and what each of them builds and trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from mitune.config.options import check_positive, with_options
 from mitune.config.preset import Preset
@@ -13,6 +14,8 @@ from mitune.core.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
     """Rounds of build, select and tune (Wang et al., Algorithm 1)."""
+
+    FOLLOWS: ClassVar[Mapping[str, str]] = TuneConfig.FOLLOWS
 
     rounds: int = 1
     """R; each starts from the last one's adapter."""

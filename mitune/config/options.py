@@ -19,7 +19,9 @@ def with_options(config: _Config, options: Mapping[str, Any]) -> _Config:
 
     Args:
         config: a frozen dataclass.
-        options: by name. None leaves a value as it is: that of the model's preset, mostly.
+        options: by name. None leaves a value as it is: that of the model's preset, mostly. A field
+            that ``config.FOLLOWS`` names takes the value of the option that it follows, unless it
+            is given too.
 
     Raises:
         UserError: a value out of range.
@@ -31,6 +33,9 @@ def with_options(config: _Config, options: Mapping[str, Any]) -> _Config:
         given[FORMER[former]] = given.pop(former)
     if unknown := sorted(given.keys() - names(config)):
         raise TypeError(f"got an unexpected option {unknown[0]!r}; expected those of {config!r}")
+    for field, leader in getattr(config, "FOLLOWS", {}).items():
+        if leader in given:
+            given.setdefault(field, given[leader])
     made: _Config = _placed(config, given)
     return made
 

@@ -2,8 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mitune.config.choices import Gradient, LearningRate, Method, TrainingBackend, check_choice
 from mitune.core.errors import UserError
@@ -15,6 +16,10 @@ class TuneConfig:
 
     Raises UserError naming the first setting that is out of range.
     """
+
+    FOLLOWS: ClassVar[Mapping[str, str]] = {"alpha": "rank"}
+    """What ``with_options`` takes for an option that is not given: alpha is rank, so that another
+    rank does not change the scale of the update."""
 
     method: Method = "dora"
     """dora trains a low-rank direction and a magnitude per output, lora the direction alone; full

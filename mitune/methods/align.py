@@ -12,6 +12,7 @@ from mitune.core.errors import UserError
 from mitune.methods.build import build_set
 from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet
+from mitune.training.batches import check_times
 from mitune.training.loop import tune
 
 
@@ -63,6 +64,7 @@ def align(
     folder, seed = Path(out), config.build.seed
     tuning = replace(config.tuning, seed=seed)
     adapter.check_targets(model, tuning)
+    check_times(model, tuning)
     done: list[Round] = []
     for number in range(1, config.rounds + 1):
         place = folder / f"round-{number}"

@@ -95,12 +95,7 @@ class Batches:
             raise UserError("the set has no selected pair: expected at least one; finish its build")
         _check(model, pairs, "set")
         _check(model, prior, "prior set")
-        trained = int(model.scheduler.config.num_train_timesteps)
-        if config.t_range[1] > trained:
-            raise UserError(
-                f"t_range is {config.t_range}: expected an end of at most {trained}, the model's "
-                "timesteps"
-            )
+        check_times(model, config)
         self._config, self._process = config, model.process
         self._own, self._prior = len(pairs), len(prior)
         pairs = [*pairs, *prior]
@@ -189,6 +184,16 @@ class Batches:
             torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)
         )
         return torch.stack([low, high, position, last], dim=1)
+
+
+def check_times(model: LatentModel, config: TuneConfig) -> None:
+    """Raise UserError unless ``t_range`` lies within the model's timesteps."""
+    trained = int(model.scheduler.config.num_train_timesteps)
+    if config.t_range[1] > trained:
+        raise UserError(
+            f"t_range is {config.t_range}: expected an end of at most {trained}, the model's "
+            "timesteps"
+        )
 
 
 def _check(model: LatentModel, pairs: Sequence[tuple[str, Tensor]], name: str) -> None:

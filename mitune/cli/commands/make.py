@@ -51,7 +51,7 @@ class Align(Common, Pool, Tuning):
         held_out = held_out_prompts(self.model, self.eval_prompts)
         model = self.load()
         own = AlignConfig.of(model.preset)
-        options = given(self, own, prune=self.pruning(), **self.training(own.tuning))
+        options = given(self, own, prune=self.pruning())
         config = own.having(**options)
         warn_long(model, prompts)
         with running(self, self.out, self.quiet) as bars:
@@ -208,7 +208,7 @@ class Tune(Common, Tuning, Watching):
         model = self.load()
         weight = 1.0 if self.prior and self.prior_weight is None else self.prior_weight
         preset = model.preset.tuning
-        config = configured(self, preset, prior_weight=weight, **self.training(preset))
+        config = configured(self, preset, prior_weight=weight)
         watch = self.watch(model, self.seed, Runtime(backend=config.backend, slots=16))
         first = rank() == 0
         with running(self, self.out, self.quiet, first) as bars:

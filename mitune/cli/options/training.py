@@ -45,13 +45,3 @@ class Tuning:
     gradient: Annotated[Gradient | None, of_preset("tuning.gradient")] = None
     """peft: through peft's own modules; merged: through the merged weights. The same but for
     rounding and speed."""
-
-    def training(self, preset: TuneConfig) -> dict[str, Any]:
-        """What these options mean beyond their own names."""
-        micro_batch = self.micro_batch
-        if micro_batch is None and preset.micro_batch != "auto":
-            micro_batch = min(preset.micro_batch, self.batch or preset.batch)
-        return {
-            "alpha": self.rank if self.alpha is None else self.alpha,
-            "micro_batch": micro_batch,
-        }
