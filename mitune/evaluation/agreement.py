@@ -42,7 +42,7 @@ from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 def spearman(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two ``[N]`` tensors; NaN if one of them does not vary."""
-    if min(len(a.unique()), len(b.unique())) < 2:  # scipy would warn
+    if min(len(a.unique()), len(b.unique())) < 2:  # avoids a warning of scipy
         return math.nan
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
 

@@ -82,7 +82,7 @@ def _interrupts_ignored() -> Iterator[None]:
     this process handles it and kills them."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: an interrupt goes to that one anyway
+    except ValueError:  # not in the main thread, which alone receives interrupts
         yield
         return
     try:

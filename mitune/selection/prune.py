@@ -113,7 +113,8 @@ def shares(
     at: Sequence[tuple[float, float]], steps: int, candidates: int, keep: int = 1
 ) -> tuple[tuple[int, int], ...]:
     """Convert (share of steps, share of pool) to rungs for a pool of ``candidates``. Rungs that
-    would drop no candidate, or that fall on the first or last step, are left out."""
+    would drop no candidate, or that come before the first step or after the last one, are left
+    out."""
     rungs: dict[int, int] = {}
     for when, left in at:
         step, stay = round(when * steps), max(keep, round(left * candidates))

@@ -50,7 +50,7 @@ class FineTuningSet:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved settings the set was built with, as they were given."""
+        """The resolved settings with which the set was built, as they were given."""
         return self._record.settings
 
     @property

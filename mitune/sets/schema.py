@@ -135,7 +135,7 @@ class SetRecord:
         return range(start, min(start + self.prompts_per_part, len(self.prompts)))
 
     def pool(self, prompt_index: int) -> int:
-        """Size of that prompt's pool."""
+        """Size of the pool of a prompt."""
         return self.candidates if self.pools is None else self.pools[prompt_index]
 
     def rows_of(self, part: int) -> int:

@@ -60,7 +60,7 @@ def read(path: Path) -> bytes:
     """The bytes of a regular file. Raises UserError if it cannot be read."""
     try:
         return read_file(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise UserError(
             f"{path} cannot be read ({reason(error)}): expected a readable file"
         ) from error

@@ -57,7 +57,7 @@ def _colour_masks(images: Tensor) -> Tensor:
 def _components(masks: Tensor) -> Tensor:
     """Label 4-connected components: ``[M, H, W]`` bool -> int labels, 0 outside."""
     within = ndimage.generate_binary_structure(2, 1)
-    neighbours = np.stack([np.zeros_like(within), within, np.zeros_like(within)])  # of one mask
+    neighbours = np.stack([np.zeros_like(within), within, np.zeros_like(within)])  # not across M
     labels, _ = ndimage.label(masks.numpy(), neighbours)
     return torch.from_numpy(labels)
 

@@ -43,7 +43,7 @@ class Scenes:
         shape: ``[N, 2]`` int64, index into SHAPES.
         centre: ``[N, 2, 2]`` float32, (x, y) in pixels.
         radius: ``[N, 2]`` float32, in pixels: the radius of a circle; for the other shapes, the
-            radius of a circle of about the same area.
+            radius of a circle of the same area.
     """
 
     count: Tensor
