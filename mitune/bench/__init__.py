@@ -1,1 +1,1 @@
-"""Benchmarks: what ``mitune bench`` prints and ``bench/`` stores."""
+"""Benchmarks: ``mitune bench`` prints their results, ``bench/`` stores them."""

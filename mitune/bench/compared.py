@@ -1,4 +1,4 @@
-"""A rung of the ladder in numbers: its rates, and whom it chooses beside the exact run."""
+"""The figures of a rung: its rates, and how its choices compare with those of the exact run."""
 
 from dataclasses import asdict
 from typing import Any
@@ -15,8 +15,15 @@ def figures_of(
     flops: float,
     peak: float | None,
 ) -> dict[str, Any]:
-    """A rung in numbers. ``truth`` is the exact run in float32, of all prompts or the first of
-    them; ``whole`` the unpruned run in the rung's own precision, where the rung prunes."""
+    """The figures of a rung.
+
+    Args:
+        made: the results of the rung.
+        truth: the exact run in float32, on all prompts or the first ones.
+        whole: the unpruned run in the rung's own precision, if the rung prunes.
+        flops: floating-point operations of one row's pass.
+        peak: the device's peak, FLOP/s; None if unknown.
+    """
     seconds, joules = made.cost.seconds, made.cost.meter.joules
     rate = made.rows * flops / seconds
     return {
@@ -34,8 +41,9 @@ def figures_of(
 
 
 def _choices(made: Made, truth: Made | None, whole: Made | None) -> dict[str, Any]:
-    """Whom a rung chooses, and how far its scores are from the exact run's (``score_apart``: the
-    largest relative difference); of the prompts that both have. None without an exact run."""
+    """Compare a rung's choices and scores with those of the exact run, on the prompts that both
+    have. ``score_apart`` is the largest relative difference of a score. Without an exact run, the
+    figures are None."""
     names = ("top1_agreement", "spearman", "score_apart", "regret_nats")
     found: dict[str, Any] = dict.fromkeys((*names, "recall_top1", "recall_top1_95"))
     if whole is not None:

@@ -1,7 +1,7 @@
-"""Figures of a bench, on disk as soon as they are known: a JSON line for each.
+"""The figures of a benchmark, one JSON line each, written to disk as soon as they are known.
 
-A bench on a lent machine may be stopped at any moment. What it had measured by then is in its file,
-and a second run with the same file and settings reads that and goes on with the rest.
+A benchmark on a borrowed machine may be stopped at any moment. Its file holds what it has measured
+until then; a second run with the same file and settings reads these figures and measures the rest.
 """
 
 import json
@@ -20,13 +20,14 @@ _BEGIN = time.perf_counter()
 
 
 def doing(what: str) -> None:
-    """Say on stderr what is going on, and how long the process has run: nothing that takes minutes
-    is silent."""
+    """Print to stderr what is going on and how long the process has run, so that nothing that takes
+    minutes is silent."""
     print(f"[{time.perf_counter() - _BEGIN:6.1f} s] {what} ...", file=sys.stderr, flush=True)
 
 
 def on(device: torch.device) -> dict[str, str]:
-    """What figures of one file have in common beside their settings: they compare nowhere else."""
+    """The device and version that all figures of a file share, in addition to their settings:
+    figures are only comparable if these are equal."""
     return {"device": device_name(device), "torch": str(torch.__version__)}
 
 
@@ -34,12 +35,12 @@ class Figures:
     """Named figures of one setting.
 
     Args:
-        path: of the file, which is made where there is none; None keeps them in memory alone.
-        setting: plain JSON, the file's first line. Figures of another are not mixed with these.
+        path: path of the file, created if absent; None keeps the figures only in memory.
+        setting: plain JSON, the file's first line. A file never mixes figures of two settings.
 
     Raises:
-        UserError: the file holds another setting's figures, or something else, or cannot be
-            written.
+        UserError: if the file holds the figures of another setting, or something else, or cannot
+            be written.
     """
 
     def __init__(self, path: Path | None, setting: dict[str, Any]) -> None:
@@ -72,18 +73,19 @@ class Figures:
             self._append(first)
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """What is known under that name; NaN was written as null, and is None here."""
+        """The values stored under ``name``, or None. NaN is stored as null and read as None."""
         return self._known.get(name)
 
     def put(self, name: str, **values: Any) -> dict[str, Any]:
-        """Add to what is known under that name; on disk when this returns. Returns all of it."""
+        """Add values under ``name``; they are on disk when this returns. Returns all values of that
+        name."""
         self._known.setdefault(name, {}).update(json.loads(as_json(values)))
         if self._path is not None:
             self._append({"name": name, **values})
         return self._known[name]
 
     def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is known under that name, or else is measured now."""
+        """The values stored under ``name``; if there are none, measure them now."""
         known = self.get(name)
         if known is None:
             doing(name)
@@ -98,7 +100,7 @@ class Figures:
 
 
 def _difference(found: Any, expected: dict[str, Any]) -> str:
-    """The first setting that differs."""
+    """Describe the first setting that differs."""
     there = found.get("setting") if isinstance(found, dict) else None
     if not isinstance(there, dict):
         return "its first line is no setting"

@@ -1,4 +1,4 @@
-"""How much arithmetic a denoiser's pass is, and how much a device can do at best."""
+"""Count the floating-point operations of a denoiser's pass, and look up the peak of a device."""
 
 import copy
 
@@ -13,15 +13,15 @@ PEAKS = {
     "H100": 989e12,
     "H200": 989e12,
 }
-"""Dense bfloat16 and float16 tensor-core peaks of the SXM boards, FLOP/s, from NVIDIA's data
-sheets."""
+"""Peak FLOP/s of the tensor cores in dense bfloat16 and float16, for the SXM boards, from NVIDIA's
+data sheets."""
 
 
 def denoiser_flops(model: LatentModel) -> float:
-    """Floating-point operations of one row's pass of the model's denoiser, a multiply-add as two,
-    attention's two products among them."""
-    # On the meta device nothing is computed; and attention as matrix products, which the counter
-    # knows on every device.
+    """Floating-point operations of the denoiser's pass for one row. A multiply-add counts as two;
+    the two matrix products of attention are included."""
+    # The meta device computes nothing. Attention runs as matrix products, which the counter knows
+    # on every device.
     empty = copy.deepcopy(denoiser_of(model)).to("meta")
     if hasattr(empty, "set_attn_processor"):
         set_attention(empty, "math", "eager")
@@ -35,8 +35,8 @@ def denoiser_flops(model: LatentModel) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak for half-precision matrices, FLOP/s, which every rung is held against; None
-    where it is not known."""
+    """The device's peak for half-precision matrix products, FLOP/s; None if it is not known. The
+    utilization (MFU) of every rung refers to it."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

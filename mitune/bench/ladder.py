@@ -1,8 +1,9 @@
-"""From the authors' loop to ours, rung by rung, on one model, one list of prompts and one machine.
+"""Measure the way from the authors' loop to ours, rung by rung, on one model, one list of prompts
+and one machine.
 
-Every rung makes the same candidates (the noise is theirs), so that what each rung chooses can be
-compared with what the exact run in float32 chooses. That run is the rung ``slots``, or ``exact
-float32`` where it was not run.
+Every rung generates the same candidates, because noise is keyed by candidate. So the choices of
+each rung can be compared with those of the exact run in float32. The exact run is the rung
+``slots`` or, if that was not run, ``exact float32``.
 """
 
 from collections.abc import Callable, Collection
@@ -24,7 +25,7 @@ from mitune.core.errors import UserError
 from mitune.core.provenance import environment
 
 PAPER_CANDIDATES = 700 * 50
-"""Of the paper's set, which took 24 h on an A100 with 50 steps."""
+"""Candidates of the paper's set, which took 24 h on an A100 with 50 steps."""
 
 
 def ladder(
@@ -33,25 +34,26 @@ def ladder(
     only: Collection[str] | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """The rungs, one after the other.
+    """Run the rungs, one after the other.
 
     Args:
-        setting: what they share.
-        tell: called with a line for each rung that is done; once more for one that was done before
-            what it is compared with.
-        only: names of rungs to run, in this order but for the baselines, which on a CPU come first;
-            None: all, from the bottom. What none of them needs is not loaded.
-        file: JSON lines. Every rung is there as soon as it is done, and one that is there already
-            is read, not run (``mitune.bench.figures``).
+        setting: the settings that all rungs share.
+        tell: called with a line for each rung that is done; called again for a rung that was done
+            before the exact run.
+        only: names of the rungs to run, in this order; on a CPU the baselines come first, and
+            ``fused`` runs before the first rung that prunes. None runs all, from the bottom. Models
+            that no rung needs are not loaded.
+        file: a JSON lines file. Each rung is written as soon as it is done; a rung that the file
+            already holds is read and not run (``mitune.bench.figures``).
 
     Returns:
-        ``device``, the setting, ``rungs`` by name (of this run and of the file), ``curve`` (every
-        policy repeated on the pools of the exact run) and ``projection`` to the paper's set.
-        Without the exact run, ``slots`` or ``exact float32``, what depends on it is None, and there
-        is no curve.
+        ``device``, the setting, ``rungs`` by name (of this run and of the file), ``curve`` (all
+        policies, replayed on the pools of the exact run) and ``projection`` to the paper's set.
+        Without the exact run (``slots`` or ``exact float32``), the figures that depend on it are
+        None and the curve is empty.
 
     Raises:
-        UserError: an unknown name in ``only``, or a file of another setting.
+        UserError: for an unknown name in ``only``, or a file of another setting.
     """
     rungs = Rungs(setting)
     known = rungs.names
@@ -63,7 +65,7 @@ def ladder(
     figures = Figures(file, {"bench": "generate", **asdict(setting), "step": step, **on(device)})
     wanted = [name for name in (known if only is None else only) if rungs.runs_here(name)]
     pruned = next((i for i, name in enumerate(wanted) if name in PRUNED), None)
-    if pruned is not None and "fused" not in wanted[:pruned]:  # which they are compared with
+    if pruned is not None and "fused" not in wanted[:pruned]:  # pruned rungs are compared with it
         wanted = [*wanted[:pruned], "fused", *(n for n in wanted[pruned:] if n != "fused")]
     if device.type == "cpu":
         wanted.sort(key=lambda name: name not in BASELINES)
@@ -122,7 +124,7 @@ def _truth_name(made: dict[str, Made]) -> str:
 
 
 def _truth(made: dict[str, Made]) -> Made | None:
-    """The exact run in float32, which the others are compared with."""
+    """The exact run in float32, with which the other rungs are compared."""
     return made.get(_truth_name(made))
 
 

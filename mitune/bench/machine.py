@@ -1,4 +1,4 @@
-"""Which machine a measurement was made on, and what its GPU used for it."""
+"""Describe the machine of a measurement, and measure its GPU's energy and clock."""
 
 import hashlib
 import platform
@@ -15,49 +15,49 @@ import torch
 from mitune.core.host import host
 
 _INTERVAL = 0.1
-"""Seconds between two looks at a GPU."""
+"""Seconds between two samples of a GPU."""
 
 
 class Look(NamedTuple):
-    """What NVML tells at one moment; -1 for what the board does not."""
+    """One sample from NVML; -1 for values that the board does not report."""
 
     seconds: float
-    """Since the run began."""
+    """Since the start of the run."""
     watts: float
     sm_mhz: float
     used_bytes: float
     busy: float
-    """Share of the last moments in which a kernel ran."""
+    """Share of the last sampling period in which a kernel ran."""
 
 
 @dataclass
 class Meter:
-    """Of what ran inside ``metered``; None where there is no NVML."""
+    """The measurements of a ``metered`` block; None without NVML."""
 
     joules: float | None = None
-    """By the board's counter; where it has none, by the curve."""
+    """Energy from the board's counter or, if it has none, from the curve."""
     sm_mhz: int | None = None
-    """Clock at the end."""
+    """SM clock at the end."""
     curve: list[Look] = field(default_factory=list)
-    """Ten looks a second, taken by the host extension beside the run; none without it."""
+    """Ten samples per second, taken by a thread of the host extension; empty without it."""
 
     @property
     def watts(self) -> float | None:
-        """Mean over the curve."""
+        """Mean power over the curve."""
         known = [look.watts for look in self.curve if look.watts >= 0]
         return sum(known) / len(known) if known else None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The GPU's name, driver and limits from NVML (the package nvidia-ml-py), or the processor's
-    model; and torch's version. Timings compare only where these are equal."""
+    model; and torch's version. Timings are comparable only if these are equal."""
     found: dict[str, Any] = {"torch": torch.__version__}
     if device.type != "cuda":
         return found | {"processor": _processor(), "threads": torch.get_num_threads()}
     found["gpu"] = torch.cuda.get_device_name(device)
     nvml = _nvml()
     if nvml is not None:
-        # One by one: a virtual machine shows some of a board, and a figure less ends no run.
+        # Query one by one: a virtual machine may hide some values, and the run goes on without.
         with suppress(nvml.NVMLError):
             found["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
         with suppress(nvml.NVMLError):
@@ -68,7 +68,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint(device: torch.device) -> str:
-    """A folder's name for the machine's stored timings: readable, and distinct for distinct
+    """A folder name for the stored timings of this machine: readable, and different for different
     machines."""
     facts = machine(device)
     name = str(facts.get("gpu") or facts["processor"])
@@ -78,11 +78,11 @@ def fingerprint(device: torch.device) -> str:
 
 @contextmanager
 def metered(device: torch.device) -> Iterator[Meter]:
-    """Measures the energy that the GPU takes meanwhile, and its clock, where NVML tells them."""
+    """Measure the GPU's energy and clock during the block, if NVML reports them."""
     meter, handle = Meter(), None
     nvml = _nvml() if device.type == "cuda" else None
     if nvml is not None:
-        with suppress(nvml.NVMLError):  # a virtual machine may not show it by its address
+        with suppress(nvml.NVMLError):  # a virtual machine may not know the GPU's bus address
             handle = _handle(nvml, device)
     if nvml is None or handle is None:
         yield meter
@@ -104,7 +104,8 @@ def metered(device: torch.device) -> Iterator[Meter]:
 
 
 def energy_of(curve: Sequence[Look]) -> float | None:
-    """Joules under a curve of watts, by the trapezoidal rule; None for fewer than two looks."""
+    """Energy in joules under a curve of watts, by the trapezoidal rule; None for fewer than two
+    samples or if one has no watts."""
     if len(curve) < 2 or any(look.watts < 0 for look in curve):
         return None
     return sum(
@@ -113,11 +114,12 @@ def energy_of(curve: Sequence[Look]) -> float | None:
 
 
 def _sampler(address: str) -> Any | None:
-    """The host extension's; None without it, or where it finds no GPU there."""
+    """The host extension's sampler; None without the extension, or if it finds no GPU at
+    ``address``."""
     extension = host()
     try:
         return extension and extension.Sampler(address, _INTERVAL)
-    except RuntimeError:  # a figure less ends no run
+    except RuntimeError:  # the run goes on without the curve
         return None
 
 
@@ -138,14 +140,15 @@ def _handle(nvml: Any, device: torch.device) -> Any:
 
 
 def _address(device: torch.device) -> str:
-    """On the bus: CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's."""
+    """The address on the PCI bus: CUDA_VISIBLE_DEVICES renumbers torch's devices, but not those of
+    NVML."""
     found: Any = torch.cuda.get_device_properties(device)
     return f"{found.pci_domain_id:08X}:{found.pci_bus_id:02X}:{found.pci_device_id:02X}.0"
 
 
 def _energy(nvml: Any, handle: Any) -> int | None:
     try:
-        return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))  # millijoules since the driver
+        return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))  # mJ since the driver's start
     except nvml.NVMLError:
         return None  # boards before Volta do not count it
 
@@ -155,8 +158,8 @@ def _text(value: Any) -> str:
 
 
 def _processor() -> str:
-    """The processor as Linux names it, else the platform's word for it. With family and model: a
-    cloud's processors of two generations bear one name."""
+    """The processor's name from Linux, else from ``platform``. Includes family and model, because
+    clouds give the same name to processors of two generations."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

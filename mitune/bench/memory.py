@@ -1,4 +1,4 @@
-"""The peak of memory over what runs between two calls."""
+"""Measure the peak memory between two calls."""
 
 import ctypes
 import gc
@@ -16,29 +16,29 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is in use now
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current usage
 
 
 def peak(device: torch.device) -> int:
-    """Bytes at most since ``reset_peak``: of the GPU's memory on a GPU, else of the process."""
+    """Peak in bytes since ``reset_peak``: of GPU memory on a GPU, else of the process's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform != "linux":  # never reset there: an upper bound
+    if sys.platform != "linux":  # cannot be reset there: an upper bound
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _status("VmHWM:")
 
 
 class TensorPeak:
-    """The peak of tensors since it was made: on a GPU its own; on a CPU, of Linux, what tensors
-    hold at the beginning and by how much the process grows from there, once its unused memory is
-    handed back."""
+    """The peak memory of tensors since this object was created. On a GPU, it is the allocator's
+    peak. On a CPU (Linux only), it is the size of all tensors at the start, plus the growth of the
+    process from there, after unused memory was returned to the system."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         reset_peak(device)
         if device.type != "cuda" and sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-            # Not those that torch.compile leaves behind, which stand for tensors and hold nothing.
+            # Exclude the fake tensors that torch.compile leaves behind: they hold no memory.
             real = (t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter))
             held = (tensor.untyped_storage() for tensor in real)
             sizes: dict[int, int] = {each.data_ptr(): each.nbytes() for each in held}
@@ -47,7 +47,7 @@ class TensorPeak:
             self._before = _status("VmRSS:")
 
     def bytes(self) -> int | None:
-        """None where it cannot be told."""
+        """The peak in bytes; None if it cannot be measured on this platform."""
         if self._device.type == "cuda":
             return peak(self._device)
         if sys.platform != "linux":

@@ -1,8 +1,8 @@
-"""What a job costs beside other programs on the same cores.
+"""Measure how much slower a job is while other programs run on the same cores.
 
     python -m mitune.bench.neighbours --out neighbours.jsonl
 
-A job of as many threads as there are cores gets a fair share of the machine when its time grows as
+A job with as many threads as cores gets a fair share of the machine if its time grows as
 (threads + busy programs) / cores. Threads that spin while they wait for each other get far less.
 """
 
@@ -39,26 +39,26 @@ from mitune.worlds.shapes.prompts import prompts
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """Time generation, training and scoring of the embedded model alone and beside busy
-    programs."""
+    """Time generation, training and scoring of the embedded model, alone and while busy programs
+    run."""
 
     out: Path
-    """File of JSON lines; each figure is written when it is known. A case that is in it already is
-    not measured again."""
+    """JSON lines file; each figure is written as soon as it is known. A case that the file already
+    holds is not measured again."""
     busy: tuple[int, ...] = (0, 1, 2)
-    """Numbers of busy programs."""
+    """Numbers of busy programs to measure with."""
     backends: tuple[TrainingBackend, ...] = ("eager", "inductor")
-    """eager, inductor."""
+    """Backends to measure: eager, inductor."""
     slots: int = 64
-    """Candidates in a tick of generation, samples in a step of training, copies in a pass of
-    scoring."""
+    """Candidates in a tick of generation, samples in a step of training, re-noised copies in a pass
+    of scoring."""
     repeats: int = 7
-    """Timings of each case, of which the median counts."""
+    """Timings of each case; the median counts."""
 
 
 @contextmanager
 def busy(programs: int) -> Iterator[None]:
-    """So many programs that never wait."""
+    """Run this number of programs that never sleep, for the duration of the block."""
     started = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)
     ]
@@ -74,7 +74,7 @@ def busy(programs: int) -> Iterator[None]:
 def jobs(
     model: LatentModel, backend: TrainingBackend, slots: int
 ) -> dict[str, Callable[[], object]]:
-    """One unit of each job, warmed up by its first call."""
+    """One unit of work of each job; the first call of each warms it up."""
     text = prompts("train")[0]
     prepared = Prepared(model, backend)
     sampler = SamplerConfig(steps=1, guidance=3.0)
@@ -116,8 +116,9 @@ def jobs(
 
 
 def measure(asked: Neighbours) -> list[dict[str, Any]]:
-    """Every case as a dict: ``job``, ``backend``, ``busy``, ``seconds``, its ``ratio`` to the same
-    alone, and ``of_fair_share``, that ratio over the fair one."""
+    """Measure every case that is missing; returns all as dicts: ``job``, ``backend``, ``busy``,
+    ``seconds``, ``ratio`` (to the time of the same job alone) and ``of_fair_share`` (that ratio
+    divided by the fair one), with the environment."""
     made = []
     if asked.out.exists():
         made = [json.loads(line) for line in asked.out.read_text().splitlines()]
@@ -164,7 +165,7 @@ def measure(asked: Neighbours) -> list[dict[str, Any]]:
 
 
 def main(asked: Neighbours) -> None:
-    """Measure, and tell each figure when it is known."""
+    """Measure all cases and print each figure as soon as it is known."""
     progress.quiet_libraries()
     measure(asked)
 

@@ -1,4 +1,4 @@
-"""Which rungs there are, and how each is run."""
+"""The list of rungs, and how each one runs."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -49,18 +49,19 @@ RUNGS = (
     "threshold",
     "exact float32",
 )
-"""And one more, ``draft`` with the number of candidates that are made once more. ``captured``, by
-the step's reference or by a GPU's own kernels, is measured on a GPU alone."""
+"""There is one more rung, ``draft N``, where N is the number of candidates that it generates a
+second time. The rungs ``captured`` (with the reference step, or with a GPU kernel) run only on a
+GPU."""
 BASELINES = ("authors", "fair")
 PRUNED = {"halving late", "halving early", "threshold"}
 SETTLE_REACH = 0.4
-"""Of the rung ``settled``: see ``mitune.selection.recheck``."""
+"""The reach of the rung ``settled``; see ``mitune.selection.recheck``."""
 DRAFT_VERIFIES = 5
-"""Candidates of each pool that the rung ``draft`` makes once more in float32."""
+"""Candidates of each pool that the rung ``draft`` generates a second time in float32."""
 
 
 class Rungs:
-    """How each rung is run; the models and whatever is compiled are made when a rung needs them."""
+    """Runs each rung; loads and compiles models only when a rung needs them."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -69,7 +70,7 @@ class Rungs:
         self.names = (*RUNGS, f"draft {self._verify}")
 
     def runs_here(self, name: str) -> bool:
-        """Whether the device has that rung."""
+        """Whether the rung can run on the device."""
         if name.startswith("captured "):
             step = name.removeprefix("captured ")
             return self.setting.captures and implementations()[step] is None
@@ -78,10 +79,12 @@ class Rungs:
         return name != "fair kept" or self.setting.device == "cpu"
 
     def run(self, name: str, fused: Made | None) -> Made | None:
-        """The rung of that name; None where its policy, or the C library, has it not."""
+        """Run the rung of that name. ``fused`` is the result of that rung, which rungs that prune
+        need. Returns None if the rung's policy does not fit the setting, or the C library cannot
+        keep freed memory (``fair kept``)."""
         setting, eager, few = self.setting, self._eager, self.setting.slow
-        # A baseline runs with the C library's defaults: what that does with freed memory is changed
-        # after it, for ours, and lent to the fair one in a rung of its own.
+        # Baselines run with the C library's defaults for freed memory. Our rungs run after them
+        # with freed memory kept; "fair kept" gives the fair baseline the same advantage.
         kept = name not in BASELINES and keep_freed_memory()
         finish = self.finish()
         if name == "authors":
@@ -120,11 +123,11 @@ class Rungs:
         return None if policy is None else run_engine(compiled, setting, policy)
 
     def flops(self) -> float:
-        """Of one row's pass."""
+        """Floating-point operations of one row's pass."""
         return denoiser_flops(self._full)
 
     def weights(self) -> Tensor:
-        """Of each step in the score."""
+        """The weight of each step in the score."""
         sampler = self.setting.sampler
         schedule = Schedule.from_diffusers(
             self._full.scheduler, steps=sampler.steps, kind=sampler.scheduler
@@ -132,7 +135,7 @@ class Rungs:
         return schedule.weights(sampler.convention, sampler.t_min)
 
     def finish(self) -> Finish:
-        """The exact policy: steps that do not count are taken by the best alone."""
+        """The exact policy: only the best candidate takes the steps without weight."""
         return Finish(step=counted_steps(self.weights()), keep=1)
 
     @property
@@ -152,7 +155,7 @@ class Rungs:
 
     @cached_property
     def _fair(self) -> LatentModel:
-        """In bfloat16, where nobody would stay with float32."""
+        """The model of the fair baseline: in bfloat16 where that is faster, else in float32."""
         pays = halves_pay(self._full.device)
         return with_own_denoiser(self._full, "bfloat16" if pays else "float32")
 
@@ -166,5 +169,5 @@ class Rungs:
 
     @property
     def _backend(self) -> str:
-        """A rehearsal with the tiny model compiles nothing."""
+        """The compiling backend; "eager" for a rehearsal with the tiny model."""
         return "eager" if self.setting.model == TINY else "inductor"

@@ -1,4 +1,4 @@
-"""The ladder as a picture."""
+"""Plot the ladder."""
 
 import importlib.util
 import math
@@ -9,7 +9,7 @@ from mitune.core.errors import UserError
 
 
 def check_plot(path: Path) -> None:
-    """Raise UserError unless a picture can be written there; before the long run, not after it."""
+    """Raise UserError unless a plot can be written to ``path``. Call it before the long run."""
     if path.suffix not in (".png", ".svg"):
         raise UserError(f"plot {path}: expected a name that ends in .png or .svg")
     if not path.parent.is_dir():
@@ -19,7 +19,8 @@ def check_plot(path: Path) -> None:
 
 
 def plot_ladder(result: dict[str, Any], path: Path) -> None:
-    """Candidates per second of each rung, as bars with their ratio to the authors' loop."""
+    """Plot the candidates per second of each rung as bars, labelled with the ratio to the authors'
+    loop."""
     from matplotlib.figure import Figure
 
     rungs = result["rungs"]

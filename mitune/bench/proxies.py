@@ -1,7 +1,7 @@
-"""What can be counted of a run's cost, on any machine, to the last digit.
+"""Exact counts that stand for a run's cost and are the same on any machine.
 
-Continuous integration compares these with ``bench/proxies.json``; wall time it does not look at.
-``python -m mitune.bench.proxies`` prints them anew.
+Continuous integration compares them with ``bench/proxies.json`` and does not look at wall time.
+``python -m mitune.bench.proxies`` prints the current counts.
 """
 
 import json
@@ -22,7 +22,7 @@ from mitune.worlds.shapes.prompts import prompts
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do, by name; views move no data and do not count."""
+    """Records the names of the torch operations that run, except views, which move no data."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -35,13 +35,15 @@ class Operations(TorchDispatchMode):
 
 
 def counted_for() -> dict[str, str]:
-    """The versions that the counts depend on; which build of torch it is does not matter."""
+    """The versions on which the counts depend, without the build tag of torch, which does not
+    matter."""
     return {name: str(versions()[name]).split("+")[0] for name in ("torch", "diffusers")}
 
 
 def proxies() -> dict[str, Any]:
-    """Operations of a model call and of a tick of the embedded model, rows that the UNet is given
-    for each candidate of small pools with and without pruning, and bytes of a step."""
+    """Count the operations of a model call and of a tick of the embedded model, the rows that the
+    denoiser computes for each candidate of small pools with and without pruning, and the bytes of a
+    step."""
     model = mitune.load("shapes", device="cpu")
     prepared = Prepared(model)
     cond = prepared.encode_prompts(["a red circle", ""])

@@ -1,4 +1,4 @@
-"""Which policies the ladder runs, and which it repeats on pools that nobody pruned."""
+"""The policies that the ladder runs, and those that it replays on pools that were not pruned."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,8 +21,8 @@ from mitune.selection.prune import SHARES, shares
 
 
 def halvings(setting: Setting) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Rungs for a pool of any size and any number of steps: shares of both, by when they
-    begin."""
+    """The halving schedules that fit the pool and the number of steps, from shares of both; named
+    by when they begin."""
     named = {
         "late": SHARES,
         "early": ((0.3, 0.5), (0.5, 0.24), (0.7, 0.12), (0.8, 0.06)),
@@ -38,8 +38,8 @@ def halvings(setting: Setting) -> dict[str, tuple[tuple[int, int], ...]]:
 def pruning(
     whole: Made, setting: Setting, weights: Tensor, finish: Finish
 ) -> dict[str, Callable[[int], Policy]]:
-    """The policies that are run, by name. The threshold is fitted on the first fifth of the
-    prompts, which it leaves unpruned."""
+    """The policies to run, by name; each maps a prompt index to a policy. The threshold is fitted
+    on the first fifth of the prompts, which it does not prune."""
     named = halvings(setting)
     run: dict[str, Callable[[int], Policy]] = {}
     for name in ("late", "early"):
@@ -56,13 +56,13 @@ def pruning(
 
 
 def threshold_rungs(setting: Setting) -> list[int]:
-    """A look every tenth of the way."""
+    """The numbers of steps after which the threshold policy decides: every tenth of the path."""
     steps = setting.sampler.steps
     return sorted({rung for k in range(1, 10) if 0 < (rung := round(k * steps / 10)) < steps})
 
 
 def curve(whole: Made, setting: Setting, weights: Tensor, finish: Finish) -> list[dict[str, Any]]:
-    """Recall, regret and cost of many policies, repeated on pools that nobody pruned."""
+    """Recall, regret and cost of many policies, replayed on pools that were not pruned."""
     if whole.terms is None:
         return []
     pools = list(whole.terms)

@@ -1,5 +1,5 @@
-"""SD-2.1-base's exact architecture with random weights: as fast as the real one, without its
-download."""
+"""SD-2.1-base's exact denoiser architecture with random weights: as fast as the real model, without
+a download."""
 
 from typing import Any
 
@@ -16,7 +16,8 @@ NAME, TINY = "sd21-base-random", "tiny-random"
 
 
 def sd21_base_unet() -> UNet2DConditionModel:
-    """The UNet of stabilityai/stable-diffusion-2-1-base by its configuration: 866 M parameters."""
+    """The UNet of stabilityai/stable-diffusion-2-1-base from its configuration: 866 M
+    parameters."""
     return UNet2DConditionModel(
         sample_size=64,
         attention_head_dim=(5, 10, 20, 20),
@@ -26,7 +27,7 @@ def sd21_base_unet() -> UNet2DConditionModel:
 
 
 def tiny_unet() -> UNet2DConditionModel:
-    """The same blocks, small enough to rehearse a bench on a CPU in seconds."""
+    """The same blocks, small enough to rehearse a benchmark on a CPU in seconds."""
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 32, 64, 64),
@@ -40,17 +41,18 @@ def tiny_unet() -> UNet2DConditionModel:
 def random_sd21(
     device: torch.device, precision: str, seed: int = 0, name: str = NAME
 ) -> LatentModel:
-    """A model whose UNet, latents, text width and text length are SD-2.1-base's.
+    """A model whose UNet, latents, text width and text length are those of SD-2.1-base.
 
-    Its pictures are noise, and its scores mean nothing; what it costs is right. Text encoder and
-    VAE, of which set construction sees nothing, are small. It is built on the device, where its
-    billion random numbers take no time, and so has other weights on another kind of device.
+    Its pictures are noise and its scores mean nothing, but its cost is right. The text encoder and
+    the VAE are small, because they hardly matter for the cost of building a set. The model is built
+    on the device, where its billion random numbers take no time; so its weights differ between
+    kinds of device.
 
     Args:
-        device: where it runs.
-        precision: of the UNet, as ``mitune.load``.
-        seed: of the weights; the global random state is left alone.
-        name: of NAMES.
+        device: the device of the model.
+        precision: precision of the denoiser, as in ``mitune.load``.
+        seed: seed of the weights; the global random state does not change.
+        name: a name in NAMES.
     """
     tokenizer: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
@@ -59,8 +61,8 @@ def random_sd21(
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         unet = NAMES[name]()
-        # A fresh output layer is so small a change of its input that scores drown in rounding; the
-        # real model predicts noise of unit variance.
+        # With the default initialization of the output layer, predictions are so small that scores
+        # drown in rounding. The real model predicts noise of unit variance.
         torch.nn.init.normal_(unet.conv_out.weight, std=0.05)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
@@ -93,4 +95,4 @@ def random_sd21(
 
 
 NAMES = {NAME: sd21_base_unet, TINY: tiny_unet}
-"""Models by what ``mitune bench --model`` calls them."""
+"""Models by their names in ``mitune bench --model``."""

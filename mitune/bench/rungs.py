@@ -1,4 +1,4 @@
-"""The rungs of the ladder: the same candidates, made each time in another way."""
+"""Run the rungs of the ladder: each generates the same candidates in a different way."""
 
 import copy
 import time
@@ -33,7 +33,7 @@ from mitune.selection.steering import choose_drafted
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all rungs share."""
+    """The settings that all rungs share."""
 
     model: str = "shapes"
     prompts: Sequence[str]
@@ -41,54 +41,55 @@ class Setting:
     sampler: SamplerConfig = field(
         default_factory=lambda: SamplerConfig(steps=50, guidance=7.5, convention="reference")
     )
-    """The authors' own: their baseline scores no other."""
+    """The authors' own sampler: their baseline cannot score with another."""
     slots: int = 64
     seed: int = 0
     precision: str = "bf16-mixed"
-    """Of ours from the rung ``half`` on; the baselines take float32 and bfloat16."""
+    """Precision of our rungs from ``half`` on. The baselines use float32 and bfloat16; the exact
+    runs use float32."""
     device: str = "cpu"
     captures: bool = False
-    """Whether ticks are held in CUDA graphs, from the rung ``captured`` on."""
+    """Whether ticks run in CUDA graphs, from the rung ``captured`` on."""
     implementation: Implementation = "auto"
-    """Of the fused step, from the rung ``fused`` on."""
+    """Implementation of the fused step, from the rung ``fused`` on."""
     slow_prompts: int | None = None
-    """How many of the prompts the baselines and whatever multiplies in float32 are given, whose
-    rate is soon known; None: all."""
+    """Number of prompts for the baselines and for rungs that multiply in float32; their rate is
+    known after a few prompts. None: all prompts."""
 
     @property
     def slow(self) -> "Setting":
-        """The setting of those."""
+        """The setting of the slow rungs, with ``slow_prompts`` prompts."""
         return replace(self, prompts=self.prompts[: self.slow_prompts])
 
 
 @dataclass
 class Cost:
-    """What a rung took, filled when it is done."""
+    """The cost of a rung; filled in when the rung is done."""
 
     seconds: float = 0.0
     peak_bytes: int | None = None
-    """Of the GPU's memory."""
+    """Peak GPU memory; None on a CPU."""
     meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a rung made, and what it cost."""
+    """The results of a rung and their cost."""
 
     scores: Tensor
     """``[P, M]``; NaN for a pruned candidate."""
     chosen: list[int]
-    """Of each prompt, the finished candidate with the highest score."""
+    """For each prompt, the finished candidate with the highest score."""
     rows: int
-    """That the UNet was given."""
+    """Number of rows that the denoiser computed."""
     occupancy: float
     cost: Cost
     terms: Tensor | None = None
-    """``[P, M, N, 2]``, where every candidate took every step."""
+    """``[P, M, N, 2]``, NaN for steps that a candidate did not take; only from ``run_engine``."""
 
     @property
     def total(self) -> int:
-        """Candidates in all."""
+        """Total number of candidates."""
         return self.scores.numel()
 
     def as_json(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Made:
 
     @classmethod
     def of_json(cls, found: dict[str, Any]) -> "Made":
-        """What :meth:`as_json` gave."""
+        """Read the result of :meth:`as_json`."""
         scores = [[torch.nan if x is None else x for x in row] for row in found["scores"]]
         cost, terms = dict(found["cost"]), found["terms"]
         return cls(
@@ -118,15 +119,15 @@ class Made:
 
 
 def _numbers(value: Any) -> Any:
-    """Nested lists with NaN in the place of None."""
+    """Replace None by NaN in nested lists."""
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     return torch.nan if value is None else value
 
 
 def load_model(setting: Setting, precision: str) -> LatentModel:
-    """The setting's model; by its own names also SD-2.1-base, or a tiny one, with random
-    weights."""
+    """Load the setting's model. The names in ``random_model.NAMES`` give SD-2.1-base's
+    architecture, or a tiny one, with random weights."""
     if setting.model in random_model.NAMES:
         device = torch.device(setting.device)
         return random_model.random_sd21(device, precision, name=setting.model)
@@ -134,8 +135,8 @@ def load_model(setting: Setting, precision: str) -> LatentModel:
 
 
 def with_own_denoiser(model: LatentModel, precision: str) -> LatentModel:
-    """``model`` in another precision, with a denoiser of its own, which may get an adapter: the
-    rest is shared, and nothing is loaded again."""
+    """``model`` in another precision, with its own copy of the denoiser, which may get an adapter.
+    The other networks are shared, and nothing is loaded again."""
     own = copy.deepcopy(denoiser_of(model)).to(PRECISIONS[precision])
     other = with_networks(model, {model.denoiser: own})
     other.precision, other.dtype = precision, PRECISIONS[precision]
@@ -143,7 +144,7 @@ def with_own_denoiser(model: LatentModel, precision: str) -> LatentModel:
 
 
 def run_loop(loop: AuthorsLoop, setting: Setting) -> Made:
-    """A baseline over all prompts; a short pool before, which compiles."""
+    """Run a baseline on all prompts, after a pool of two steps that compiles and is not timed."""
     doing(f"compiling and warming up {type(loop).__name__}")
     loop(setting.prompts[0], steps=2)
     with _measured(setting) as cost:
@@ -164,8 +165,8 @@ def run_engine(
     policy: Callable[[int], Policy] | None = None,
     implementation: Implementation | None = None,
 ) -> Made:
-    """The engine over all prompts; full slots for two ticks before, which compiles. The clock runs
-    when the tick is recorded, as in a long run."""
+    """Run the engine on all prompts, after two ticks that compile and are not timed. The clock
+    starts when the tick is recorded, as in a long run."""
     stats = EngineStats()
     ready = _ready(prepared, setting, stats, implementation=implementation)
     with _measured(setting) as cost:
@@ -189,8 +190,8 @@ def run_engine(
 def run_draft(
     cheap: Prepared, exact: Prepared, setting: Setting, policy: Policy, verify: int
 ) -> Made:
-    """The engine over all prompts in ``cheap``, then over the best ``verify`` of each in
-    ``exact``, both under ``policy``."""
+    """Run the engine on all prompts with ``cheap``, then with ``exact`` on the best ``verify``
+    candidates of each prompt, both under ``policy``."""
     first, second = EngineStats(), EngineStats()
     draft = _ready(cheap, setting, first)
     with exact_convolutions():
@@ -216,7 +217,8 @@ def run_draft(
 def run_settled(
     half: Prepared, exact: Prepared, setting: Setting, policy: Policy, reach: float
 ) -> Made:
-    """The engine over all prompts in ``half``, under ``policy``; near ties settled in ``exact``."""
+    """Run the engine on all prompts with ``half`` under ``policy``, and recheck near ties with
+    ``exact``."""
     few = replace(setting, slots=max(1, setting.slots // 4))
     first, second = EngineStats(), EngineStats()
     rough = _ready(half, setting, first)
@@ -260,8 +262,8 @@ def _ready(
     stats: EngineStats,
     implementation: Implementation | None = None,
 ) -> Ready:
-    """An engine that has compiled what it calls, and recorded it where the setting asks for
-    that."""
+    """An engine that has compiled everything that it calls and, if the setting asks for it, has
+    recorded its CUDA graph."""
     begin = time.perf_counter()
     doing(f"compiling and warming up, {prepared.backend}, {prepared.precision}")
     ready = Ready(
@@ -285,7 +287,7 @@ def _ready(
 
 @contextmanager
 def _measured(setting: Setting) -> Iterator[Cost]:
-    """Time, and on a GPU its memory and energy, of what runs inside."""
+    """Measure the time of the block and, on a GPU, its memory and energy."""
     device, cost = torch.device(setting.device), Cost()
     on_gpu = device.type == "cuda"
     if on_gpu:

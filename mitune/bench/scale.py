@@ -1,4 +1,4 @@
-"""Whether cost grows with the work alone, and memory not at all."""
+"""Check that time grows in proportion to the work and memory does not grow."""
 
 import time
 from collections.abc import Sequence
@@ -33,23 +33,25 @@ def measure_scale(
     implementation: str = "auto",
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """Ten times the candidates, and ten times the prompts, against the work itself.
+    """Compare a run with one of ten times the candidates, and with one of ten times the prompts.
 
     Args:
         model: from ``mitune.load``.
-        prompts: ten times as many as the smaller runs take.
-        candidates: of each prompt in the smaller runs; a whole number of times ``slots`` for each
-            prompt keeps the slots equally full in all of them.
-        sampler, slots, backend, implementation: of all runs.
-        file: JSON lines; a run that is there is not made again (``mitune.bench.figures``).
+        prompts: ten times as many as the smaller runs use.
+        candidates: candidates of each prompt in the smaller runs; a multiple of ``slots`` keeps the
+            slots equally full in all runs.
+        sampler, slots, backend, implementation: settings of all runs.
+        file: a JSON lines file; a run that it holds is not repeated (``mitune.bench.figures``).
 
     Returns:
-        For ``candidates`` and ``prompts``: ``seconds`` of the smaller and of the larger run, their
-        ``ratio``, and ``grown_bytes``, by how much the larger one's peak of the process's memory
-        is above the smaller one's (of the GPU's memory on a GPU).
+        For each of ``candidates`` and ``prompts``: ``seconds`` of the smaller and of the larger
+        run, their ``ratio``, ``grown_bytes`` (the larger run's peak memory minus the smaller run's;
+        GPU memory on a GPU, else that of the process), and the larger run's ``peak_bytes`` and
+        ``occupancy``.
 
     Raises:
-        UserError: prompts that are no multiple of ten, or a file of another setting.
+        UserError: if the number of prompts is not a multiple of ten, or the file is of another
+            setting.
     """
     if not prompts or len(prompts) % TIMES:
         raise UserError(f"prompts is {len(prompts)}: expected a multiple of {TIMES}")
@@ -89,13 +91,13 @@ def measure_scale(
         return {"seconds": seconds, "peak": peak(model.device), "occupancy": stats.occupancy}
 
     doing("compiling and warming up")
-    run(few, candidates)  # lets the allocator find its size, too
+    run(few, candidates)  # also lets the allocator reach its final size
     result: dict[str, Any] = {}
     for name, texts, pool in (
         ("candidates", few, TIMES * candidates),
         ("prompts", prompts[: TIMES * len(few)], candidates),
     ):
-        # The median of three: the smaller run is short, and its noise is the ratio's.
+        # Use the median of three: the smaller run is short, so its noise dominates the ratio.
         smaller = [
             figures.measured(f"{name}, smaller run {i}", partial(run, few, candidates))
             for i in range(3)

@@ -1,4 +1,4 @@
-"""The fused step against eager torch, torch.compile and a copy of the same bytes, in one run."""
+"""Time the fused step against eager torch, torch.compile and a copy of the same number of bytes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +25,12 @@ GUIDANCE = 7.5
 
 
 class Case:
-    """Random inputs of one size, on fixed buffers, and the ways to take a step on them.
+    """Random inputs of one size in fixed buffers, and the ways to compute a step on them.
 
     Args:
-        rows, elements: of the latents; float32, as are the predictions.
+        rows, elements: shape of the latents; float32, like the predictions.
         noisy: whether the step adds noise.
-        device: where.
+        device: the device of the buffers.
     """
 
     def __init__(self, rows: int, elements: int, *, noisy: bool, device: torch.device) -> None:
@@ -48,15 +48,16 @@ class Case:
         )
         self.noisy = noisy
         self.bytes = 4 * self.z.numel() * 4
-        """One read of both predictions and the latent, one write of the next latent."""
+        """Bytes of one read of both predictions and the latent, and one write of the next latent.
+        """
 
     def fused(self, implementation: str) -> Run:
-        """``mitune_kernels.step_out`` by that name."""
+        """``mitune_kernels.step_out`` with that implementation."""
         inputs = self.uncond, self.cond, self.z, self.score, self.index, self.key, self.table
         return lambda: mitune_kernels.step_out(*inputs, GUIDANCE, *self.out, impl=implementation)
 
     def eager(self) -> Run:
-        """The same in torch as one would write it, with torch's own generator for the noise."""
+        """The same step in straightforward torch, with noise from torch's own generator."""
         a, b, sigma, weight, _ = self.table[0].tolist()
 
         def run() -> tuple[Tensor, ...]:
@@ -71,29 +72,29 @@ class Case:
         return run
 
     def compiled(self) -> Run:
-        """torch.compile of the reference, keyed noise included."""
+        """torch.compile of the reference, including the keyed noise."""
         step = torch.compile(reference_step.step, fullgraph=True, dynamic=False)
         inputs = self.uncond, self.cond, self.z, self.score, self.index, self.key, self.table
         return lambda: step(*inputs, GUIDANCE)
 
     def copy(self) -> Run:
-        """A copy that moves as many bytes."""
+        """A copy that moves the same number of bytes."""
         source = torch.stack((self.uncond, self.cond))
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
 
 
 def timeable(device: torch.device) -> list[str]:
-    """The implementations that run there as they are meant to: not those that a test runs on a CPU
-    in a GPU's place."""
+    """The implementations that are meant for the device. Excludes those that run on a CPU only in
+    tests, in place of a GPU."""
     kinds = ("reference", "cpp") if device.type == "cpu" else ("reference", "triton", "cuda")
     missing = mitune_kernels.implementations()
     return [name for name in kinds if missing[name] is None]
 
 
 def median_seconds(run: Run, at_least: float = 1.0) -> float:
-    """Median time of one call, over at least so many seconds of calls, after a warm-up; waits for
-    the device."""
+    """Median time of one call, after a warm-up, over calls for at least ``at_least`` seconds.
+    Synchronizes with the device."""
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=at_least).median)
 
@@ -106,20 +107,23 @@ def measure(
     compiled: bool = True,
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """Time every way to take a step; on a GPU also compare every implementation with the reference,
-    and write down which ``auto`` may take there from now on (``mitune_kernels.checked``).
+    """Time every way to compute a step. On a GPU, also compare every implementation with the
+    reference, and record which ones ``auto`` may use on it from now on
+    (``mitune_kernels.checked``).
 
     Args:
-        rows, elements: of the latents.
-        device: where.
-        compiled: also torch.compile of the reference.
-        file: JSON lines; what is there is not measured again (``mitune.bench.figures``).
+        rows, elements: shape of the latents.
+        device: the device to measure.
+        compiled: also time torch.compile of the reference.
+        file: a JSON lines file; figures that it holds are not measured again
+            (``mitune.bench.figures``).
 
     Returns:
-        The setting, and for each implementation (and ``eager``, ``compiled``) ``seconds``,
-        ``ratio_vs_eager`` (eager's time over its own) and ``bandwidth_fraction`` (its bytes per
-        second over the copy's), without noise and, under ``noise``, the same with it; on a GPU
-        ``refused``, the fault of each implementation that differs from the reference.
+        The setting, ``bytes`` and ``copy_gb_per_s``, and for each implementation (and ``eager``,
+        ``compiled``) ``seconds``, ``ratio_vs_eager`` (eager's time divided by its own) and
+        ``bandwidth_fraction`` (its bytes per second divided by the copy's), without noise and,
+        under ``noise``, with it. On a GPU also ``refused``, the fault of each implementation that
+        differs from the reference.
     """
     device = torch.device(device)
     setting = {"bench": "step", "rows": rows, "elements": elements, "compiled": compiled}
@@ -166,7 +170,7 @@ def measure(
 
 
 def _compared(name: str, device: torch.device) -> dict[str, Any]:
-    """The fault of an implementation on a GPU, one that does not even run there among them."""
+    """The fault of an implementation on a GPU, including a failure to run there at all."""
     try:
         return {"fault": fault(name, device)}
     except (RuntimeError, ValueError) as error:
@@ -176,23 +180,24 @@ def _compared(name: str, device: torch.device) -> dict[str, Any]:
 def _timed(
     rows: int, elements: int, noisy: bool, device: torch.device, names: list[str], compiled: bool
 ) -> dict[str, Any]:
-    """Median seconds of each way to take a step, and the bytes that it has to move."""
+    """Median seconds of each way to compute a step, and the bytes that a step has to move."""
     case = Case(rows, elements, noisy=noisy, device=device)
     runs = {"eager": case.eager()} | {name: case.fused(name) for name in names}
     if compiled:
         runs["compiled"] = case.compiled()
     runs["copy"] = case.copy()
-    # In turns, so that a machine that is slower for a while is so for all of them.
+    # Take turns, so that a period in which the machine is slower affects all of them.
     taken = [{name: median_seconds(run, 0.3) for name, run in runs.items()} for _ in range(5)]
     seconds = {name: median(turn[name] for turn in taken) for name in runs}
     return {"bytes": case.bytes, "seconds": seconds}
 
 
 def measure_share(slots: int = 100, steps: int = 4) -> dict[str, float]:
-    """What part of a tick of the embedded model the step is.
+    """Measure the share of the step in a tick of the embedded model.
 
     Returns:
-        Seconds of one tick with ``slots`` candidates in flight, of the step in it, and their ratio.
+        ``slots``, the seconds of one tick with this number of candidates in flight, the seconds of
+        the step in it, and the ratio of the two.
     """
     model = mitune.load("shapes")
     texts = (prompts("test") * slots)[:slots]

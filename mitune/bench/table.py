@@ -1,4 +1,4 @@
-"""The ladder as text."""
+"""Print the ladder as text."""
 
 import math
 from typing import Any
@@ -20,8 +20,8 @@ def describe(name: str, figures: dict[str, Any]) -> str:
 
 
 def add_ratios(rungs: dict[str, dict[str, Any]], rate: str) -> None:
-    """``ratio_vs_authors`` and ``ratio_vs_fair`` of each rung's figure ``rate``, in place; None
-    where that rung was not run."""
+    """Add ``ratio_vs_authors`` and ``ratio_vs_fair`` of the figure ``rate`` to each rung, in place;
+    None if that baseline was not run."""
     for figures in rungs.values():
         for base in ("authors", "fair"):
             there = rungs.get(base)
@@ -29,7 +29,7 @@ def add_ratios(rungs: dict[str, dict[str, Any]], rate: str) -> None:
 
 
 def explain(result: dict[str, Any]) -> str:
-    """What the table leaves open: the ratios, the policies that were repeated, the projection."""
+    """The text below the table: the ratios, the projection, and the policies that were replayed."""
     lines = ["", f"{'rung':<16} {'x authors':>9} {'x fair':>7} {'hours for 700 x 50':>19}"]
     for name, figures in result["rungs"].items():
         ratios = [figures[f"ratio_vs_{base}"] or math.nan for base in ("authors", "fair")]

@@ -1,5 +1,5 @@
-"""From the authors' trainer to ours on one model and one set: speed, memory, and how near the
-gradients and the losses are."""
+"""Measure the way from the authors' trainer to ours on one model and one set: speed, memory, and
+the differences of gradients and losses."""
 
 import math
 import time
@@ -31,27 +31,27 @@ from mitune.training.gradient import PeftGradient, gradient_of
 from mitune.training.merged import MergedGradient
 
 PAPER_SAMPLES = 300 * 400
-"""Sample-steps of the paper's run, which took 8 h on an A100."""
+"""Samples of all steps of the paper's run, which took 8 h on an A100."""
 RUNGS = ("authors", "fair", "peft", "merged", "compiled", "captured", "ours")
-"""``captured`` is measured on a GPU alone, and there ``ours`` is captured too."""
+"""``captured`` runs only on a GPU; there ``ours`` uses CUDA graphs too."""
 
 
 class Trainer(Protocol):
-    """A rung."""
+    """The interface of a rung."""
 
     parameters: dict[str, nn.Parameter]
 
     def gradient(self, step: int) -> float:
-        """Leave the batch's gradient in the parameters; returns the loss."""
+        """Store the batch's gradient in the parameters' ``.grad``; returns the loss."""
         ...
 
     def update(self) -> None:
-        """Move the parameters."""
+        """Take the optimizer step."""
         ...
 
 
 class OurTrainer:
-    """A step as ``mitune.tune`` takes it."""
+    """Takes steps as ``mitune.tune`` does."""
 
     def __init__(self, model: LatentModel, pairs: Pairs, config: TuneConfig) -> None:
         adapter.attach(model, config)
@@ -74,19 +74,19 @@ class OurTrainer:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSetting:
-    """What all rungs share."""
+    """The settings that all rungs share."""
 
     model: LatentModel
-    """In float32, without an adapter; left as it is, each rung has a UNet of its own."""
+    """In float32, without an adapter. It does not change: each rung has its own denoiser."""
     pairs: Sequence[tuple[str, Tensor]]
     config: TuneConfig
     steps: int
-    """Timed optimizer steps; one before them compiles and is compared."""
+    """Timed optimizer steps. An untimed step before them compiles; its gradient is compared."""
     half: str
     """Precision of the rung ``ours``."""
     exact_samples: int = 2
-    """Of one pass of the reference in float64, whose attention keeps its matrices: of SD-2.1's size
-    8.4 GiB a sample. 0: no reference, and no gradient is compared."""
+    """Samples in one pass of the float64 reference. Its attention stores its matrices: 8.4 GiB per
+    sample at the size of SD-2.1. 0: no reference, and no gradient is compared."""
 
 
 def measure_training(
@@ -95,23 +95,24 @@ def measure_training(
     only: Collection[str] | None = None,
     file: Path | None = None,
 ) -> dict[str, Any]:
-    """All rungs of RUNGS, or those in ``only`` in its order, on the same samples.
+    """Measure all rungs of RUNGS, or those in ``only`` in its order, on the same samples.
 
     Args:
-        setting: what they share.
+        setting: the settings that the rungs share.
         tell: called with a line for each rung.
         only: names of rungs; None: all.
-        file: JSON lines. Every figure is there as soon as it is known, and one that is there
-            already is read, not measured (``mitune.bench.figures``).
+        file: a JSON lines file. Each figure is written as soon as it is known; a figure that the
+            file already holds is read and not measured (``mitune.bench.figures``).
 
     Returns:
-        ``device``, the setting, ``rungs`` by name (``samples_per_s``, ``peak_bytes`` of tensors,
-        the model's and the trainer's, ``max_grad_error``: the largest relative error of a tensor's
-        gradient at the first step, against peft in float64 and None where that does not fit,
-        ``losses`` of the steps) and ``projection`` to the paper's run.
+        ``device``, the setting, ``rungs`` by name and ``projection`` to the paper's run. A rung has
+        ``samples_per_s``, ``peak_bytes`` (of the tensors of model and trainer), ``max_grad_error``
+        (the largest relative error of a tensor's gradient at the first step, against peft in
+        float64; None without this reference), ``losses`` of the steps, and more.
 
     Raises:
-        UserError: an unknown name in ``only``, no step, or a file of another setting.
+        UserError: for an unknown name in ``only``, fewer than one step, or a file of another
+            setting.
     """
     for name in only or ():
         if name not in RUNGS:
@@ -152,7 +153,7 @@ def measure_training(
             if exact is None:
                 exact = _reference(setting)
             precision, made, its = plans[name]
-            if made is OurTrainer:  # a baseline has what the C library does by itself
+            if made is OurTrainer:  # baselines keep the C library's defaults
                 keep_freed_memory()
             doing(f"rung {name}: building, and compiling what compiles, for a first step")
             own = with_own_denoiser(model, precision)
@@ -195,7 +196,7 @@ def _measure(
         if p.grad is not None and name in exact and float(exact[name].norm()) > 0
     ]
     trainer.update()
-    if config.cuda_graphs:  # a size's second micro-batch is recorded, if the first step had one
+    if config.cuda_graphs:  # record the sizes of which the first step had only one micro-batch
         trainer.gradient(0)
     if on_gpu:
         torch.cuda.synchronize(model.device)
@@ -224,8 +225,8 @@ def _measure(
 
 
 def _flops(setting: TrainSetting) -> float:
-    """The arithmetic of a sample's pass, forward and backward, through the plain UNet; on one
-    sample."""
+    """Floating-point operations of one sample's forward and backward pass through the plain
+    denoiser."""
     doing("counting the arithmetic of a sample")
     model = with_own_denoiser(setting.model, "float32")
     one = replace(setting.config, batch=1, micro_batch=1)
@@ -239,8 +240,8 @@ def _flops(setting: TrainSetting) -> float:
 
 
 def _reference(setting: TrainSetting) -> dict[str, Tensor]:
-    """The first step's gradient through peft in float64, on the host; ``exact_samples`` of a pass
-    at a time. Empty where no pass is asked for."""
+    """The first step's gradient through peft in float64, copied to the host; computed with
+    ``exact_samples`` samples in a pass. Empty if ``exact_samples`` is 0."""
     if setting.exact_samples == 0:
         return {}
     config = setting.config
@@ -275,13 +276,13 @@ def describe(name: str, figures: dict[str, Any]) -> str:
 
 
 def _loss(figures: dict[str, Any], step: int = -1) -> float:
-    """NaN, which JSON has not, is None there."""
+    """The loss of a step; None, which stands for NaN in JSON, becomes NaN again."""
     found = figures["losses"][step]
     return math.nan if found is None else float(found)
 
 
 def explain(result: dict[str, Any]) -> str:
-    """The ratios, how far the losses part, and the projection."""
+    """The text below the table: the ratios, the differences of the losses, and the projection."""
     rungs = result["rungs"]
     first = next(iter(rungs.values()))
     lines = ["", f"{'rung':<10} {'x authors':>9} {'x fair':>7} {'loss apart':>11} {'hours':>7}"]

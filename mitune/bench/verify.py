@@ -1,7 +1,8 @@
-"""Whether kernels are right on the device they run on: against the reference, there.
+"""Check that kernels are right on a device, by comparing them with the reference on that device.
 
-The bounds are those of ``docs/operations.md``, twice, as both sides round: k rounded operations err
-by at most k 2^-24 of the sum of the parts' magnitudes. Words and normals have to be the same bits.
+The bounds are twice those of ``docs/operations.md``, because both sides round: k rounded operations
+err by at most k 2^-24 times the sum of the magnitudes of the parts. Random words and normals have
+to be equal bit for bit.
 """
 
 import itertools
@@ -12,20 +13,20 @@ import torch
 from torch import Tensor
 
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Of a step, but its guidance."""
+"""The inputs of a step, without the guidance scale."""
 _UNIT = 2.0**-24
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SHAPES = ((4, 64, 64), (3, 19, 29))
-"""Of pictures of 512 pixels, and one that nothing divides."""
+"""The latent shape of pictures of 512 pixels, and one that no block size divides."""
 _ROWS, _STEPS, _GUIDANCE = 7, 5, 7.5
 
 
 def fault(implementation: str, device: torch.device) -> str | None:
-    """The first way in which an implementation differs from the reference on ``device``; None if
-    there is none.
+    """Describe the first difference between an implementation and the reference on ``device``; None
+    if there is none.
 
     Raises:
-        ValueError, RuntimeError: it does not run there.
+        ValueError, RuntimeError: if the implementation does not run there.
     """
     for shape, dtype, last in itertools.product(_SHAPES, _DTYPES, (False, True)):
         name = f"{list(shape)}, {dtype}, {'channels last' if last else 'contiguous'}"
@@ -42,7 +43,8 @@ def fault(implementation: str, device: torch.device) -> str | None:
 def _inputs(
     shape: tuple[int, ...], dtype: torch.dtype, last: bool, device: torch.device
 ) -> _Inputs:
-    """Rows at several steps of a table whose step 1 adds no noise; row 2 is idle."""
+    """Random inputs: rows at several steps of a table, whose step 1 adds no noise; row 2 is
+    idle."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(3, _ROWS, *shape, generator=generator).to(device)
     form = torch.channels_last if last else torch.contiguous_format
@@ -98,7 +100,7 @@ def _step(implementation: str, made: _Inputs) -> str | None:
 
 
 def _loop(implementation: str, made: _Inputs) -> str | None:
-    """A step in place with every optional buffer, against the functional form."""
+    """Compare a step in place, with every optional buffer, with the functional form."""
     uncond, cond, z, score, index, key, table = made
     expected = mitune_kernels.step(*made, _GUIDANCE, impl=implementation)
     now, scores, at = z.clone(), score.clone(), index.clone()
@@ -153,7 +155,7 @@ def _renoised(implementation: str, dtype: torch.dtype, made: _Inputs) -> str | N
 
 
 def _depth(count: int) -> int:
-    """The longest chain of rounded operations of a row's sum, in any implementation."""
+    """The longest chain of rounded operations in the sum over a row, in any implementation."""
     chunks = -(-count // 1024)
     return 4 + max(37 + (chunks - 1).bit_length(), chunks + 10)
 

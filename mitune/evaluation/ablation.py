@@ -1,12 +1,12 @@
-"""The paper's ablations of what is trained, and on what (Wang et al., appendix D, Tables 7 and 8),
-on the embedded world.
+"""The paper's ablations of the trained parts and of the training data (Wang et al., appendix D,
+Tables 8 and 7), on the embedded world.
 
     python -m mitune.evaluation.ablation parts --out runs/table8
     python -m mitune.evaluation.ablation real --out runs/table7
 
-For each seed one set is built by MI, and each variant is tuned on it, everything else equal; then
-base and all of them draw the same held-out prompts from the same noise, and the oracle judges.
-Every stage resumes.
+For each seed, one set is built by MI, and each variant is tuned on it with all other settings
+equal. Then the base model and all variants draw the same held-out prompts from the same noise, and
+the oracle judges the pictures. Every stage resumes.
 """
 
 import math
@@ -41,35 +41,36 @@ from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
 
 SHARES = (0.25, 0.5, 0.9)
-"""Of real pictures, the paper's."""
+"""Shares of real pictures, those of the paper."""
 TEXT_LR = 0.05
-"""The text encoder's learning rate by the UNet's: 5e-6 by 1e-4, as diffusers' examples have it."""
+"""Learning rate of the text encoder divided by that of the denoiser: 5e-6 / 1e-4, as in the
+examples of diffusers."""
 _BASELINE = "dora"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """An ablation of the paper's on the embedded world, over seeds."""
+    """One of the paper's ablations on the embedded world, over seeds."""
 
     what: Positional[Literal["parts", "real"]]
-    """parts, Table 8: DoRA, LoRA, and DoRA on UNet and text encoder together. real, Table 7: a
-    share of the set is real pictures, which here are the world's own."""
+    """parts, Table 8: DoRA, LoRA, and DoRA on denoiser and text encoder together. real, Table 7: a
+    share of the set is real pictures, which are here drawn by the world's own renderer."""
     out: Path
-    """Folder; the same command goes on after an interruption."""
+    """Output folder; after an interruption, the same command resumes."""
     seeds: int = 3
-    """Independent repetitions."""
+    """Number of independent repetitions."""
     prompts: int = 40
-    """Training prompts, of the world's 60 pairs."""
+    """Number of training prompts, out of the world's 60 pairs."""
     candidates: int = 16
     """Pool size."""
     iterations: int | None = None
     """Optimizer steps; None: the preset's."""
     test_prompts: int = 30
-    """Held-out prompts, of the world's 30 pairs."""
+    """Number of held-out prompts, out of the world's 30 pairs."""
     images: int = 8
-    """Test pictures of each prompt, model and seed."""
+    """Test pictures for each prompt, model and seed."""
     processes: int | None = None
-    """Seeds that run at a time, each on one core; None: one on a GPU, else as many as cores."""
+    """Seeds that run at the same time, each on one core; None: one on a GPU, else one per core."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
     quiet: bool = False
@@ -77,7 +78,7 @@ class Ablation:
 
 
 def run(ablation: Ablation) -> dict[str, Any]:
-    """Run it and return its table as plain JSON; also written to ``out/table.json``."""
+    """Run the ablation and return its table as plain JSON; also written to ``out/table.json``."""
     start = time.perf_counter()
     count = processes(ablation.processes, ablation.seeds)
     comparisons = each_seed(partial(_repeat, ablation, alone=count == 1), ablation.seeds, count)
@@ -85,7 +86,7 @@ def run(ablation: Ablation) -> dict[str, Any]:
 
 
 def _repeat(ablation: Ablation, seed: int, *, alone: bool) -> Comparison:
-    """One seed; ``alone``: no other runs beside it."""
+    """Run one seed. ``alone``: no other seed runs at the same time."""
     progress.quiet_libraries()
     model = load("shapes")
     tuning = model.preset.tuning
@@ -126,7 +127,7 @@ def _repeat(ablation: Ablation, seed: int, *, alone: bool) -> Comparison:
 
 
 def variants(what: str, tuning: TuneConfig) -> dict[str, TuneConfig]:
-    """What is tuned, by name; the paper's own choice first."""
+    """The variants to tune, by name; the paper's own choice is the first."""
     if what == "real":
         shares = {f"real {share}": replace(tuning, real_share=share) for share in SHARES}
         return {_BASELINE: tuning, **shares}
@@ -139,8 +140,8 @@ def variants(what: str, tuning: TuneConfig) -> dict[str, TuneConfig]:
 
 
 def _real(model: LatentModel, prompts: Sequence[str], folder: Path, seed: int) -> FineTuningSet:
-    """Pictures of the prompts as the world draws them, twice as many as the largest share takes,
-    and their set: of each prompt the better half by MI."""
+    """Render pictures of the prompts, twice as many as the largest share needs, and build their
+    set, which keeps the better half of each prompt's pictures by MI."""
     most = max(SHARES)
     each = math.ceil(model.preset.keep * most / (1 - most))
     make_folder(folder / "real")
@@ -197,7 +198,7 @@ def _tell(
 
 
 def main(ablation: Ablation) -> None:
-    """Run, and with --json print the result as the last line."""
+    """Run the ablation; with --json, print the result as the last line."""
     result = run(ablation)
     if ablation.json:
         print(as_json(result))

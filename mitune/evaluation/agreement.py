@@ -1,17 +1,17 @@
-"""Does the score know what the oracle sees? The gate of the embedded world, for every estimator.
+"""Does the score agree with the oracle? The gate of the embedded world, for every estimator.
 
     python -m mitune.evaluation.agreement --help
 
-Each prompt's pool is generated once and scored by every estimator, each with all timesteps and with
-the preset's share of them, exactly as ``build_set`` scores. Agreement is taken within
-prompts, as selection is: Spearman's rank correlation of score and oracle, averaged over prompts in
-which both vary, and the oracle's value of the top-1 choice against the pool's mean. Errors are also
-looked at apart:
+Each prompt's pool is generated once and scored by every estimator, exactly as ``build_set`` scores:
+once with all timesteps and once with the preset's t_min. Agreement is measured within prompts,
+because selection works within prompts. The measures are Spearman's rank correlation of score and
+oracle, averaged over prompts in which both vary, and the oracle's value of the top-1 choice against
+the pool's mean. Two kinds of error are also measured separately:
 
-* neglect: an object is missing. Pool: every candidate; value: share of the requested colours that
-  are on any object.
-* binding: both colours are there, on the wrong shapes. Pool: the candidates that show all colours;
-  value: share of the requested objects.
+* neglect: an object is missing. Pool: every candidate. Value: share of the requested colours that
+  any object has.
+* binding: all requested colours are present, but on the wrong shapes. Pool: the candidates that
+  show all colours. Value: share of the requested objects.
 """
 
 import math
@@ -41,26 +41,27 @@ from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two ``[N]`` tensors; NaN where one of them does not vary."""
-    if min(len(a.unique()), len(b.unique())) < 2:  # scipy would warn
+    """Spearman's rank correlation of two ``[N]`` tensors; NaN if one of them does not vary."""
+    if min(len(a.unique()), len(b.unique())) < 2:  # avoids a warning of scipy
         return math.nan
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Of one estimator with the oracle, over the prompts in which the oracle's value varies.
+    """Agreement of one estimator with the oracle, over the prompts in which the oracle's value
+    varies.
 
     Attributes:
         estimator: its name.
         t_min: only timesteps above it count.
         errors: "all", "neglect" or "binding".
-        prompts: how many prompts count.
-        spearman: within prompts, mean ± s.e. over prompts.
-        mean: the oracle's value of the pool.
-        top1: the oracle's value of the highest score.
-        bottom1: of the lowest.
-        gain: top-1 less mean.
+        prompts: number of prompts that count.
+        spearman: rank correlation within prompts, mean ± s.e. over prompts.
+        mean: the mean of the oracle's value over the pool.
+        top1: the oracle's value of the candidate with the highest score.
+        bottom1: the oracle's value of the candidate with the lowest score.
+        gain: top1 minus mean.
     """
 
     estimator: str
@@ -89,8 +90,8 @@ def agree(
     values: Sequence[Tensor],
     least: int = 4,
 ) -> Agreement:
-    """Agreement over pools: ``scores[p]`` and ``values[p]`` are ``[n_p]``, pools of fewer than
-    ``least`` are left out."""
+    """Compute the agreement over pools. ``scores[p]`` and ``values[p]`` are ``[n_p]``; pools with
+    fewer than ``least`` candidates are left out."""
     pools = [
         (s, v)
         for s, v in zip(scores, values, strict=True)
@@ -122,8 +123,8 @@ def gate(
     t_mins: Sequence[float],
     say: Callable[[str], None] = print,
 ) -> list[Agreement]:
-    """Generate the pools, score them by every estimator at every ``t_min``, and compare with the
-    oracle."""
+    """Generate the pools, score them with every estimator at every ``t_min``, and compare the
+    scores with the oracle."""
     made = draw_candidates(model, prompts, images=candidates, sampler=sampler, seed=seed)
     latents = torch.stack([c.latent for c in made])
     texts = [c.prompt for c in made]
@@ -187,19 +188,19 @@ class Options:
     model: Path | None = None
     """Folder of another training of the embedded model. None: the shipped one."""
     prompts: int = 50
-    """How many of the world's training prompts."""
+    """Number of training prompts, from the start of the world's list."""
     kind: Literal["pair", "spatial"] = "pair"
-    """Which list."""
+    """Prompt list of the world."""
     candidates: int = 32
     """Pool size."""
     guidance: list[float] | None = None
     """Guidance scales to try; None: the preset's."""
     draws: int | None = None
-    """Of the estimators that re-noise; None: the preset's."""
+    """Draws for each picture, for the estimators that re-noise; None: the preset's."""
     seed: int = 7
     """Keys all noise."""
     out: Path | None = None
-    """Folder for gate.json."""
+    """Folder in which to write gate.json."""
 
 
 def main(options: Options) -> None:

@@ -1,4 +1,4 @@
-"""Models compared on the same prompts and the same noise, with standard errors."""
+"""Compare models on the same prompts and the same noise, with standard errors."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from mitune.worlds.shapes import oracle
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What one model drew: one latent for each (prompt, index), in the order of ``prompts``
-    repeated by index.
+    """The pictures that one model drew: one latent for each (prompt, index), sorted by prompt and
+    then by index.
 
     Attributes:
-        prompts: ``[N]`` the prompt of each picture.
+        prompts: ``[N]``, the prompt of each picture.
         latents: ``[N, C, H, W]`` float32 on the CPU.
     """
 
@@ -43,8 +43,8 @@ def draw_candidates(
     scored: bool = True,
     runtime: Runtime | None = None,
 ) -> list[Candidate]:
-    """``images`` candidates of each prompt, ordered by prompt and index; equal seeds give every
-    model the same noise."""
+    """Draw ``images`` candidates of each prompt, sorted by prompt and index. With equal seeds,
+    every model gets the same noise."""
     runtime = runtime or Runtime()
     slots = min(runtime.slots, len(prompts) * images)  # idle slots cost as much as busy ones
     config = GenerateConfig(
@@ -67,7 +67,7 @@ def draw(
     seed: int,
     runtime: Runtime | None = None,
 ) -> Images:
-    """As ``draw_candidates``, of which only prompts and latents are wanted."""
+    """As ``draw_candidates``, without scores; returns only prompts and latents."""
     made = draw_candidates(
         model,
         prompts,
@@ -92,13 +92,14 @@ class Estimate:
 
 
 def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Estimate:
-    """Mean of ``values`` ([N]) with a standard error that counts prompts and seeds as drawn from
-    more of their kind.
+    """Mean of ``values`` ([N]), with a standard error that treats prompts and seeds as random
+    samples.
 
-    Pictures of one prompt are not independent, nor are pictures of one training run. The squared
-    error is the sum of those clustered by prompt and, with several seeds, by seed: two-way
-    clustering (Cameron, Gelbach and Miller 2011) without its negative term, so it errs on the large
-    side. Non-finite values are left out. NaN with a single prompt: one cannot tell.
+    Pictures of one prompt are not independent, and neither are pictures of one training run. The
+    squared error is the sum of the variance clustered by prompt and, with several seeds, the
+    variance clustered by seed. This is two-way clustering (Cameron, Gelbach and Miller 2011)
+    without its negative term, so the error is rather too large. Non-finite values are left out.
+    With a single prompt, the error is unknown and NaN.
     """
     kept = [i for i, value in enumerate(values.tolist()) if math.isfinite(value)]
     if not kept:
@@ -111,8 +112,8 @@ def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Es
 
 
 def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
-    """Cluster-robust, with statsmodels' correction for few clusters."""
-    # Takes seconds to import, which only who tells a table should wait for.
+    """Cluster-robust variance of the mean, with statsmodels' correction for few clusters."""
+    # Import here: it takes seconds, and only tables with standard errors need it.
     from statsmodels.regression.linear_model import OLS
 
     kinds = list(dict.fromkeys(labels))
@@ -126,8 +127,8 @@ def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
 
 
 def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
-    """Per picture of the shapes world: ``graded`` in [0, 1] and ``strict`` in {0, 1}, each [N]
-    float64."""
+    """The oracle's metrics for each picture of the shapes world: ``graded`` in [0, 1] and
+    ``strict`` in {0, 1}, each ``[N]`` float64."""
     verdicts = oracle.score(images.prompts, pictures)
     return {
         "graded": torch.tensor([v.graded for v in verdicts], dtype=torch.float64),
@@ -146,9 +147,10 @@ def judged_mi(
 ) -> Tensor:
     """Point-wise MI of pictures under ``judge`` by re-noising, ``[N]`` float32, nats.
 
-    With the estimator and the timesteps that its preset ranks pools by ("orthogonal" where that is
-    the trajectory's), ``batch`` rows in one pass of the model. One judge, the base model, is for
-    the pictures of all models, since scores under different models do not compare.
+    Uses the estimator and the timesteps with which the judge's preset ranks pools; "orthogonal" if
+    that estimator is "trajectory". ``batch`` is the number of re-noised copies in one call of the
+    denoiser. The base model has to judge the pictures of all models, because scores under different
+    models are not comparable.
     """
     own = RealConfig.of(judge.preset).score
     config = replace(own, draws=draws, seed=seed, batch=batch, runtime=runtime or Runtime())
@@ -164,8 +166,8 @@ def measure(
     batch: int = 64,
     runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
-    """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` is ``judged_mi``; pictures of the
-    shapes world also get the oracle's ``graded`` and ``strict``."""
+    """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` from ``judged_mi``; for pictures of
+    the shapes world also the oracle's ``graded`` and ``strict``."""
     mi = judged_mi(judge, images, draws=draws, seed=seed, batch=batch, runtime=runtime)
     metrics = {"mi_nats": mi.double()}
     if judge.world == "shapes":
@@ -178,8 +180,8 @@ class Comparison:
     """Metrics of several models on the same prompts and noise.
 
     Attributes:
-        prompts: ``[N]`` the prompt of each picture.
-        seeds: ``[N]`` the seed of the run that it belongs to.
+        prompts: ``[N]``, the prompt of each picture.
+        seeds: ``[N]``, the seed of the run to which each picture belongs.
         values: name of a model -> metric -> ``[N]``.
     """
 
@@ -192,12 +194,13 @@ class Comparison:
         return estimate(self.values[name][metric], self.prompts, self.seeds)
 
     def difference(self, name: str, other: str, metric: str) -> Estimate:
-        """Mean ± s.e. of ``name`` less ``other``, paired picture by picture."""
+        """Mean ± s.e. of ``name`` minus ``other``, paired picture by picture."""
         difference = self.values[name][metric] - self.values[other][metric]
         return estimate(difference, self.prompts, self.seeds)
 
     def seed_means(self, name: str, metric: str) -> list[float]:
-        """The mean of each seed, in the order in which seeds first appear: how far runs differ."""
+        """The mean of each seed, in the order in which seeds first appear. Shows how much runs
+        differ."""
         values, seeds = self.values[name][metric], torch.tensor(self.seeds)
         return [float(values[seeds == seed].mean()) for seed in dict.fromkeys(self.seeds)]
 
@@ -227,11 +230,11 @@ class Comparison:
 
 
 def pooled(comparisons: Sequence[Comparison]) -> Comparison:
-    """Several seeds of the same comparison as one: the pictures of one prompt in all seeds form its
-    group.
+    """Combine several seeds of the same comparison into one. The pictures of a prompt in all seeds
+    form one cluster.
 
     Raises:
-        UserError: comparisons of different models.
+        UserError: if the comparisons are of different models.
     """
     names = [list(c.values) for c in comparisons]
     if any(n != names[0] for n in names):

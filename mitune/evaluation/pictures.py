@@ -1,5 +1,5 @@
-"""What a person looks at after a run: base beside tuned on the same noise, and the best beside the
-worst by MI."""
+"""Pictures to look at after a run: base and tuned model on the same noise, and the best and worst
+candidates by MI."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from mitune.sets import FineTuningSet
 _GAP = 4
 _CAPTION = 16
 _LEAST = 64
-"""Smaller pictures are enlarged to at least this many pixels a side, by whole factors."""
+"""Smaller pictures are enlarged by an integer factor to at least this width in pixels."""
 
 
 def _to_image(picture: Tensor) -> Image.Image:
@@ -35,10 +35,10 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
     Args:
         rows: (caption, pictures ``[3, h, w]`` float in [0, 1]) from top to bottom; captions may be
             empty.
-        path: where; it appears at once, complete.
+        path: path of the PNG, which is written atomically.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: if the file cannot be written.
     """
     images = [(caption, [_to_image(p) for p in pictures]) for caption, pictures in rows]
     width, height = images[0][1][0].size
@@ -63,12 +63,12 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
 
 
 def base_and_tuned(prompts: Sequence[str], base: Tensor, tuned: Tensor, path: Path) -> None:
-    """Two rows for each prompt, base above tuned, columns of equal noise.
+    """Write a PNG with two rows for each prompt, base above tuned; a column has the same noise.
 
     Args:
-        prompts: distinct prompts in order.
-        base, tuned: ``[P * n, 3, h, w]``, the n pictures of each prompt one after the other.
-        path: of the PNG.
+        prompts: P distinct prompts in order.
+        base, tuned: ``[P * n, 3, h, w]``; the n pictures of each prompt follow each other.
+        path: path of the PNG.
     """
     each = len(base) // len(prompts)
     rows: list[tuple[str, Sequence[Tensor]]] = []
@@ -87,16 +87,19 @@ def best_and_worst(
     prompts: int = 8,
     each: int = 5,
 ) -> None:
-    """For each of the first ``prompts`` that have a score the ``each`` highest candidates, then the
-    lowest.
+    """Write a PNG with a row for each of the first ``prompts`` prompts that have a score: the
+    candidates with the ``each`` highest scores, then those with the ``each`` lowest.
 
-    A set keeps only the selected latents; the others are made again from their keys.
+    A set stores only the selected latents; the others are generated again from their keys.
 
     Args:
-        model: in the state in which it built the set.
+        model: the model in the state in which it built the set.
         fine_tuning_set: the set.
-        sampler: the one it was built with.
-        path: of the PNG.
+        sampler: the sampler with which the set was built.
+        path: path of the PNG.
+        prompts: number of rows.
+        each: number of candidates at either end; fewer for small pools, so that none is shown
+            twice.
     """
     table = fine_tuning_set.table(
         ["prompt_index", "candidate", "score", "finite", "pruned", "seed"]
@@ -110,7 +113,7 @@ def best_and_worst(
     chosen = {}
     for prompt_index, pool in pools.items():
         ranked = sorted(pool, reverse=True)
-        shown = min(each, len(ranked) // 2)  # none twice
+        shown = min(each, len(ranked) // 2)  # show no candidate twice
         chosen[prompt_index] = ranked[: max(shown, 1)] + ranked[len(ranked) - shown :]
     texts = fine_tuning_set.prompts
     work = [

@@ -1,4 +1,4 @@
-"""Base against adapter: drawn, measured, told and written down."""
+"""Compare an adapter with the base model: draw, measure, print and write the results."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,8 +23,8 @@ _PICTURED = 8
 def use_sampler(
     model: LatentModel, *, steps: int | None = None, guidance: float | None = None
 ) -> SamplerConfig:
-    """How ``model`` is used, as opposed to how its set is built: the preset's sampler at its
-    ``use_guidance``."""
+    """The sampler for using ``model``, as opposed to building its set: the preset's sampler with
+    its ``use_guidance``, unless ``steps`` or ``guidance`` is given."""
     sampler = model.preset.sampler
     return replace(
         sampler,
@@ -43,14 +43,15 @@ def compare_models(
     sampler: SamplerConfig,
     runtime: Runtime | None = None,
 ) -> tuple[Comparison, dict[str, Images]]:
-    """Draw base and each adapter on one seed's noise and measure all under the base model.
+    """Draw with the base model and with each adapter on one seed's noise, and measure all pictures
+    under the base model.
 
-    ``model`` must carry no adapter and is left so.
+    ``model`` must carry no adapter; it has none afterwards either.
     """
-    for path in tuned.values():  # one that does not fit is told now, not after the base is drawn
+    for path in tuned.values():  # fail on an adapter that does not fit before the base draws
         adapters.load(model, path, fingerprint=model.fingerprint)
         adapters.detach(model)
-    # One number of rows, also for the judge: what compiles does so once.
+    # Use the same batch size for drawing and judging, so that the denoiser is compiled once.
     runtime = runtime or Runtime()
     runtime = replace(runtime, slots=min(runtime.slots, len(prompts) * images))
     drawing = partial(
@@ -87,11 +88,11 @@ def compare_adapter(
     guidance: float | None = None,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """What ``mitune eval`` does: the table on stdout, and with ``out`` also eval.json and eval.png
-    there.
+    """The work of ``mitune eval``: print the table to stdout; with ``out``, also write eval.json
+    and eval.png there.
 
     Raises:
-        UserError: an adapter that does not fit, or numbers below 1.
+        UserError: if the adapter does not fit, or a number is below 1.
     """
     for name, number in (("images", images), ("seeds", len(seeds))):
         if number < 1:

@@ -1,7 +1,8 @@
-"""The seeds of a study, several at a time, each in a process of its own that uses one core.
+"""Run several seeds of a study at the same time, each in its own process on one core.
 
-Small networks keep two threads busy for little more than half of the time, as one waits for the
-other after each operation; two seeds side by side keep both cores busy (docs/log.md).
+Small networks keep two threads busy for only a little more than half of the time, because the
+threads wait for each other after each operation. Two seeds in parallel keep both cores busy
+(docs/log.md).
 """
 
 import multiprocessing
@@ -23,10 +24,11 @@ _Made = TypeVar("_Made")
 
 
 def processes(asked: int | None, seeds: int) -> int:
-    """How many seeds run at a time: as asked, or one on a GPU, else one for each core.
+    """The number of seeds to run at the same time: ``asked`` or, if it is None, one on a GPU, else
+    one for each of torch's threads; never more than ``seeds``.
 
     Raises:
-        UserError: less than one of either is asked for.
+        UserError: if ``asked`` or ``seeds`` is below 1.
     """
     if seeds < 1:
         raise UserError(f"seeds is {seeds}: expected at least 1")
@@ -38,22 +40,22 @@ def processes(asked: int | None, seeds: int) -> int:
 
 
 def each_seed(run: Callable[[int], _Made], seeds: int, count: int) -> list[_Made]:
-    """``run`` of every seed below ``seeds``, in their order.
+    """Call ``run`` with every seed below ``seeds``; return the results in order.
 
     Args:
-        run: a function of a module, or a ``functools.partial`` of one; its result has to pickle.
-            What it prints comes between what other seeds print.
-        seeds: how many.
-        count: processes. With 1, ``run`` is called here.
+        run: a module-level function, or a ``functools.partial`` of one; its result must be
+            picklable. The output of parallel seeds is interleaved.
+        seeds: number of seeds.
+        count: number of processes. With 1, ``run`` is called in this process.
 
     Raises:
-        Exception: what ``run`` raised, as soon as a seed before all unfinished ones did so; the
-            other processes are ended.
-        UserError: a process was killed, as for want of memory.
+        Exception: what ``run`` raised for a seed, once all earlier seeds have finished; the other
+            processes are killed.
+        UserError: if a process was killed, for example because memory ran out.
     """
     if count == 1:
         return [run(seed) for seed in range(seeds)]
-    # Not forked: torch's threads do not survive it.
+    # Do not fork: torch's threads do not survive a fork.
     start = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=start, initializer=_begin)
     try:
@@ -67,7 +69,7 @@ def each_seed(run: Callable[[int], _Made], seeds: int, count: int) -> list[_Made
         ) from None
     except BaseException:
         for process in multiprocessing.active_children():
-            process.kill()  # everything that is written is written whole
+            process.kill()  # safe: all files are written atomically
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -76,11 +78,11 @@ def each_seed(run: Callable[[int], _Made], seeds: int, count: int) -> list[_Made
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A terminal interrupts the processes that are started inside as well: they leave it to this
-    one, which ends them."""
+    """Let processes that are started inside ignore SIGINT. A terminal sends it to them too, but
+    this process handles it and kills them."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: an interrupt goes to that one anyway
+    except ValueError:  # not in the main thread, which alone receives interrupts
         yield
         return
     try:
@@ -96,6 +98,6 @@ def _begin() -> None:
 
     def follow(sentinel: int) -> None:
         wait([sentinel])
-        os._exit(1)  # killed, it could not end its processes
+        os._exit(1)  # the parent died and could not end this process
 
     threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()

@@ -1,12 +1,12 @@
-"""The main claim, with its control: tuned on the best by MI against the base model and against
-tuned on random ones.
+"""Test the main claim against its control: a model tuned on the best candidates by MI is compared
+with the base model and with one tuned on random candidates.
 
     python -m mitune.evaluation.study --help
 
-For each seed the whole of Algorithm 1 runs twice from nothing, once selecting by MI and once at
-random, everything else equal; then base and both results draw the same held-out prompts from the
-same noise, and the oracle, which neither saw, judges. ``make demo`` is a small such study and
-``make results`` the full one. Every stage resumes.
+For each seed, the whole of Algorithm 1 runs twice from scratch, once with selection by MI and once
+with random selection, and all other settings equal. Then the base model and both results draw the
+same held-out prompts from the same noise, and the oracle, which neither run has used, judges the
+pictures. ``make demo`` runs a small study, ``make results`` the full one. Every stage resumes.
 """
 
 import math
@@ -36,40 +36,41 @@ from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """MI against random selection and the base model on the embedded world, over seeds."""
+    """Compare selection by MI with random selection and the base model on the embedded world, over
+    seeds."""
 
     out: Path
-    """Folder of the study; the same command goes on after an interruption."""
+    """Folder of the study; after an interruption, the same command resumes."""
     seeds: int = 3
-    """Independent repetitions: pools, adapters and test pictures all change."""
+    """Number of independent repetitions; pools, adapters and test pictures all differ."""
     rounds: int = 1
     """Rounds R of Algorithm 1."""
     prompts: int = 60
-    """Training prompts, of the world's 60 pairs."""
+    """Number of training prompts; the world has 60 pairs and 240 spatial ones."""
     candidates: int | None = None
     """Pool size; None: the preset's."""
     keep: int | None = None
-    """Kept of each pool; None: the preset's."""
+    """Candidates to keep from each pool; None: the preset's."""
     estimator: str | None = None
-    """What ranks a pool; None: the preset's."""
+    """Estimator that ranks a pool; None: the preset's."""
     guidance: float | None = None
-    """Guidance of the pool; None: the preset's."""
+    """Guidance scale for the pools; None: the preset's."""
     use_guidance: float | None = None
-    """Guidance at which all models are compared; None: the preset's."""
+    """Guidance scale at which all models are compared; None: the preset's."""
     iterations: int | None = None
     """Optimizer steps of each round; None: the preset's."""
     lr: float | None = None
     """Learning rate; None: the preset's."""
     kind: Literal["pair", "spatial"] = "pair"
-    """Which of the world's prompt lists."""
+    """Prompt list of the world."""
     test_prompts: int = 30
-    """Held-out prompts, of the world's 30 pairs."""
+    """Number of held-out prompts; the world has 30 pairs and 120 spatial ones."""
     images: int = 8
-    """Test pictures of each prompt, model and seed."""
+    """Test pictures for each prompt, model and seed."""
     controls: tuple[str, ...] = ("random",)
-    """Selection rules beside mi."""
+    """Selection rules that mi is compared with."""
     processes: int | None = None
-    """Seeds that run at a time, each on one core; None: one on a GPU, else as many as cores."""
+    """Seeds that run at the same time, each on one core; None: one on a GPU, else one per core."""
     json: bool = False
     """Print one JSON object as the last line of stdout."""
     quiet: bool = False
@@ -77,8 +78,8 @@ class Study:
 
 
 def run(study: Study) -> dict[str, Any]:
-    """Run the study and return its table as plain JSON; also written to ``out/study.json``, with
-    two pictures."""
+    """Run the study and return its table as plain JSON. Also writes it to ``out/study.json``, and
+    two pictures to ``out``."""
     start = time.perf_counter()
     count = processes(study.processes, study.seeds)
     comparisons = each_seed(partial(_repeat, study, alone=count == 1), study.seeds, count)
@@ -86,7 +87,8 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def _repeat(study: Study, seed: int, *, alone: bool) -> Comparison:
-    """One seed, and with the first of them the pictures; ``alone``: no other runs beside it."""
+    """Run one seed; the first one also writes the pictures. ``alone``: no other seed runs at the
+    same time."""
     progress.quiet_libraries()
     model = load("shapes")
     preset = model.preset
@@ -106,15 +108,15 @@ def _repeat(study: Study, seed: int, *, alone: bool) -> Comparison:
                 train,
                 study.out / f"seed-{seed}" / select,
                 rounds=study.rounds,
-                # One of a pool drawn at random is distributed as the only one of a pool of one, so
-                # the control need not make the others.
+                # Picking ``keep`` candidates at random from a larger pool gives the distribution of
+                # a pool of ``keep``, so the control does not generate the others.
                 candidates=keep if select == "random" else study.candidates,
                 keep=keep,
                 select=select,
                 estimator=study.estimator,
                 sampler=sampler,
                 tuning=tuning,
-                # Far apart, so that no round of one seed meets the noise of another.
+                # Far apart, so that no round of one seed repeats the noise of another seed.
                 seed=seed * 1000,
                 on_candidate=bars.candidate,
                 on_step=bars.step,
@@ -166,8 +168,8 @@ def _tell(
 
 
 def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> list[dict[str, Any]]:
-    """The differences that the claim is about, in standard errors: after each round, against base
-    and against each control."""
+    """The differences that the claim is about, in standard errors: after each round, against the
+    base model and against each control."""
     rows = []
     for number, metric in product(range(1, rounds + 1), ("graded", "strict")):
         mine = f"mi R={number}"
@@ -196,7 +198,7 @@ def _verdicts(comparison: Comparison, rounds: int, controls: Sequence[str]) -> l
 
 
 def main(study: Study) -> None:
-    """Run, and with --json print the result as the last line."""
+    """Run the study; with --json, print the result as the last line."""
     result = run(study)
     if study.json:
         print(as_json(result))

@@ -1,7 +1,8 @@
-"""What a training is watched by: pictures of its model as it is, and their MI on held-out prompts.
+"""Watch a training run: draw pictures with the current model, and measure their MI on held-out
+prompts.
 
-Both draw on fixed noise, with a copy of the weights that generation keeps for itself: the model in
-training is read, and neither it nor any random state is changed.
+Both draw from fixed noise, with a copy of the weights that generation keeps. They only read the
+model in training and change neither it nor any random state.
 """
 
 import copy
@@ -24,28 +25,30 @@ from mitune.evaluation.report import MI_DRAWS, use_sampler
 from mitune.models.protocol import LatentModel, denoiser_of, text_encoders, with_networks
 from mitune.runtime.prepared import prepare
 
-_RUNTIME = Runtime(slots=16)  # room for the training beside them
+_RUNTIME = Runtime(slots=16)  # leaves memory for the training
 
 
 class HeldOutMI:
-    """The mean MI of held-out prompts with what the model in training draws for them, judged by the
-    base model: ``mi_nats`` of ``mitune eval``.
+    """The mean MI of held-out prompts with the pictures that the model in training draws for them,
+    judged by the base model: ``mi_nats`` of ``mitune eval``.
 
-    The base model judges because steps are compared, and MI under two models does not compare: the
-    one in training can raise that of its own pictures by contrasting its two predictions more.
+    The base model is the judge because steps are compared, and MI under two models is not
+    comparable: a model in training can raise the MI of its own pictures by increasing the contrast
+    between its two predictions.
 
     Args:
-        model: that will be trained, still plain: a copy of it is the judge.
+        model: the model that will be trained, still without an adapter; a copy of it is the judge.
         prompts: distinct texts that are not trained on.
-        images: pictures of each.
-        sampler: how they are drawn; None: as the model is used, its preset's.
-        seed: keys their noise, the same at every step.
-        draws: of the estimator, for each picture.
-        runtime: what runs the denoiser, and pictures in flight; changes speed and memory, not
-            results beyond rounding. None: 16 pictures, eagerly.
+        images: number of pictures for each prompt.
+        sampler: how to draw them; None takes ``use_sampler`` of the model.
+        seed: keys their noise, which is the same at every step.
+        draws: draws of the estimator for each picture.
+        runtime: how to run the denoiser, and the number of pictures in flight; changes speed and
+            memory, but results only by rounding. None: 16 pictures, backend eager.
 
     Raises:
-        UserError: no prompts, one that is given twice, a model with an adapter, or numbers below 1.
+        UserError: if there are no prompts, one is empty or given twice, the model carries an
+            adapter, or a number is below 1.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class HeldOutMI:
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
         self._drawn = _Drawn(model, prompts, images, sampler, seed, runtime)
-        # Its own: an adapter changes the modules of the model in training, method full its weights.
+        # The judge needs its own copy: training adds an adapter to the model's modules or, with
+        # method full, changes its weights.
         trained = {model.denoiser: denoiser_of(model), **text_encoders(model)}
         own = {name: copy.deepcopy(network) for name, network in trained.items()}
         self._judge, self._draws = with_networks(model, own), draws
@@ -74,7 +78,7 @@ class HeldOutMI:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """As plain JSON; the prompts by their number and SHA-256."""
+        """The settings of the measure as plain JSON; the prompts by their number and SHA-256."""
         content = json.dumps(self.prompts).encode()
         return {
             "prompts": len(self.prompts),
@@ -87,7 +91,7 @@ class HeldOutMI:
         }
 
     def mi(self) -> float:
-        """Nats, of the model as it is now; not finite where a picture is not."""
+        """The mean MI of the current model, in nats; not finite if a picture is not finite."""
         pictures = self._drawn.now()
         scores = judged_mi(
             self._judge,
@@ -100,19 +104,19 @@ class HeldOutMI:
 
 
 class SamplePictures:
-    """A grid of pictures of the model as it is: a row for each prompt, a column for each noise.
+    """A grid of pictures by the current model: a row for each prompt, a column for each noise.
 
     Args:
-        model: that is trained.
+        model: the model in training.
         prompts: distinct texts.
-        images: columns.
-        sampler: None: as the model is used, its preset's.
-        seed: keys the noise, the same at every step.
-        runtime: what runs the denoiser, and pictures in flight; changes speed and memory, not
-            results beyond rounding. None: 16 pictures, eagerly.
+        images: number of columns.
+        sampler: how to draw the pictures; None takes ``use_sampler`` of the model.
+        seed: keys the noise, which is the same at every step.
+        runtime: how to run the denoiser, and the number of pictures in flight; changes speed and
+            memory, but results only by rounding. None: 16 pictures, backend eager.
 
     Raises:
-        UserError: no prompts, one that is given twice, or numbers below 1.
+        UserError: if there are no prompts, one is empty or given twice, or a number is below 1.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class SamplePictures:
 
 
 class _Drawn:
-    """What is drawn, each time on the same noise."""
+    """Draws the same prompts from the same noise each time."""
 
     def __init__(
         self,
@@ -155,11 +159,11 @@ class _Drawn:
         self.model, self.prompts, self.images = model, list(prompts), images
         self.sampler, self.seed = sampler or use_sampler(model), seed
         self.runtime = runtime or _RUNTIME
-        # Now: the memory that its copy of the weights takes is none for a micro-batch to fill.
+        # Prepare now: the copy of the weights must be in memory before a micro-batch size is tried.
         prepare(model, self.runtime)
 
     def now(self) -> Images:
-        """Latents of the model as it is."""
+        """Draw the latents with the current model."""
         return draw(
             self.model,
             self.prompts,

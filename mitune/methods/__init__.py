@@ -1,1 +1,1 @@
-"""MI-Tune: building a set, tuning on it, both in rounds."""
+"""MI-Tune: build a set, tune on it, and repeat both in rounds."""

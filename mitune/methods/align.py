@@ -18,7 +18,7 @@ from mitune.training.loop import tune
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What one round left behind."""
+    """The results of one round."""
 
     set: FineTuningSet
     adapter: Path
@@ -34,27 +34,29 @@ def align(
     on_step: Callable[[int, int, int, float], None] | None = None,
     **options: Any,
 ) -> list[Round]:
-    """Align ``model`` with itself on ``prompts`` (Wang et al., Algorithm 1), R rounds.
+    """Align ``model`` with itself on ``prompts`` in R rounds (Wang et al., Algorithm 1).
 
-    Round r builds its set with the adapter of round r-1 on the model and goes on training that
-    adapter. Each round lies in ``out/round-r`` (``set/``, ``adapter/``) and resumes; what is
-    finished is not done again. The model is left with the last round's adapter on it.
+    Round r builds its set with the adapter of round r-1 on the model, and then continues to train
+    that adapter. Each round is stored in ``out/round-r`` (``set/``, ``adapter/``). An interrupted
+    run resumes and does not repeat finished work. Afterwards the model carries the last round's
+    adapter.
 
     Args:
-        model: without an adapter; it is changed in place.
+        model: without an adapter; changed in place.
         prompts: distinct texts.
         out: folder of the run.
-        config: the rounds, the sets and the training; None: the model's preset.
+        config: the rounds, the sets and the training; None takes the model's preset.
         on_candidate: called with (round, candidates done, candidates in all).
         on_step: called with (round, step, steps, loss).
-        options: of ``AlignConfig`` and its parts by name, in place of ``config``'s:
-            ``rounds=2, candidates=16, lr=1e-3``; ``tuning=TuneConfig(...)``.
+        options: fields of ``AlignConfig`` and of its nested configs by name, such as ``rounds=2,
+            candidates=16, lr=1e-3`` or ``tuning=TuneConfig(...)``. They override ``config``.
 
     Returns:
-        the rounds, in order; the last one's ``adapter`` is the result.
+        The rounds, in order; the ``adapter`` of the last one is the result.
 
     Raises:
-        UserError: as ``build_set`` and ``tune``; a round of a set in which nothing could be kept.
+        UserError: as ``build_set`` and ``tune``; also if no candidate of a round's set could be
+            kept.
     """
     config = config.having(**options) if config else AlignConfig.of(model.preset, **options)
     if adapter.attached(model):
@@ -81,8 +83,7 @@ def align(
             raise UserError(
                 f"{built.path} kept no candidate: every score is non-finite; see its parts"
             )
-        # The graph is trained from the plain base: an adapter still attached would be frozen into
-        # it.
+        # tune needs the plain model: it attaches the previous round's adapter itself.
         adapter.detach(model)
         path = tune(
             model,
@@ -99,7 +100,7 @@ def align(
 
 
 def _bind(callback: Callable[..., None] | None, number: int) -> Callable[..., None] | None:
-    """``callback`` with the round's number before its other arguments."""
+    """``callback`` with the round's number as its first argument."""
     if callback is None:
         return None
     return lambda *rest: callback(number, *rest)

@@ -41,28 +41,29 @@ def build_set(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> FineTuningSet:
-    """Build, or go on building, the set in folder ``out``.
+    """Build the set in folder ``out``, or resume building it.
 
-    Scores are in nats; every candidate's score and per-step terms are kept, latents only of the
-    selected ones. With the trajectory's score, steps that do not count are taken by the best alone
-    (with t_min = 50 the last 3 of 50): that changes no score. After pruning ``audit()`` of the set
-    tells what that lost.
+    Scores are in nats. The set stores the score and the per-step terms of every candidate, but the
+    latents only of the selected ones. With the trajectory's score, only the best candidates take
+    the steps that have no weight (with t_min = 50, the last 3 of 50); this changes no score. After
+    pruning, ``audit()`` of the set reports what the pruning lost.
 
     Args:
         model: from ``mitune.load``, with or without an adapter on it.
         prompts: distinct texts.
-        out: the set's folder; the same call after an interruption goes on, and ends in the same
+        out: the set's folder. After an interruption, the same call resumes and produces the same
             set, bit for bit on one machine. So the model (by its contents, not its path),
             precision, backend, attention and slots have to be the same.
-        config: the pool, its ranking and what runs it; None: the model's preset.
-        adapter: what identifies the adapter on the model (its file's ``digest``), recorded in the
-            settings; None for the base model.
+        config: the pool, its ranking and the runtime; None takes the model's preset.
+        adapter: identifies the adapter on the model (the ``digest`` of its file); recorded in the
+            settings. None for the base model.
         progress: called with (candidates done, candidates in all).
-        options: of ``BuildConfig`` and its parts by name, in place of ``config``'s:
-            ``candidates=16, guidance=3.0, backend="inductor"``.
+        options: fields of ``BuildConfig`` and of its nested configs by name, such as
+            ``candidates=16, guidance=3.0, backend="inductor"``. They override ``config``.
 
     Raises:
-        UserError: bad numbers or names; a folder with another set; a disk that cannot be written.
+        UserError: for numbers or names that are not valid, a folder that holds another set, or a
+            disk that cannot be written.
     """
     config = with_options(config or BuildConfig.of(model.preset), options)
     check_run(prompts)
@@ -95,10 +96,11 @@ def build_set(
 
 
 class _Run:
-    """A build's settings as this model and these prompts make them, and its candidates.
+    """The settings of a build, resolved for this model and these prompts, and its candidates.
 
     Raises:
-        UserError: pruning that does not fit the run; a recheck of ties where there are none.
+        UserError: if the pruning does not fit the run, or recheck_ties is given although the run
+            has no ties to recheck.
     """
 
     def __init__(self, model: LatentModel, prompts: Sequence[str], config: BuildConfig) -> None:
@@ -123,7 +125,7 @@ class _Run:
         self.config = replace(config, runtime=replace(config.runtime, slots=slots))
 
     def settings(self, adapter: str | None) -> dict[str, Any]:
-        """What the set is identified by, as plain JSON."""
+        """The settings that identify the set, as plain JSON."""
         config, runtime = self.config, self.config.runtime
         found = {
             "model_fingerprint": self.model.fingerprint,
@@ -137,15 +139,15 @@ class _Run:
             "attention": runtime.attention,
             "slots": runtime.slots,
             "sampler": asdict(config.sampler),
-            # Through JSON, in which it is compared and stored: it has no tuples.
+            # Convert tuples to lists, as in the JSON with which this is compared.
             "prune": json.loads(json.dumps(asdict(config.prune))) if config.prune else None,
         }
         if config.recheck_ties is not None:
-            found["settle"] = config.recheck_ties  # its name in sets of before
+            found["settle"] = config.recheck_ties  # the field's name in sets of earlier versions
         return found
 
     def steering(self, folder: Path) -> Steering:
-        """Who goes on."""
+        """Decides which candidates go on."""
         config = self.config
         return Steering(
             config.prune,
@@ -160,7 +162,7 @@ class _Run:
         )
 
     def candidates(self, steering: Steering, pending: set[int]) -> Iterator[Candidate]:
-        """All that are left to make, scored as the config asks."""
+        """Generate all candidates that are missing, scored as the config asks."""
         config, slots = self.config, self.config.runtime.slots
         every = pool(self.prompts, config.candidates)
         finish = exact(self.weights, config.keep)
@@ -170,7 +172,7 @@ class _Run:
         else:
             made = self._make(_remaining(every, config.candidates, pending, slots), None)
         if config.recheck_ties is not None:
-            fewer = max(1, slots // 4)  # they are few: idle slots cost as much as busy ones
+            fewer = max(1, slots // 4)  # few candidates, and idle slots cost as much as busy ones
             made = recheck(
                 made,
                 lambda work: self._make(work, lambda p: finish, precision="float32", slots=fewer),
@@ -200,14 +202,14 @@ class _Run:
         cheap = self.config.sampler
         cheap = replace(cheap, steps=prune.draft_steps or cheap.steps)
         weights = _schedule(self.model, cheap).weights(cheap.convention, cheap.t_min)
-        # Nobody's picture is wanted yet: no step without weight but by one of each pool.
+        # A draft needs no pictures: only one candidate per pool takes the steps without weight.
         rough = exact(weights, 1)
         return self._make(work, lambda p: rough, sampler=cheap, precision=prune.draft_precision)
 
     def _rescored(self, made: Iterable[Candidate]) -> Iterator[Candidate]:
-        """Replace the score of each candidate by the estimate of its re-noised latent, in the order
-        they come. All share the draws' noise: candidates are to be compared, and a score may depend
-        on nothing but its candidate.
+        """Replace the score of each candidate by the estimate from its re-noised latent, in the
+        order of arrival. All candidates share the same noise, because they are compared, and
+        because a score must depend only on its candidate.
         """
         config, prepared = self.config, prepare(self.model, self.config.runtime)
         encoder = PromptEncoder(prepared.encode_prompts, self.prompts)
@@ -258,13 +260,13 @@ def _check_recheck(config: BuildConfig, precision: str) -> None:
 def _remaining(
     every: list[Request], candidates: int, pending: set[int], slots: int
 ) -> list[Request]:
-    """What is left to make of ``every``, from the start of the wave of slots in which the first of
-    it falls.
+    """The requests of ``every`` that remain, from the start of the batch of ``slots`` candidates
+    that contains the first pending one.
 
-    Without pruning candidate j of the run always sits in slot j mod slots. Starting at a multiple
-    of ``slots`` puts every candidate of a resumed run into the very batch that an uninterrupted run
-    puts it into, so that even the rounding of the matrix products is the same; at most slots - 1
-    candidates are made twice.
+    Without pruning, candidate j of the run is always in slot j mod slots. A resumed run starts at a
+    multiple of ``slots``, so that each candidate is in the same batch as in an uninterrupted run
+    and even the rounding of the matrix products is the same. At most slots - 1 candidates are
+    generated twice.
     """
     if not pending:
         return []

@@ -1,5 +1,5 @@
-"""A fine-tuning set of real captioned pictures: encoded once, scored by re-noising, the best by MI
-kept (Wang et al., appendix D.1, Table 7)."""
+"""Build a fine-tuning set of real captioned pictures: encode them once, score them by re-noising,
+and keep the best by MI (Wang et al., appendix D.1, Table 7)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from mitune.sets import FineTuningSet, SetWriter
 from mitune.sets.captioned import Captioned, read_captioned
 
 _BLOCK = 64
-"""Pictures that are encoded and scored together, and captions of one part."""
+"""Number of pictures that are encoded and scored together, and of captions in one part."""
 
 
 def build_real_set(
@@ -36,45 +36,48 @@ def build_real_set(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> FineTuningSet:
-    """Make, or go on making, a set of the captioned pictures of ``source`` in folder ``out``.
+    """Build a set from the captioned pictures of ``source`` in folder ``out``, or resume building
+    it.
 
-    It is a set as ``build_set`` makes it, with pictures in the place of candidates: those of one
-    caption are its pool, of which the ``keep`` with the highest I(z, p) are kept. Most captions
-    have one picture; then ``FineTuningSet.best`` chooses among all of them, which is what
-    ``tune(..., real=...)`` does. Scores are those of ``mitune.score`` with one noise for all, so a
-    score depends on nothing but its picture and caption.
+    The set is like one of ``build_set``, with pictures instead of candidates: the pictures of one
+    caption are its pool, and the ``keep`` with the highest I(z, p) are kept. Most captions have
+    only one picture; ``FineTuningSet.best`` then chooses among all pictures, and
+    ``tune(..., real=...)`` uses it. Scores are those of ``mitune.score`` with shared noise, so a
+    score depends only on its picture and caption.
 
-    The source is read twice: first everything in it is checked and hashed, then it is encoded and
-    scored.
+    The source is read twice: the first time to check and hash everything in it, the second time to
+    encode and score it.
 
     Args:
         model: from ``mitune.load``.
-        source: as ``mitune.sets.captioned.read_captioned``. Pictures are resized and cropped at the
-            centre to the model's own size.
-        out: the set's folder; the same call after an interruption goes on, and ends in the same
+        source: as in ``mitune.sets.captioned.read_captioned``. Pictures are resized and
+            centre-cropped to the model's own size.
+        out: the set's folder. After an interruption, the same call resumes and produces the same
             set, bit for bit on one machine. So the model and the pictures (by their contents, not
             their paths), precision, backend, attention and batch have to be the same.
-        config: what is kept and how it is scored; None: the model's preset.
+        config: how many pictures to keep and how to score them; None takes the model's preset.
         progress: called with (pictures done, pictures in all).
-        options: of ``RealConfig`` and its parts by name, in place of ``config``'s: ``draws=16``.
+        options: fields of ``RealConfig`` and of its nested configs by name, such as ``draws=16``.
+            They override ``config``.
 
     Raises:
-        UserError: bad numbers or names; a source that is not as expected, or changes meanwhile; a
-            folder with another set; a disk that cannot be written.
+        UserError: for numbers or names that are not valid, a source that is not as expected or that
+            changes while it is read, a folder that holds another set, or a disk that cannot be
+            written.
     """
     config = with_options(config or RealConfig.of(model.preset), options)
     scoring = replace(config.score, shared_noise=True)
     process = model.process
     convention = scoring.convention or next(iter(process.conventions))
-    process.least_t(convention, scoring.t_min)  # refused before the source is read
+    process.least_t(convention, scoring.t_min)  # refuse bad values before reading the source
     runtime = scoring.runtime
     prepare(model, runtime)  # fail before the folder is created
     captions, digests = [], []
     for item in read_captioned(source, config.limit):
-        item.picture(model.picture_size)  # a damaged one is told now, not after hours of scoring
+        item.picture(model.picture_size)  # report a damaged one now, not after hours of scoring
         captions.append(item.caption)
         digests.append(item.sha256)
-    sizes = Counter(captions)  # in the order of their first pictures
+    sizes = Counter(captions)  # keeps the order of each caption's first picture
     prompts, pools = list(sizes), list(sizes.values())
     settings = {
         "model_fingerprint": model.fingerprint,
@@ -120,7 +123,7 @@ def build_real_set(
 
 
 def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
-    """The same pictures once more."""
+    """Yield the same pictures a second time, and fail if one has changed."""
     again = read_captioned(source, len(digests), tell=False)
     for item, digest in zip_longest(again, digests):
         if item is None or item.sha256 != digest:
@@ -138,10 +141,11 @@ def _score(
     pending: set[int],
     config: ScoreConfig,
 ) -> Iterator[Candidate]:
-    """The pictures as candidates, a block at a time; blocks without a pending prompt are left out.
+    """Yield the pictures as candidates, one block at a time; skip blocks without a pending prompt.
 
-    A block is made whole, and begins where it would in a run from the start: so every picture of a
-    resumed run meets the same batch, and even the rounding of the products is the same.
+    Blocks are always whole and start at the same pictures as in an uninterrupted run. So each
+    picture of a resumed run is in the same batch, and even the rounding of the matrix products is
+    the same.
     """
     number = {prompt: index for index, prompt in enumerate(prompts)}
     seen: Counter[str] = Counter()
@@ -165,6 +169,6 @@ def _score(
                 index=index,
                 seed=config.seed,
                 score=value,
-                terms=torch.zeros(0, 2),  # nothing sampled it: it took no step
+                terms=torch.zeros(0, 2),  # a real picture takes no sampling steps
                 latent=latent,
             )

@@ -1,1 +1,1 @@
-"""Point-wise mutual information of prompt and image."""
+"""Point-wise mutual information between a prompt and an image."""

@@ -1,5 +1,5 @@
-"""Point-wise mutual information of given latents and conditionings, by re-noising, for any
-denoiser."""
+"""Estimate the point-wise mutual information of given latents and conditionings by re-noising.
+Works with any denoiser."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from mitune.diffusion.schedule import Schedule
 from mitune.models.protocol import concat, take
 
 ESTIMATORS = ("orthogonal", "standard")
-"""Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024. In
-the order of the columns of ``mitune_kernels.renoise_score``."""
+"""Re-noising estimators: "orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024. The
+order is that of the columns of ``mitune_kernels.renoise_score``."""
 
 _STREAM = (0x4D495F65, 0x4D495F74)
-"""Last words of the noise keys of the draws' noise and timesteps, where generation has a prompt's
-hash: other streams."""
+"""Last word of the Philox key for a draw's noise, and for its timestep. Generation puts a prompt's
+hash in this place, so the three use different random streams."""
 
 
 def pointwise_mi(
@@ -37,42 +37,44 @@ def pointwise_mi(
     convention: str | None = None,
     shared_noise: bool = False,
 ) -> Tensor:
-    """Estimate I(z0, cond) of each row, in nats, with ``draws`` re-noised copies ``z_t =
-    signal z0 + spread eps``: of diffusion, or of rectified flow (``mitune.diffusion.process``).
+    """Estimate I(z0, cond) of each row, in nats, from ``draws`` re-noised copies ``z_t =
+    signal z0 + spread eps``. The process is diffusion or rectified flow
+    (``mitune.diffusion.process``).
 
-    * orthogonal (Eq. 2): ``mean kappa_t ||f_c - f_u||^2``, f the network's prediction: right on
-      average over (z0, cond), not per pair;
-    * standard (Kong et al. 2024): ``mean kappa_t (||f - f_u||^2 - ||f - f_c||^2)`` with the true f:
-      its expectation over eps is the point-wise ``log p(z0 | cond) / p(z0)``; single estimates can
+    * orthogonal (Eq. 2): ``mean kappa_t ||f_c - f_u||^2``, where f is the network's prediction. It
+      is correct on average over (z0, cond), not for each pair.
+    * standard (Kong et al. 2024): ``mean kappa_t (||f - f_u||^2 - ||f - f_c||^2)`` with the true f.
+      Its expectation over eps is the point-wise ``log p(z0 | cond) / p(z0)``; a single estimate can
       be negative.
 
     Timesteps are stratified: draw d takes one from the d-th of ``draws`` equal parts of the range.
-    Noise and timesteps are keyed by (seed, row, draw), so the result does not depend on ``batch``
-    beyond the denoiser's own rounding.
+    (seed, row, draw) keys noise and timestep, so the result does not depend on ``batch`` beyond the
+    denoiser's own rounding.
 
     Args:
-        denoise: ``(z [B, ...], t [B], cond of B rows) -> [B, ...]``, the schedule's prediction
-            type; t is int64 for diffusion, float32 for a flow. It is called once for both passes,
-            the unconditional rows first; one that takes pairs
-            (``mitune.models.protocol.PairDenoiser``) is given the latents once.
+        denoise: ``(z [B, ...], t [B], cond of B rows) -> [B, ...]``; it returns the schedule's
+            prediction type. t is int64 for diffusion and float32 for a flow. One call computes both
+            passes, with the unconditional rows first. A
+            ``mitune.models.protocol.PairDenoiser`` receives each latent only once.
         z0: ``[N, ...]`` float32, of any rank.
-        cond: N rows: a tensor, or a record of them.
-        null: one row, or N rows, of the same kind.
+        cond: N rows: a tensor, or a mapping of named tensors.
+        null: one row, or N rows, in the same form as ``cond``.
         schedule: a :class:`mitune.Schedule`, or a diffusers scheduler or its config.
         estimator: one of ESTIMATORS.
-        draws: (t, eps) pairs for each row.
+        draws: number of (t, eps) pairs for each row.
         seed: 0 to 2^64 - 1.
-        batch: re-noised copies in one call; the denoiser sees twice as many rows.
-        t_min, convention: which steps count and how much, as ``Schedule.weights``.
-        shared_noise: every row gets row 0's draws. Rows then compare with less noise (common random
-            numbers), and a row's result does not depend on its position; their mean has more.
+        batch: re-noised copies in one call; the denoiser predicts twice as many rows.
+        t_min, convention: which timesteps count and with which weight, as in ``Schedule.weights``.
+        shared_noise: use row 0's draws for every row (common random numbers). Differences between
+            rows are then less noisy, and a row's result does not depend on its position. The mean
+            over the rows is noisier.
 
     Returns:
         ``[N]`` float32 on ``z0``'s device, accumulated in float64.
 
     Raises:
-        UserError: an unknown estimator or convention, or a number out of range.
-        ValueError: rows or names that do not match, or a prediction of another shape.
+        UserError: for an unknown estimator or convention, or a number out of range.
+        ValueError: if row counts or names do not match, or the prediction has the wrong shape.
     """
     if estimator not in ESTIMATORS:
         raise UserError(
@@ -90,13 +92,13 @@ def pointwise_mi(
     device, process = z0.device, schedule.process.to(z0.device)
     convention = convention or next(iter(process.conventions))
     least = process.least_t(convention, t_min)
-    # Flat rows, which every operation and any rank of latent has in common.
+    # Flatten each row, so that every operation below works for latents of any rank.
     clean = z0.detach().float().reshape(rows, -1).contiguous()
     terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
     pairs = getattr(denoise, "pairs", None)
     copies = 2 if pairs is None else 1
     for items in torch.arange(rows * draws, device=device).split(batch):
-        if getattr(denoise, "fixed_shapes", False):  # another shape would be compiled anew
+        if getattr(denoise, "fixed_shapes", False):  # a smaller last batch would recompile
             items = torch.cat([items, items[-1:].expand(batch - len(items))])
         row, draw = items // draws, items % draws
         source = torch.zeros_like(row) if shared_noise else row
@@ -120,18 +122,19 @@ def pointwise_mi(
         sums = renoise_score(uncond, conditional, clean, *noise)
         weight = process.mi_weight(t, convention)
         terms[items] = weight * sums[:, ESTIMATORS.index(estimator)].double()
-    # One sum per row over all its draws: the same order however the draws were batched.
+    # Sum each row's draws at the end, so that the order of addition does not depend on ``batch``.
     return terms.view(rows, draws).mean(dim=1).float()
 
 
 def _noise_levels(process: Process, t: Tensor) -> Tensor:
-    """``[B, 4]`` float32 for ``mitune_kernels.renoise``: of z_t, and of what the model predicts."""
+    """``[B, 4]`` float32 for ``mitune_kernels.renoise``: signal and spread of z_t, then the
+    coefficients of noise and clean latent in the prediction target."""
     signal, spread = process.levels(t)
     return torch.stack((signal, spread, *target(process.prediction, signal, spread)), dim=1).float()
 
 
 def _places(seed: int, row: Tensor, draw: Tensor, draws: int) -> Tensor:
-    """Stratified over [0, 1), float64: one uniform draw from the draw's part."""
+    """Stratified positions in [0, 1), float64: draw d is uniform in the d-th of ``draws`` parts."""
     word = philox(_keys(seed, row, _STREAM[1]), draw, 1)[:, 0]
     return (draw.double() + word.double() / 2**32) / draws
 
@@ -142,7 +145,7 @@ def _keys(seed: int, row: Tensor, stream: int) -> Tensor:
 
 
 def _record(cond: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A tensor as a record of one."""
+    """Wrap a plain tensor as a mapping with one entry."""
     return {"": cond} if isinstance(cond, Tensor) else cond
 
 

@@ -1,4 +1,4 @@
-"""Point-wise mutual information of given pictures and prompts under a model."""
+"""Score given pictures: the point-wise mutual information with their prompts under a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,22 +23,24 @@ def score(
     config: ScoreConfig | None = None,
     **options: Any,
 ) -> Tensor:
-    """Estimate I(z, p) of N given pictures by re-noising (Eq. 2, or Kong et al. 2024 for
-    "standard").
+    """Estimate I(z, p) of N given pictures by re-noising: Eq. 2, or for the estimator "standard"
+    Kong et al. 2024.
 
     Args:
         model: from ``mitune.load``.
         prompts: N texts.
-        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents of the model's latent
-            shape, ``[N, ...]``.
-        config: the estimator, and what runs it; None: the defaults.
-        options: of ``ScoreConfig`` and its parts by name, in place of ``config``'s: ``draws=16``.
+        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents ``[N, ...]`` of the
+            model's latent shape.
+        config: the estimator and the runtime settings; None uses the defaults.
+        options: fields of ``ScoreConfig`` and of its nested configs by name, such as ``draws=16``.
+            They override ``config``.
 
     Returns:
         ``[N]`` float32, nats.
 
     Raises:
-        UserError: numbers that do not match, a prompt that is no text, or an unknown estimator.
+        UserError: if the numbers of prompts and pictures differ, a prompt is not text, or the
+            estimator is unknown.
     """
     config = with_options(config or ScoreConfig(), options)
     if len(prompts) != len(images_or_latents):
@@ -58,7 +60,7 @@ def score(
                 f"[N, {', '.join(map(str, model.latent_shape))}]"
             )
         latents = model.encode_images(latents)
-    # Each distinct prompt is encoded once, however many pictures it has.
+    # Encode each distinct prompt once, even if several pictures share it.
     distinct = list(dict.fromkeys(prompts))
     rows = torch.tensor([distinct.index(p) for p in prompts])
     prepared = prepare(model, config.runtime)

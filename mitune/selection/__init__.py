@@ -1,1 +1,1 @@
-"""Which candidates are made to the end, and which are kept."""
+"""Decide which candidates are sampled to the end and which are kept."""

@@ -1,7 +1,8 @@
-"""What a policy loses, told from pools that nobody pruned.
+"""Measure what a pruning policy loses, on pools that were not pruned.
 
-A policy is a pure function of scores and terms, and pruning does not move a candidate's noise: so
-what it would have done to an unpruned pool can be repeated exactly on what that pool recorded.
+A policy is a pure function of scores and terms, and pruning does not change a candidate's noise.
+So its decisions on an unpruned pool can be replayed exactly from the terms which that pool
+recorded.
 """
 
 import hashlib
@@ -27,27 +28,29 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A policy on pools that nobody pruned."""
+    """The result of replaying a policy on pools that were not pruned."""
 
     prompts: int
     recall_top1: Interval
-    """How often the candidate it chooses is the best of the whole pool (Wilson's interval)."""
+    """How often the policy's first choice is the best candidate of the whole pool (Wilson's
+    interval)."""
     recall_topk: Interval
-    """Which share of the k best it keeps (over prompts, mean ± 1.96 s.e.)."""
+    """Share of the k best candidates that the policy keeps (over prompts, mean ± 1.96 s.e.)."""
     regret_nats: Interval
-    """How much lower the chosen one's score is than the best one's (over prompts)."""
+    """Score of the best candidate minus score of the policy's first choice (over prompts)."""
     passes: float
-    """Candidate-steps taken, as a share of all."""
+    """Candidate-steps taken, as a share of those of the whole pools."""
 
 
 def is_audited(seed: int, prompt: str, share: float) -> bool:
-    """Whether a prompt belongs to a run's random audit share; the same in every repetition."""
+    """Whether a prompt belongs to a run's random audit share; every repetition draws the same
+    share."""
     digest = hashlib.sha256(f"mitune.audit/{seed}/{prompt}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
 def partial_scores(terms: Tensor, weights: Tensor) -> Tensor:
-    """Scores after each step, with the very additions of the engine.
+    """Scores after each step, with the same floating-point operations as the engine.
 
     Args:
         terms: ``[..., N, 2]`` float32.
@@ -61,8 +64,8 @@ def partial_scores(terms: Tensor, weights: Tensor) -> Tensor:
     score = np.zeros(squared.shape[:-1], dtype=np.float32)
     after = []
     for step in range(len(weight)):
-        # One product and one sum, each rounded to float32, as the operation on the device does. A
-        # step without weight may not have been taken at all: its terms are NaN then.
+        # One product and one sum, each rounded to float32, as the kernel on the device does. A
+        # candidate may have skipped a step without weight; the terms of such a step are NaN.
         if weight[step] != 0:
             score = score + weight[step] * squared[..., step]
         after.append(score)
@@ -71,23 +74,23 @@ def partial_scores(terms: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What a policy makes of one pool."""
+    """The decisions of a policy on one pool."""
 
     kept: list[int]
-    """The k that it chooses, best first."""
+    """Indices of the k candidates that it chooses, best first."""
     steps: int
-    """Candidate-steps it takes."""
+    """Candidate-steps that it takes."""
 
 
 def replay(policy: Policy, terms: Tensor, weights: Tensor, keep: int) -> Replay:
-    """Repeat a policy on a pool of which every candidate took every step that counts.
+    """Replay a policy on a pool whose candidates all took every step with a weight.
 
     Args:
-        policy: to be repeated.
-        terms: ``[M, N, 2]`` float32, of the pool by index; those of steps without weight do not
-            count.
+        policy: the policy to replay.
+        terms: ``[M, N, 2]`` float32, the terms of the pool's candidates by index; those of steps
+            without weight are ignored.
         weights: ``[N]`` float64.
-        keep: k, how many are kept in the end.
+        keep: k, the number of candidates to keep in the end.
     """
     after = partial_scores(terms, weights)
     total = terms.shape[1]
@@ -109,16 +112,17 @@ def audit(
     weights: Tensor,
     keep: int,
 ) -> Audit:
-    """What ``policy`` would have lost on these pools.
+    """Measure what ``policy`` would have lost on these pools.
 
     Args:
-        policy: to be judged; of all pools, or of each by its place in ``pools``.
-        pools: ``[M, N, 2]`` float32 each, the terms of pools that nobody pruned.
+        policy: one policy for all pools, or a function that returns the policy of a pool from its
+            position in ``pools``.
+        pools: ``[M, N, 2]`` float32 each, the terms of pools that were not pruned.
         weights: ``[N]`` float64.
         keep: k.
 
     Raises:
-        ValueError: no pool.
+        ValueError: if there is no pool.
     """
     if not pools:
         raise ValueError("got no pools, expected at least one")
@@ -143,7 +147,7 @@ def audit(
 
 
 def wilson(hits: int, trials: int) -> Interval:
-    """Share of hits with Wilson's 95 % interval, which holds also at 0 and 1."""
+    """Share of hits with Wilson's 95 % interval, which is also valid for shares of 0 and 1."""
     z, p = 1.959964, hits / trials
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))

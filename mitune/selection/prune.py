@@ -1,4 +1,4 @@
-"""What pruning comes to for one run: its rungs, its fit, and the policy of each prompt."""
+"""Resolve the pruning settings of one run: its rungs, its fit, and the policy of each prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from mitune.engine.policies import Chain, Finish, Halving, Policy, Unpruned, fit
 from mitune.selection.audit import is_audited, partial_scores
 
 SHARES = ((0.5, 0.4), (0.7, 0.2), (0.8, 0.1))
-"""Halving by default: (share of the steps that count, share of the pool that goes on)."""
+"""Default rungs of halving: (share of the steps with a weight, share of the pool that goes on)."""
 
 
 def for_run(
@@ -24,16 +24,17 @@ def for_run(
     prompts: int,
     keep: int,
 ) -> PruneConfig:
-    """``config`` with its rungs filled in, for a run that it fits.
+    """Fill in the rungs of ``config`` and check that it fits the run.
 
     Args:
-        weights: ``[N]`` float64, of the run's steps.
-        precision: of the run's own passes.
+        config: the pruning settings.
+        weights: ``[N]`` float64, the weights of the run's steps.
+        precision: the precision of the run's own passes.
         candidates, prompts: M and the number of pools.
         keep: k.
 
     Raises:
-        UserError: it does not fit, or could not save anything.
+        UserError: if the settings do not fit the run or cannot save any work.
     """
     steps, counted = len(weights), counted_steps(weights)
     if config.policy == "draft":
@@ -82,16 +83,17 @@ def _check_draft(
 
 
 def fitted(config: PruneConfig, pools: Sequence[Tensor], weights: Tensor, keep: int) -> Policy:
-    """The policy of halving and threshold.
+    """Create the policy for "halving", or fit the one for "threshold".
 
     Args:
-        pools: ``[M, N, 2]`` each, terms of the calibration's prompts; not needed by halving.
+        config: the pruning settings, from :func:`for_run`.
+        pools: ``[M, N, 2]`` each, terms of the calibration prompts; halving does not use them.
         weights: ``[N]`` float64.
         keep: k.
 
     Raises:
-        UserError: no calibration, or one that is not finite.
-        ValueError: before :func:`for_run`.
+        UserError: if there are no calibration pools, or their scores are not finite.
+        ValueError: if ``config`` has no rungs because :func:`for_run` did not fill them in.
     """
     if config.rungs is None:
         raise ValueError("got no rungs, expected those that for_run fills in")
@@ -110,8 +112,9 @@ def fitted(config: PruneConfig, pools: Sequence[Tensor], weights: Tensor, keep: 
 def shares(
     at: Sequence[tuple[float, float]], steps: int, candidates: int, keep: int = 1
 ) -> tuple[tuple[int, int], ...]:
-    """Rungs for a pool of any size and any number of steps; those that would drop nobody, or stand
-    at either end, are left out."""
+    """Convert (share of steps, share of pool) to rungs for a pool of ``candidates``. Rungs that
+    would drop no candidate, or that come before the first step or after the last one, are left
+    out."""
     rungs: dict[int, int] = {}
     for when, left in at:
         step, stay = round(when * steps), max(keep, round(left * candidates))
@@ -121,7 +124,8 @@ def shares(
 
 
 def exact(weights: Tensor, keep: int) -> Policy:
-    """Drops nobody that matters: the steps without weight are left to the ``keep`` best."""
+    """The policy that loses nothing: only the ``keep`` best candidates take the steps without
+    weight."""
     counted = counted_steps(weights)
     return Finish(step=counted, keep=keep) if counted < len(weights) else Unpruned()
 
@@ -134,8 +138,8 @@ def policies(
     keep: int,
     seed: int,
 ) -> Callable[[int], Policy]:
-    """The policy of each prompt: ``policy`` and the exact one, or, for prompts of the calibration
-    and of the audit, the exact one alone."""
+    """A function from prompt index to policy: ``policy`` followed by the exact one, or only the
+    exact one for prompts of the calibration and of the audit."""
     whole = exact(weights, keep)
     if policy is None or config is None:
         return lambda prompt_index: whole

@@ -1,9 +1,9 @@
-"""Near ties of a run in half precision, settled in float32.
+"""Decide near ties of a half-precision run in float32.
 
-Half precision moves a score by little, but between neighbours near the top a little decides: and a
-few candidates' paths part altogether. So whoever is within reach of the k-th best is made once more
-in float32, from the same noise, until the k best are told from all others by more than the reach.
-Every candidate still takes every step.
+Half precision changes a score only a little, but this can swap neighbours near the top; and a few
+candidates take a different path altogether. So every candidate within reach of the k-th best is
+generated a second time in float32, from the same noise, until the scores of the k best exceed all
+others by more than the reach. Every candidate still takes every step.
 """
 
 import math
@@ -19,7 +19,7 @@ from mitune.engine.request import Request
 
 
 def check_reach(reach: float) -> None:
-    """Raise UserError unless it is a positive number."""
+    """Raise UserError unless ``reach`` is a positive finite number."""
     if not 0 < reach < math.inf:
         raise UserError(
             f"recheck_ties is {reach}: expected a positive number of standard deviations of a "
@@ -30,17 +30,17 @@ def check_reach(reach: float) -> None:
 def doubtful(
     scores: Tensor, settled: Sequence[bool], finished: Sequence[bool], keep: int, reach: float
 ) -> list[int]:
-    """Who of a pool has to be made in float32 before its ``keep`` best are known.
+    """Find the candidates of a pool to generate in float32 before its ``keep`` best are certain.
 
     Args:
         scores: ``[M]``, nats.
-        settled: whose score is float32's already.
-        finished: who took every step, as one that is kept must.
+        settled: for each candidate, whether its score is already from float32.
+        finished: for each candidate, whether it took every step; a kept candidate must have.
         keep: k.
         reach: in standard deviations of the pool's finite scores.
 
     Returns:
-        Ascending positions, none of them settled; none when the k best are beyond doubt.
+        Positions in ascending order, none of them settled; empty if the k best are certain.
     """
     finite = scores[scores.isfinite()].double()
     top = best(scores, keep)
@@ -63,17 +63,18 @@ def recheck(
     reach: float,
     block: int,
 ) -> Iterator[Candidate]:
-    """``made``, in which those in doubt have been replaced by what ``remake`` makes of them.
+    """Yield the candidates of ``made``, with the doubtful ones replaced by the results of
+    ``remake``.
 
     Args:
-        made: whole pools, in any order.
-        remake: makes candidates in float32; work prompt by prompt.
+        made: the candidates of whole pools, in any order.
+        remake: generates candidates in float32; it receives requests sorted by prompt.
         candidates: M.
         keep, reach: see :func:`doubtful`.
-        block: so many are collected before some are made again, to keep its slots full.
+        block: number of requests to collect before a call of ``remake``, to keep its slots full.
 
     Yields:
-        Each candidate once, whole pools together.
+        Each candidate once; the candidates of a pool follow each other.
     """
     pools: dict[int, _Pool] = {}
     waiting: list[Request] = []
@@ -106,7 +107,7 @@ def recheck(
 
 
 class _Pool:
-    """The candidates of one prompt, by index, and which of them are float32's."""
+    """The candidates of one prompt by index, and the indices of those from float32."""
 
     def __init__(self) -> None:
         self.candidates: dict[int, Candidate] = {}

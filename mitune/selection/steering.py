@@ -1,7 +1,7 @@
-"""Pruning of a set that is being built: the fit, the draft, the policy of each prompt, the audit.
+"""Prune a set while it is being built: the fit, the draft, the policy of each prompt, the audit.
 
-What a policy is fitted on and judged by is read from the set itself, or drafted again, so that a
-resumed build goes on with the same policy and ends in the same audit.
+The data that a policy is fitted on and judged by is read from the set itself, or drafted again. So
+a resumed build continues with the same policy and ends with the same audit.
 """
 
 import itertools
@@ -30,16 +30,16 @@ Draft = Callable[[list[Request]], Iterator[Candidate]]
 
 
 class Steering:
-    """Which candidates of a set under construction go on.
+    """Decides which candidates of a set under construction go on.
 
     Args:
-        prune: None for the exact policy alone.
-        prompts, weights, keep, seed: of the set.
-        path: its folder.
-        make: makes candidates under a policy.
-        draft: makes them cheaply, for the policy of that name.
-        block: candidates that are drafted before the best of them are made: enough of them to
-            keep slots full, and few enough to lose when interrupted.
+        prune: the pruning settings; None for the exact policy alone.
+        prompts, weights, keep, seed: those of the set.
+        path: the set's folder.
+        make: generates candidates under a policy.
+        draft: generates them cheaply, for the policy "draft".
+        block: number of candidates to draft before the best of them are generated: enough to keep
+            the slots full, but few enough that an interruption loses little.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Steering:
         self._block = block
 
     def make(self, work: list[Request]) -> Iterator[Candidate]:
-        """The candidates of ``work``, whole pools prompt by prompt; those that a fit is made on
-        first."""
+        """Generate the candidates of ``work``, which holds whole pools, prompt by prompt. The
+        prompts on which a policy is fitted come first."""
         prune, make = self.prune, self._make
         if prune is None:
             yield from make(work, self._choose(None))
@@ -96,14 +96,15 @@ class Steering:
             yield from make(rest, self._choose(fit))
 
     def _drafted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
-        """Whole pools: drafted, and the best of each made; audited ones made without a draft."""
+        """Draft whole pools and generate the best of each; generate audited pools without a
+        draft."""
         exact_only = self._audited(prune)
         rough = [w for w in work if w.prompt_index not in exact_only]
         drafted = list(self._draft(rough)) if rough else []
         chosen = choose_drafted(drafted, prune.verify)
         for candidate in drafted:
             if candidate.index not in chosen[candidate.prompt_index]:
-                # Of its own path nothing was taken, and its score is the draft's.
+                # It took no step of the real path; its score comes from the draft.
                 yield replace(candidate, steps=0, pruned=True)
         yield from self._make(
             [w for w in work if w.index in chosen.get(w.prompt_index, [w.index])],
@@ -111,7 +112,8 @@ class Steering:
         )
 
     def write_audit(self) -> None:
-        """Judge the policy on the audit share of the complete set, into its ``audit.json``."""
+        """Judge the policy on the audit share of the complete set and write ``audit.json``. Does
+        nothing without pruning, or if the file exists."""
         if self.prune is None or (self.path / AUDIT).exists():
             return
         prune, built = self.prune, FineTuningSet.open(self.path)
@@ -128,7 +130,7 @@ class Steering:
         }
         by_prompt: dict[int, Policy]
         if prune.policy == "draft":
-            # Of every prompt: those of the audit are drafted here.
+            # Counts every prompt: those of the audit are drafted here.
             result["draft_steps_taken"] = (prune.draft_steps or steps) / steps
             result["steps_taken"] += result["draft_steps_taken"]
             own = [w for w in pool(self.prompts, built.candidates) if w.prompt_index in drawn]
@@ -167,7 +169,7 @@ class Steering:
 
 
 def choose_drafted(drafted: Iterable[Candidate], verify: int) -> dict[int, list[int]]:
-    """Of each prompt the ``verify`` candidates with the highest scores, by index."""
+    """For each prompt, the indices of the ``verify`` candidates with the highest scores."""
     scores: dict[int, dict[int, float]] = {}
     for candidate in drafted:
         scores.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.score
@@ -181,7 +183,8 @@ def choose_drafted(drafted: Iterable[Candidate], verify: int) -> dict[int, list[
 
 
 def tell_audit(result: dict[str, Any]) -> str:
-    """The audit in one line, and loudly where it is not good enough or nothing is known."""
+    """Describe the audit in one line, with a warning if recall is too low or nothing was
+    audited."""
     cost = f"pruned: {result['steps_taken']:.1%} of the steps of an unpruned run taken"
     if result["draft_steps_taken"]:
         cost += f", of which {result['draft_steps_taken']:.1%} as a draft"

@@ -1,5 +1,5 @@
-"""The fine-tuning set: every candidate's score, the kept candidates' latents, appended exactly
-once.
+"""The fine-tuning set on disk: the scores of all candidates and the latents of the kept ones. Each
+candidate is written exactly once.
 """
 
 from mitune.sets.reader import FineTuningSet

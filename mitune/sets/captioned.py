@@ -1,7 +1,8 @@
-"""Captioned pictures from a folder, from WebDataset shards, or from a data set of ``datasets``.
+"""Read captioned pictures from a folder, from WebDataset shards, or from a data set of
+``datasets``.
 
-Nothing that these hold is ever executed: pictures are decoded as JPEG, PNG or WebP, captions are
-UTF-8 text, JSON or CSV, and whatever else lies there, pickles too, is passed over.
+Nothing in these sources is ever executed. Pictures are decoded as JPEG, PNG or WebP; captions are
+UTF-8 text, JSON or CSV. All other files, pickles included, are skipped.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ class Captioned:
     """One captioned picture.
 
     Attributes:
-        name: where it lies, for people.
+        name: where the picture is stored, for people.
         caption: its text in one line, never empty.
         content: the bytes of the picture's file.
     """
@@ -41,7 +42,7 @@ class Captioned:
 
     @property
     def sha256(self) -> bytes:
-        """Digest of caption and bytes, wherever they lie."""
+        """Digest of caption and bytes; does not depend on where they are stored."""
         return hashlib.sha256(json.dumps(self.caption).encode() + self.content).digest()
 
     def picture(self, size: tuple[int, int]) -> Tensor:
@@ -52,28 +53,29 @@ class Captioned:
 def read_captioned(
     source: Path | str, limit: int | None = None, *, tell: bool = True
 ) -> Iterator[Captioned]:
-    """The captioned pictures of a source, in a fixed order, one in memory at a time.
+    """Yield the captioned pictures of a source in a fixed order, with one in memory at a time.
 
-    * A folder: every picture at any depth, by path, with a ``.txt`` of the same name beside it; or,
-      where there is a metadata.jsonl or metadata.csv at any depth, the pictures of its lines:
-      ``file_name``, and ``text`` or ``caption``.
+    * A folder: every picture at any depth, sorted by path, with a ``.txt`` of the same name next to
+      it. If there is a metadata.jsonl or metadata.csv at any depth, only the pictures that its
+      lines name, by ``file_name``, and ``text`` or ``caption``.
     * WebDataset: a ``.tar``, a pattern such as ``shards/*.tar`` or ``shards/{000..012}.tar``, or a
-      folder of them: a sample's picture with its ``.txt``, or a ``.json`` with ``text`` or
+      folder of shards. Each sample has a picture and a ``.txt``, or a ``.json`` with ``text`` or
       ``caption``.
-    * With the package ``datasets``: a name on the hub, a folder that ``save_to_disk`` made, or one
-      of Parquet files: columns ``image``, and ``text`` or ``caption``; of splits, "train".
+    * With the package ``datasets``: a name on the hub, a folder written by ``save_to_disk``, or a
+      folder of Parquet files, with the columns ``image``, and ``text`` or ``caption``. Only the
+      split "train" is read.
 
-    A picture has one caption: of a ``.txt`` with several lines the first that holds something, of a
-    list of texts the first. What is passed over, or taken in part, is told in one warning.
+    A picture has one caption: the first line of a ``.txt`` that is not blank, or the first text of
+    a list. One warning at the end names everything that was skipped or taken only in part.
 
     Args:
         source: one of these.
-        limit: take only so many, the first; None takes all.
+        limit: take only the first ``limit`` pictures; None takes all.
         tell: whether to warn.
 
     Raises:
-        UserError: nothing of the kind, a picture without a caption, a file that cannot be read, or
-            a limit below 1. Whether a picture is whole shows only when it is decoded.
+        UserError: if there are no pictures, a picture has no caption, a file cannot be read, or
+            the limit is below 1. A damaged picture is detected only when it is decoded.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}: expected at least 1 picture")

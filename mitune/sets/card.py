@@ -1,4 +1,4 @@
-"""The dataset card of a set: what ``datasets``, the hub's viewer and a person read first."""
+"""The dataset card of a set, which ``datasets``, the hub's viewer and people read first."""
 
 from mitune.sets.schema import SetRecord
 
@@ -46,8 +46,8 @@ interrupted has fewer parts and is readable all the same.
 
 
 def card(record: SetRecord) -> bytes:
-    """The bytes of README.md, whose ``configs:`` make ``datasets.load_dataset(folder)`` read the
-    parts.
+    """The bytes of README.md. Its ``configs:`` section makes ``datasets.load_dataset(folder)`` read
+    the parts.
     """
     text = _CARD.format(
         prompts=len(record.prompts),

@@ -1,4 +1,5 @@
-"""One part of a set: a block of whole prompts as the bytes of a Parquet file, and back, checked."""
+"""One part of a set: encode a block of whole prompts as a Parquet file, and read it back with
+checks."""
 
 import math
 import re
@@ -19,24 +20,26 @@ _MEND = "remove it and run the same build again, which makes what is missing"
 
 
 def part_path(folder: Path, part: int) -> Path:
-    """Where a set in ``folder`` keeps a part."""
+    """The path of a part of the set in ``folder``."""
     return folder / PARTS / f"part-{part:05d}.parquet"
 
 
 def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Candidate]) -> bytes:
-    """The Parquet file of a part: rows by (prompt, candidate), ranks and selection decided here.
+    """Rank and select the candidates of a part and encode them as a Parquet file, with rows sorted
+    by (prompt, candidate).
 
-    The bytes depend on the candidates alone (and on the version of pyarrow), not on the order
-    they came in. Page checksums are on, so that damage inside the file is noticed and not trained
-    on.
+    The bytes depend only on the candidates and on the version of pyarrow, not on the order in
+    which the candidates arrived. Page checksums are on, so that readers detect damage inside the
+    file and do not train on it.
 
     Args:
         record: the set's record.
         part: number of the part.
         candidates: all of the part's candidates, by (prompt_index, index).
 
-    Raises ValueError when the candidates of a prompt were made with different seeds, KeyError
-    when one is missing.
+    Raises:
+        ValueError: if the candidates of a prompt were made with different seeds.
+        KeyError: if a candidate is missing.
     """
     rows: list[Candidate] = []
     ranks: list[int] = []
@@ -46,7 +49,7 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         pool = [candidates[prompt_index, index] for index in range(record.pool(prompt_index))]
         if len(seeds := {candidate.seed for candidate in pool}) > 1:
             raise ValueError(f"got seeds {sorted(seeds)} for prompt {prompt_index}; expected one")
-        # Ranks come from the float32 that is stored: the table itself then explains the selection.
+        # Rank by the stored float32 scores, so that the selection can be redone from the table.
         stored = torch.tensor([candidate.score for candidate in pool], dtype=torch.float32).tolist()
         usable = [
             score if candidate.finite and not candidate.pruned else math.nan
@@ -92,11 +95,15 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
 def read_part(
     folder: Path, record: SetRecord, part: int, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Read and check one part: whole, this format's columns, written for this record.
+    """Read one part and check that it is complete, has this format's columns and belongs to this
+    record.
 
-    Returns the named columns (all when None), one row per candidate.
+    Returns:
+        The named columns (all when None), one row per candidate.
 
-    Raises UserError naming the file and the mend when it is truncated, damaged, or another set's.
+    Raises:
+        UserError: if the file is truncated, damaged or from another set. The message names the
+            file and the fix.
     """
     path = part_path(folder, part)
     try:
@@ -123,10 +130,11 @@ def read_part(
 
 
 def find_parts(folder: Path, record: SetRecord) -> list[int]:
-    """Numbers of the parts in the folder, ascending; their content is not looked at.
+    """Numbers of the parts in the folder, ascending; does not open the files.
 
-    Raises UserError for any other Parquet file there, since every reader of ``parts/*.parquet``
-    would take its rows.
+    Raises:
+        UserError: if the folder holds any other Parquet file. Every reader of ``parts/*.parquet``
+            would take that file's rows as part of the set.
     """
     found = []
     for path in sorted((folder / PARTS).glob("*.parquet")):

@@ -1,6 +1,4 @@
-"""Read a fine-tuning set: its settings, its table, and the (prompt, latent) pairs that tuning
-takes.
-"""
+"""Read a fine-tuning set: its settings, its table, and the (prompt, latent) pairs for training."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,25 +17,28 @@ _LIGHT = ["prompt_index", "score", "finite", "pruned", "rank", "selected"]
 
 
 class FineTuningSet:
-    """A set on disk, complete or not; made by ``FineTuningSet.open``.
+    """A set on disk, complete or not; create it with ``FineTuningSet.open``.
 
-    It shows the parts that were finished when it was opened; a writer may go on beside it. Only
-    the scores are held in memory.
+    It shows the parts that were finished when it was opened; a writer may add parts at the same
+    time. Only the scores and ranks stay in memory.
     """
 
     def __init__(self, path: Path, record: SetRecord, parts: dict[int, pa.Table]) -> None:
-        """Private: ``parts`` are the checked parts' light columns, by number."""
+        """Private. ``parts`` holds the small columns (``_LIGHT``) of each checked part, by
+        number."""
         self.path = path
         self._record = record
         self._parts = parts
 
     @classmethod
     def open(cls, path: Path | str) -> "FineTuningSet":
-        """Open the folder of a set and check run.json and every part in it, reading them whole
-        once.
+        """Open the folder of a set and check run.json and every part. This reads all files
+        completely, once.
 
-        Raises UserError naming the file and the mend: no set there, run.json damaged, a part
-        truncated, damaged, copied from another set, or a Parquet file that is no part.
+        Raises:
+            UserError: if the folder holds no set, run.json is damaged, a part is truncated, damaged
+                or copied from another set, or a Parquet file there is not a part. The message names
+                the file and the fix.
         """
         folder = Path(path)
         record = SetRecord.load(folder)
@@ -49,17 +50,17 @@ class FineTuningSet:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved settings the set was built with, as they were given."""
+        """The resolved settings with which the set was built, as they were given."""
         return self._record.settings
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, revision and device of the run that began the set."""
+        """Versions, revision and device of the run that started the set."""
         return self._record.environment
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What run.json tells people, such as the name the model was loaded by."""
+        """Notes for people in run.json, such as the name from which the model was loaded."""
         return self._record.notes
 
     @property
@@ -69,12 +70,12 @@ class FineTuningSet:
 
     @property
     def candidates(self) -> int:
-        """Size of each prompt's pool; of the largest, where they differ."""
+        """Size of each prompt's pool; of the largest pool if the sizes differ."""
         return self._record.candidates
 
     @property
     def keep(self) -> int:
-        """How many candidates of each pool are kept."""
+        """Number of candidates to keep from each pool."""
         return self._record.keep
 
     @property
@@ -84,16 +85,15 @@ class FineTuningSet:
 
     @property
     def complete(self) -> bool:
-        """Whether the rows of every prompt are there; False for a set whose build was
-        interrupted.
-        """
+        """Whether the set holds the rows of every prompt; False if its build was interrupted."""
         return len(self._parts) == self._record.parts
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows by (prompt_index, candidate), every column or the named ones.
+        """The rows sorted by (prompt_index, candidate), with the named columns or all of them.
 
-        Raises UserError when a part was damaged or removed since the set was opened, KeyError for
-        an unknown column.
+        Raises:
+            UserError: if a part was damaged or removed after the set was opened.
+            KeyError: for an unknown column.
         """
         schema = pa.schema([COLUMNS.field(name) for name in columns or COLUMNS.names])
         parts = [read_part(self.path, self._record, part, schema.names) for part in self._parts]
@@ -102,10 +102,14 @@ class FineTuningSet:
         )
 
     def terms(self, prompts: Iterable[int]) -> dict[int, Tensor]:
-        """``[pool, N, 2]`` float32 of the pools of those ``prompts`` (indices) that are there: the
-        terms of every candidate by its index, NaN where it did not take the step.
+        """The score terms of the pools of ``prompts`` (indices), by prompt index. Prompts without
+        finished rows are left out.
 
-        Raises UserError as ``table`` does.
+        Each value is ``[pool, N, 2]`` float32, with one row per candidate in the order of its
+        index; a step that the candidate did not take is NaN.
+
+        Raises:
+            UserError: as ``table``.
         """
         asked = pa.array(sorted(set(prompts)), pa.int32())
         table = self.table(["prompt_index", "terms", "cross_terms"])
@@ -114,7 +118,7 @@ class FineTuningSet:
         filled = torch.full((table.num_rows, steps, 2), torch.nan)
         for column, name in enumerate(("terms", "cross_terms")):
             for row, values in enumerate(table[name]):
-                # A copy: Arrow's memory is read-only.
+                # Copy: Arrow's memory is read-only.
                 own = torch.from_numpy(values.values.to_numpy().copy())
                 filled[row, : len(own), column] = own
         found = list(dict.fromkeys(table["prompt_index"].to_pylist()))
@@ -122,25 +126,27 @@ class FineTuningSet:
         return dict(zip(found, pools, strict=True))
 
     def audit(self) -> dict[str, Any] | None:
-        """What pruning lost, of a complete set that was pruned; else None."""
+        """The audit of what pruning lost, or None if the set was not pruned or is incomplete."""
         try:
             return dict(json.loads((self.path / AUDIT).read_bytes()))
         except FileNotFoundError:
             return None
 
     def selected(self) -> list[tuple[str, Tensor]]:
-        """The kept (prompt, latent) pairs, by prompt and then rank, best first; latents float32
-        on the CPU.
+        """The kept (prompt, latent) pairs, sorted by prompt and then by rank, best first. Latents
+        are float32 on the CPU.
 
-        Raises UserError as ``table`` does.
+        Raises:
+            UserError: as ``table``.
         """
         return [pair for _, pair in self._kept()]
 
     def best(self, count: int) -> list[tuple[str, Tensor]]:
-        """The ``count`` of the kept pairs that have the highest scores, best first, whatever their
-        prompts; all of them where there are fewer. Ties go to the earlier prompt.
+        """The ``count`` kept pairs with the highest scores over all prompts, best first; all kept
+        pairs if there are fewer. Ties go to the earlier prompt.
 
-        Raises UserError as ``table`` does.
+        Raises:
+            UserError: as ``table``.
         """
         rows = self._light()
         rows = rows.filter(rows["selected"]).sort_by(
@@ -153,8 +159,9 @@ class FineTuningSet:
         return [found[key] for key in keys]
 
     def _kept(self) -> Iterator[tuple[tuple[int, int], tuple[str, Tensor]]]:
-        """(prompt_index, rank) of each kept candidate, in this order, and its pair."""
-        for part in self._parts:  # one at a time: only the kept latents of one part are held twice
+        """(prompt_index, rank) and the (prompt, latent) pair of each kept candidate, sorted by
+        (prompt_index, rank)."""
+        for part in self._parts:  # one at a time, so that only its kept latents are held twice
             table = read_part(self.path, self._record, part)
             kept = table.filter(table["selected"]).sort_by(
                 [("prompt_index", "ascending"), ("rank", "ascending")]
@@ -162,7 +169,7 @@ class FineTuningSet:
             keys = zip(kept["prompt_index"].to_pylist(), kept["rank"].to_pylist(), strict=True)
             rows = zip(kept["prompt"], kept["latent"], kept["latent_shape"], strict=True)
             for key, (prompt, latent, shape) in zip(keys, rows, strict=True):
-                # A copy: Arrow's memory is read-only and a view would keep all of the part alive.
+                # Copy: Arrow's memory is read-only, and a view would keep the whole part in memory.
                 values = torch.from_numpy(latent.values.to_numpy().copy())
                 yield key, (prompt.as_py(), values.reshape(shape.as_py()))
 
@@ -171,14 +178,14 @@ class FineTuningSet:
         return pa.concat_tables([schema.empty_table(), *self._parts.values()])
 
     def summary(self) -> dict[str, Any]:
-        """What a person wants to know of a set, as plain JSON; the score means are in nats, over
-        finite ones.
+        """A summary of the set for people, as plain JSON.
 
-        ``finished_prompts`` of ``prompts`` are there, with ``candidates`` rows in all, of which
-        ``kept`` are selected, ``pruned`` stopped before their score was complete, and
-        ``non_finite`` lost for a score or latent that is not finite; ``short_prompts`` have fewer
-        than ``keep`` selected. ``score_mean_all`` and ``score_mean_kept`` are None when nothing
-        counts.
+        ``finished_prompts`` counts those of ``prompts`` that have their rows in the set, and
+        ``candidates`` counts all rows. Of these, ``kept`` are selected, ``pruned`` stopped before
+        their score was complete, and ``non_finite`` have a score or latent that is not finite.
+        ``short_prompts`` counts finished prompts with fewer than ``keep`` selected rows.
+        ``score_mean_all`` is the mean score over the finite rows that were not pruned,
+        ``score_mean_kept`` over the kept rows, both in nats; None if there is no such row.
         """
         rows = self._light()
         finite, kept = rows.filter(rows["finite"]), rows.filter(rows["selected"])

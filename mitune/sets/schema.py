@@ -1,8 +1,8 @@
-"""What a set's folder holds: the columns of its parts, and run.json, which says what the set is.
+"""The layout of a set's folder: the columns of its parts, and run.json, which describes the set.
 
-run.json                   settings, prompts and environment, written before anything else
+run.json                   settings, prompts and environment; written before anything else
 README.md                  dataset card
-audit.json                 of a pruned set that is complete: what pruning lost
+audit.json                 what pruning lost; only in a pruned set that is complete
 parts/part-00000.parquet   one row per candidate; each part is a block of whole prompts
 """
 
@@ -27,14 +27,15 @@ CARD = "README.md"
 PARTS = "parts"
 
 ROUNDING = ("backend", "attention", "slots", "batch")
-"""Settings by which the rows of a set differ in rounding alone. A resume promises the bits of an
-uninterrupted run on the same machine, so it asks for the same ones: a set of two roundings would
-rank one half of a pool against the other. The machine itself (device, versions) is in the
-environment and not compared, for a set may move."""
+"""Settings that change the rows of a set only by rounding. A resumed build must still use the same
+values: it promises the bits of an uninterrupted run on the same machine, and with two roundings in
+one set a pool would compare scores that were rounded differently. The machine itself (device,
+versions) stands in the environment and is not compared, because a set may move to another one."""
 _LATER = ("model_parts", *ROUNDING)
-"""Settings that sets of earlier versions lack: unknown there, and so no difference."""
+"""Settings that sets of earlier versions did not record. A missing value is unknown and therefore
+does not count as a difference."""
 _FORMER_NOTES = ("model", "source.name")
-"""Notes that earlier versions kept among the settings."""
+"""Notes that earlier versions stored among the settings."""
 
 COLUMNS = pa.schema(
     [
@@ -58,23 +59,26 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class SetRecord:
-    """What run.json says: everything that decides the rows of a set; and beside it, recorded once
-    and never compared, notes and the environment that first wrote it.
+    """The content of run.json: everything that determines the rows of a set. It also holds notes
+    and the environment that first wrote the set; these are recorded once and never compared.
 
     Attributes:
-        settings: resolved settings of the generation, plain JSON (no tuples, no NaN, keys are
+        settings: resolved settings of the generation as plain JSON (no tuples, no NaN, keys are
             strings).
-        prompts: the prompts in order, distinct: a prompt is the key of its noise and of its rows.
-        candidates: size of each prompt's pool; where ``pools`` differ, of the largest.
-        keep: how many of each pool are kept, 1 <= keep <= candidates.
+        prompts: the prompts in order. They are distinct, because a prompt keys its noise and its
+            rows.
+        candidates: size of each prompt's pool; of the largest pool if ``pools`` is given.
+        keep: number of candidates to keep from each pool, 1 <= keep <= candidates.
         rule: selection rule, one of ``mitune.sets.RULES``.
         prompts_per_part: prompts in a part; the last part may hold fewer.
-        pools: size of each prompt's pool where they differ, 1 <= size <= candidates; else None.
+        pools: size of each prompt's pool if the sizes differ, 1 <= size <= candidates; else None.
         environment: versions, revision, device.
-        notes: for people, such as the name or path that a model was loaded by.
+        notes: for people, such as the name or path from which a model was loaded.
 
-    Raises UserError for prompts, keep or rule that the user must mend, ValueError for settings
-    that are not JSON.
+    Raises:
+        UserError: for prompts, keep or rule that the user must correct.
+        ValueError: for settings, environment or notes that are not plain JSON, pools of the wrong
+            number or size, or prompts_per_part below 1.
     """
 
     settings: dict[str, Any]
@@ -126,12 +130,12 @@ class SetRecord:
         return -(-len(self.prompts) // self.prompts_per_part)
 
     def prompts_of(self, part: int) -> range:
-        """Indices of the prompts whose rows stand in a part."""
+        """Indices of the prompts whose rows are in a part."""
         start = part * self.prompts_per_part
         return range(start, min(start + self.prompts_per_part, len(self.prompts)))
 
     def pool(self, prompt_index: int) -> int:
-        """Size of that prompt's pool."""
+        """Size of the pool of a prompt."""
         return self.candidates if self.pools is None else self.pools[prompt_index]
 
     def rows_of(self, part: int) -> int:
@@ -140,8 +144,8 @@ class SetRecord:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over everything but environment and notes; every part carries it, so a stray
-        part is told apart.
+        """SHA-256 over everything except environment and notes. Every part carries it, so that a
+        part of another set is recognized.
         """
         text = json.dumps(self._identity(), sort_keys=True, allow_nan=False, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -159,8 +163,11 @@ class SetRecord:
 
     @classmethod
     def load(cls, folder: Path) -> "SetRecord":
-        """Read ``folder/run.json``. Raises UserError naming the file when it is absent, damaged
-        or something else's.
+        """Read ``folder/run.json``.
+
+        Raises:
+            UserError: if the file is absent, damaged or not a fine-tuning set's. The message names
+                the file.
         """
         path = folder / RUN
         try:
@@ -206,9 +213,9 @@ class SetRecord:
             ) from error
 
     def difference(self, other: "SetRecord") -> str:
-        """What differs between this record ("there") and another ("here"), in one line; empty
-        when nothing does. What a set of an earlier version did not record cannot differ; see
-        ``unrecorded``.
+        """Describe in one line the differences between this record ("there") and another ("here");
+        empty if there are none. Settings that a set of an earlier version did not record do not
+        count; see ``unrecorded``.
         """
         absent = self.unrecorded(other)
         there = _flat({**self.settings, **self._selection()})
@@ -220,7 +227,7 @@ class SetRecord:
             f"{key} is {_show(there, key)} there and {_show(here, key)} here"
             for key in sorted(keys)
             if (key not in there or key not in here or there[key] != here[key])
-            # What only one of the two has settings of is one difference, not as many as those.
+            # Report a group of settings that only one record has as one difference.
             and key.rpartition(".")[0] not in keys
         ]
         if len(self.prompts) != len(other.prompts):
@@ -232,11 +239,12 @@ class SetRecord:
         return ", ".join(found)
 
     def unrecorded(self, other: "SetRecord") -> list[str]:
-        """The settings of another record that this one, of an earlier version, does not tell."""
+        """The settings of another record that this one lacks because an earlier version wrote
+        it."""
         return [key for key in _LATER if key in other.settings and key not in self.settings]
 
     def rounds_otherwise(self, other: "SetRecord") -> bool:
-        """Whether settings of ``ROUNDING`` differ and nothing else does."""
+        """Whether the two records differ in settings of ``ROUNDING`` and in nothing else."""
         bare = [
             replace(r, settings={k: v for k, v in r.settings.items() if k not in ROUNDING})
             for r in (self, other)
@@ -245,7 +253,7 @@ class SetRecord:
 
     def _selection(self) -> dict[str, Any]:
         names = ["candidates", "keep", "rule", "prompts_per_part"]
-        # Absent where all pools are of one size, as generated ones are.
+        # Left out if all pools have the same size, as generated pools do.
         names += [] if self.pools is None else ["pools"]
         return {name: getattr(self, name) for name in names}
 

@@ -1,4 +1,5 @@
-"""Which candidates of a prompt's pool are kept (MI-Tune, Algorithm 1, and its two controls)."""
+"""Select the candidates to keep from a prompt's pool (MI-Tune, Algorithm 1, and its two
+controls)."""
 
 import hashlib
 import math
@@ -10,11 +11,11 @@ RULES = ("mi", "random", "worst")
 
 
 def rank(scores: Sequence[float], rule: str, seed: int, prompt: str) -> list[int]:
-    """All candidates of one prompt, best first by the rule.
+    """Order all candidates of one prompt by the rule, best first.
 
-    ``mi``: highest score first; ``worst``: lowest first; both give ties to the lower index.
-    ``random``: an order fixed by (seed, prompt) alone, so the control does not move when the
-    scores do. Under every rule the non-finite scores come last, by index.
+    ``mi``: highest score first; ``worst``: lowest score first; both give ties to the lower index.
+    ``random``: an order that depends only on (seed, prompt), so that this control does not change
+    when the scores do. Under every rule the non-finite scores come last, by index.
 
     Args:
         scores: one score per candidate in nats, by candidate index.
@@ -22,9 +23,11 @@ def rank(scores: Sequence[float], rule: str, seed: int, prompt: str) -> list[int
         seed: the run's seed; only ``random`` uses it.
         prompt: the prompt's text; only ``random`` uses it.
 
-    Returns: a permutation of ``range(len(scores))``.
+    Returns:
+        A permutation of ``range(len(scores))``.
 
-    Raises UserError for an unknown rule.
+    Raises:
+        UserError: for an unknown rule.
     """
     check_rule(rule)
 
@@ -39,13 +42,14 @@ def rank(scores: Sequence[float], rule: str, seed: int, prompt: str) -> list[int
 
 
 def select(scores: Sequence[float], keep: int, rule: str, seed: int, prompt: str) -> list[int]:
-    """Indices of the kept candidates of one prompt, best first.
+    """Indices of the kept candidates of one prompt, best first. Arguments as in ``rank``.
 
-    A non-finite score is never kept: with fewer than ``keep`` finite scores the answer is shorter
-    than ``keep``, because one NaN latent in the set would spoil the whole fine-tuning. Arguments
-    as in ``rank``.
+    A candidate with a non-finite score is never kept, because one NaN latent in the set would spoil
+    the whole fine-tuning. If fewer than ``keep`` scores are finite, the result is shorter than
+    ``keep``.
 
-    Raises UserError for an unknown rule, ``keep < 1`` or ``keep > len(scores)``.
+    Raises:
+        UserError: for an unknown rule, ``keep < 1`` or ``keep > len(scores)``.
     """
     check_keep(keep, len(scores))
     return [i for i in rank(scores, rule, seed, prompt)[:keep] if math.isfinite(scores[i])]

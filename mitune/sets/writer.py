@@ -1,5 +1,5 @@
-"""Append candidates to a fine-tuning set, so that a kill at any moment costs the unfinished part
-and nothing else.
+"""Append candidates to a fine-tuning set. If the process is killed at any moment, only the
+unfinished parts are lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from mitune.sets.schema import CARD, PARTS, RUN, SetRecord
 
 
 class SetWriter:
-    """The one writer of a set's folder: opens a new set or goes on with an interrupted one.
+    """The only writer of a set's folder: starts a new set or resumes an interrupted one.
 
-    Candidates may come in any order. Those of one part (a block of ``prompts_per_part`` prompts)
-    wait in memory until the block is whole; then the part appears under its name at once,
-    complete. Parts never change afterwards.
+    Candidates may arrive in any order. The candidates of one part (a block of ``prompts_per_part``
+    prompts) wait in memory until the block is complete; then the part is written atomically. Parts
+    never change afterwards.
 
-    Use as a context manager, or call ``close``; either way what is unfinished is dropped, to be
+    Use it as a context manager, or call ``close``. Both drop unfinished parts, which have to be
     generated again.
 
     Attributes:
         path: the set's folder.
-        unrecorded: settings that the set, begun by an earlier version, does not tell, so that
-            nobody can say whether they are the same.
+        unrecorded: settings that the set does not record because an earlier version started it, so
+            that they cannot be compared.
     """
 
     def __init__(
@@ -49,23 +49,24 @@ class SetWriter:
         """Open the folder ``out``, creating it and its parents.
 
         Args:
-            out: the set's folder: absent, empty, or an earlier run's with the same settings and
-                prompts.
-            settings: resolved settings as plain JSON; a resume must give equal ones.
-            prompts: distinct prompts; a resume must give the same ones in the same order.
-            candidates: size of each prompt's pool; with ``pools``, of the largest.
-            keep: how many of each pool are kept, 1 <= keep <= candidates.
+            out: the set's folder: absent, empty, or left by an earlier run with the same settings
+                and prompts.
+            settings: resolved settings as plain JSON; to resume, pass equal ones.
+            prompts: distinct prompts; to resume, pass the same ones in the same order.
+            candidates: size of each prompt's pool; of the largest pool if ``pools`` is given.
+            keep: number of candidates to keep from each pool, 1 <= keep <= candidates.
             rule: "mi", "random" or "worst".
             prompts_per_part: prompts in a part.
-            pools: size of each prompt's pool, in their order, where they differ.
-            environment: versions, revision, device as plain JSON: recorded by the first run,
-                never compared.
-            notes: for people, as plain JSON: likewise.
+            pools: size of each prompt's pool, in the order of ``prompts``, if the sizes differ.
+            environment: versions, revision, device as plain JSON. The first run records them; they
+                are never compared.
+            notes: for people, as plain JSON; recorded by the first run and never compared.
 
-        Raises UserError, before anything is written, for a bad keep, rule or prompt list, for a
-        folder that holds something else, and for a set built with other settings (naming each
-        difference); also when another run is writing there, when the folder cannot be written,
-        and when a part is truncated, damaged or foreign.
+        Raises:
+            UserError: before anything is written, for a bad keep, rule or prompt list, for a folder
+                that holds something else, and for a set built with other settings (the message
+                names each difference). Also if another run is writing there, the folder cannot be
+                written, or a part is truncated, damaged or from another set.
         """
         self.path = Path(out)
         asked = SetRecord(
@@ -92,7 +93,7 @@ class SetWriter:
         self._closed = False
 
     def _open(self, asked: SetRecord) -> SetRecord:
-        # Again, under the lock: another run may have begun a set meanwhile.
+        # Check again under the lock: another run may have started a set in the meantime.
         record = _agree(self.path, asked)
         for name in (RUN, CARD):
             remove_leftovers(self.path, name)
@@ -111,27 +112,28 @@ class SetWriter:
         return len(self._finished) == self._record.parts
 
     def finished_prompts(self) -> int:
-        """The n such that prompts 0..n-1 all stand in finished parts: a resumed run may start at
-        prompt n.
+        """The largest n for which prompts 0..n-1 are all in finished parts: a resumed run may start
+        at prompt n.
         """
         pending = self.pending_prompts()
         return pending[0] if pending else len(self._record.prompts)
 
     def pending_prompts(self) -> list[int]:
-        """Indices of the prompts that stand in no finished part, ascending: exactly what is left
-        to generate.
+        """Indices of the prompts that are in no finished part, ascending: exactly those that remain
+        to be generated.
         """
         parts = (part for part in range(self._record.parts) if part not in self._finished)
         return [index for part in parts for index in self._record.prompts_of(part)]
 
     def add(self, candidate: Candidate) -> None:
-        """Take one candidate; write its part when that was the last one missing.
+        """Add one candidate; write its part if it was the last one missing.
 
-        A candidate is fixed by its key (prompt, index), so one that came before, or whose part is
-        finished, is ignored.
+        The key (prompt, index) determines a candidate, so a repeated candidate, or one whose part
+        is finished, is ignored.
 
-        Raises ValueError when the candidate is not one of this set's, or after ``close``;
-        UserError when the part cannot be written (the finished parts stay readable).
+        Raises:
+            ValueError: if the candidate does not belong to this set, or after ``close``.
+            UserError: if the part cannot be written (the finished parts stay readable).
         """
         record = self._record
         if self._closed:
@@ -158,7 +160,7 @@ class SetWriter:
             del self._pending[part]
 
     def close(self) -> None:
-        """Drop what is unfinished and let go of the folder; may be called twice."""
+        """Drop unfinished parts and release the lock on the folder; may be called twice."""
         self._closed = True
         self._pending.clear()
         self._stack.close()
@@ -176,18 +178,18 @@ class SetWriter:
 
 
 def _agree(path: Path, asked: SetRecord) -> SetRecord:
-    """The record of the set in ``path``, or ``asked`` when there is none yet; writes nothing.
+    """The record of the set in ``path``, or ``asked`` if there is no set yet; writes nothing.
 
-    Raises UserError for a path that is neither absent, nor empty, nor a set that ``asked`` may go
-    on with.
+    Raises:
+        UserError: if the path is neither absent, nor empty, nor a set that ``asked`` can resume.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder for the set: choose another path")
     if (path / RUN).exists():
         record = SetRecord.load(path)
         if difference := record.difference(asked):
-            # Nothing rests yet on how a set without parts was going to be rounded: whoever found
-            # that so many slots do not fit may try fewer.
+            # A set without parts may still change its rounding: a user whose slots did not fit into
+            # memory can try again with fewer.
             if record.rounds_otherwise(asked) and not find_parts(path, record):
                 return asked
             raise UserError(

@@ -1,4 +1,4 @@
-"""Fine-tuning an adapter on the kept (prompt, latent) pairs (MI-Tune, Algorithm 1, last line)."""
+"""Fine-tune an adapter on the kept (prompt, latent) pairs (MI-Tune, Algorithm 1, last line)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How many samples fit into one pass: measured by trying, never guessed."""
+"""Find how many samples fit into one pass by running passes, not by estimating memory."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,27 @@ from mitune.training.batches import Batches
 from mitune.training.gradient import Gradient
 
 _ON_CPU = 32
-"""What "auto" is there."""
+"""The micro-batch for "auto" on a CPU."""
 
 
 def find_batch_size(
     gradient: Gradient, batches: Batches, config: TuneConfig, *, alone: bool = True
 ) -> int:
-    """The micro-batch to train with: the config's, which is tried where memory may be short; or
-    with "auto" the largest that fits (on a CPU, which cannot be asked, 32). Not ``alone``, a
-    process that shares weights with others cannot try.
+    """The micro-batch size to train with, at most ``config.batch``.
+
+    A size given in the config is tried on a GPU; "auto" finds the largest size that fits. A CPU
+    cannot report that memory is short: there nothing is tried, and "auto" is 32.
+
+    Args:
+        gradient: computes the gradient of a trial pass.
+        batches: yields the samples of a trial pass.
+        config: micro_batch and batch are used.
+        alone: False if the process shares weights with others (FSDP): it then cannot try a pass on
+            its own and takes the config's size.
 
     Raises:
-        UserError: one that does not fit (the message names the largest that does), or not even one
-            sample fits.
+        UserError: if the size in the config does not fit (the message names the largest that does),
+            or not even one sample fits.
     """
 
     def attempt(size: int) -> None:
@@ -33,7 +41,7 @@ def find_batch_size(
     asked = config.micro_batch
     if not alone and asked != "auto":
         return min(asked, config.batch)
-    if batches.device.type == "cpu":  # whose system would swap, or kill, rather than refuse
+    if batches.device.type == "cpu":  # out of memory, the system swaps or kills; nothing is raised
         return min(_ON_CPU if asked == "auto" else asked, config.batch)
     if asked == "auto":
         return largest(attempt, config.batch)
@@ -48,11 +56,11 @@ def find_batch_size(
 
 
 def largest(attempt: Callable[[int], None], most: int) -> int:
-    """The largest size up to ``most`` that does not run out of memory: doubled from 1, then halved
-    in between.
+    """The largest size up to ``most`` that does not run out of memory, found by doubling the size
+    from 1 and then bisecting.
 
     Raises:
-        UserError: 1 runs out of memory.
+        UserError: if size 1 runs out of memory.
     """
     good, bad = 0, most + 1
     size = 1

@@ -1,7 +1,8 @@
-"""The batches of a run: a pure function of (seed, step, position), whatever is resumed or split.
+"""The batches of a run: a pure function of (seed, step, position), also if the run is resumed or
+split over processes.
 
-The whole set lies on the device. Which pair a position gets comes from shuffled epochs laid end to
-end, its timestep and noise from Philox words keyed by (seed, step, position).
+The whole set is on the device. The pair at a position comes from consecutive shuffled epochs; its
+timestep and noise come from Philox words keyed by (seed, step, position).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ from mitune.diffusion.noise import prompt_id
 from mitune.models.protocol import Conditioning, LatentModel, concat, take
 
 _ENCODE = 64
-# The prompt's word of the key keeps the streams apart, from each other and from the candidates'.
+# The word of the key that holds the prompt's hash in generation: it separates these random streams
+# from each other and from those of the candidates.
 _SHUFFLE, _TIMES, _NOISE, _PRIOR = (
     prompt_id(f"mitune.tuning/{use}") for use in ("shuffle", "times", "noise", "prior")
 )
@@ -26,9 +28,13 @@ _SHUFFLE, _TIMES, _NOISE, _PRIOR = (
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """B samples of one pass, on the model's device: clean latents and noise ``[B, C, H, W]``
-    float32, t ``[B]`` of the process's kind, B rows of conditioning; of tokens, where the text
-    encoder is trained. ``weight`` ``[B]`` float32 is that of each one's loss; None is 1.
+    """B samples of one pass, on the model's device.
+
+    Attributes:
+        latents, noise: ``[B, C, H, W]`` float32, the clean latents and the noise.
+        t: ``[B]`` timesteps, of the process's dtype.
+        cond: B rows of conditioning; of tokens if the text encoder is trained.
+        weight: ``[B]`` float32, the weight of each sample's loss; None is 1.
     """
 
     latents: Tensor
@@ -38,7 +44,7 @@ class MicroBatch:
     weight: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
-        """The samples with ``change`` made to each tensor."""
+        """The samples with ``change`` applied to each tensor."""
         return MicroBatch(
             latents=change(self.latents),
             noise=change(self.noise),
@@ -48,7 +54,7 @@ class MicroBatch:
         )
 
     def copy_(self, other: "MicroBatch") -> None:
-        """Take the samples of ``other``, which are as many and of the same kind."""
+        """Copy the samples of ``other``, which has the same shapes, into these tensors."""
         for own, its in zip(self._tensors(), other._tensors(), strict=True):
             own.copy_(its)
 
@@ -57,7 +63,7 @@ class MicroBatch:
         return [self.latents, self.noise, self.t, *self.cond.values(), *weight]
 
     def chunk(self, parts: int) -> list["MicroBatch"]:
-        """The samples in at most ``parts`` parts, equal where they divide B."""
+        """Split the samples into at most ``parts`` parts, of equal size if ``parts`` divides B."""
         size = -(-len(self.t) // parts)
         cuts = [
             partial(torch.narrow, dim=0, start=i, length=min(size, len(self.t) - i))
@@ -69,19 +75,20 @@ class MicroBatch:
 class Batches:
     """The (prompt, latent) pairs on the device, and the samples of every step.
 
-    With a prior, positions and pairs of the prior follow all others, and as many: what the others
-    get does not depend on it.
+    With a prior, each step has ``batch`` more positions, after the others; they train on the pairs
+    of the prior. The samples at the first ``batch`` positions do not depend on the prior.
 
     Args:
-        model: encodes each distinct prompt once, or where the text encoder is trained turns it into
-            tokens.
+        model: encodes each distinct prompt once, or only tokenizes it if the text encoder is
+            trained.
         pairs: (prompt, latent ``[C, H, W]`` float32).
         config: seed, batch, micro_batch, t_range, caption_dropout, text_encoder_lr and prior_weight
             are used.
         prior: pairs of the prior-preservation term.
 
     Raises:
-        UserError: no pairs; a latent of another shape, or not finite; a t_range beyond the model's.
+        UserError: if there are no pairs, a latent has the wrong shape or is not finite, or t_range
+            exceeds the model's timesteps.
     """
 
     def __init__(
@@ -103,7 +110,7 @@ class Batches:
         self.device = model.device
         self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
         prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
-        # A text encoder that is trained encodes anew in every step; its tokens stay.
+        # A text encoder in training has to encode in every step; only its tokens can be kept.
         frozen = config.text_encoder_lr is None
         encode = model.encode_prompts if frozen else model.tokenize
         parts: list[Conditioning] = [
@@ -117,19 +124,19 @@ class Batches:
         self._null = len(prompts)
 
     def __len__(self) -> int:
-        """The number of pairs, the prior's not among them."""
+        """The number of pairs, without those of the prior."""
         return self._own
 
     def pairs(self, step: int) -> Tensor:
-        """Which pair each position of ``step`` (from 0) trains on, ``[batch]`` int64 on the CPU, or
-        with a prior ``[2 batch]``."""
+        """The index of the pair at each position of ``step`` (from 0): ``[batch]`` int64 on the
+        CPU, or ``[2 batch]`` with a prior."""
         found = self._shuffled(step, _SHUFFLE, self._own)
         if not self._prior:
             return found
         return torch.cat([found, self._own + self._shuffled(step, _PRIOR, self._prior)])
 
     def _shuffled(self, step: int, stream: int, count: int) -> Tensor:
-        """``[batch]`` of ``count`` things that come in shuffled epochs."""
+        """``[batch]`` indices below ``count``, from consecutive shuffled epochs."""
         place = step * self._config.batch + torch.arange(self._config.batch)
         epoch, within = place // count, place % count
         epochs, row = epoch.unique(return_inverse=True)
@@ -138,8 +145,8 @@ class Batches:
         return order[row, within]
 
     def times(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of each position of ``step``: its time in t_range, of the process's kind, and whether its
-        caption is dropped, bool; as many as ``pairs``, on the CPU.
+        """For each position of ``step``: its timestep in t_range, of the process's dtype, and
+        whether its caption is dropped (bool). Both have the length of ``pairs`` and are on the CPU.
         """
         size = self._size
         words = philox(self._key(_TIMES, torch.arange(size)), torch.full((size,), step), 2)
@@ -152,8 +159,13 @@ class Batches:
         micro_batch: int | None = None,
         part: Callable[[Tensor], Tensor] = lambda positions: positions,
     ) -> Iterator[MicroBatch]:
-        """The micro-batches of ``step`` (from 0): together its batch and the prior's, each position
-        once; of the config's size unless told otherwise, and of the positions that ``part`` leaves.
+        """Yield the micro-batches of ``step`` (from 0). Together they cover the batch and the
+        prior's batch, each position once.
+
+        Args:
+            step: number of the optimizer step.
+            micro_batch: samples in one micro-batch; None takes the config's.
+            part: selects the positions of this process.
         """
         pairs = self.pairs(step)
         t, dropped = self.times(step)
@@ -165,7 +177,7 @@ class Batches:
             weights = torch.ones(self._size)
             weights[self._config.batch :] = self._config.prior_weight
         for positions in part(torch.arange(self._size)).split(size):
-            if len(positions) == 0:  # no part of this batch is this process's
+            if len(positions) == 0:  # this process has no samples in this batch
                 return
             keys = self._key(_NOISE, positions).to(self.device)
             steps = torch.full((len(positions),), step, device=self.device)
@@ -178,7 +190,8 @@ class Batches:
             )
 
     def _key(self, stream: int, position: Tensor) -> Tensor:
-        """Noise keys ``[B, 4]``: seed, position ([B] int64) as candidate, stream as prompt."""
+        """Philox keys ``[B, 4]``: the seed, ``position`` ([B] int64) in the place of the candidate,
+        ``stream`` in that of the prompt."""
         seed = self._config.seed
         low, high, last = (
             torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)

@@ -1,7 +1,7 @@
-"""Watching a training from between its steps: MI of held-out prompts, pictures, a tracker's log.
+"""Watch a training run between its steps: MI of held-out prompts, sample pictures, a tracker.
 
-What watches reads the adapter and changes nothing of the training, but where it is asked to: by
-``patience``, which ends it, and ``best``, which chooses the step whose adapter is the result.
+Watching reads the adapter and does not change the training, with two exceptions: ``patience`` ends
+the run early, and ``best`` chooses the step whose adapter is the result.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SAMPLES = "samples"
 
 
 class HeldOut(Protocol):
-    """What is measured; ``mitune.evaluation.watch.HeldOutMI`` is one."""
+    """A measure of held-out prompts, such as ``mitune.evaluation.watch.HeldOutMI``."""
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -34,32 +34,34 @@ class HeldOut(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything besides the adapter that decides the measure, as plain JSON."""
+        """Everything except the adapter that determines the measure, as plain JSON."""
         ...
 
     def mi(self) -> float:
-        """Nats: the mean point-wise MI of pictures that the model, adapter and all, now draws; may
-        be non-finite. Neither the model nor any random state changes."""
+        """The mean point-wise MI, in nats, of pictures that the model draws with its current
+        adapter; may be non-finite. Changes neither the model nor any random state."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What is watched, and what follows from it. Every interval counts optimizer steps, and the
-    last step of a run is one to look at too.
+    """What to watch, and what to do with the result. Intervals count optimizer steps; the last step
+    of a run is always watched.
 
     Attributes:
-        held_out: measured every ``held_out_every`` steps; None measures nothing. The checkpoint of
-            the highest MI is kept beside the newest ones.
-        patience: end the run after so many measures in a row that were no higher than the best.
-        best: the result is the adapter of the best measured step, in place of the last one.
-        samples: writes a picture to the given path every ``validation_steps`` steps; None: none.
-        log_to: a name of ``mitune.training.trackers.TRACKERS``, which gets every step's numbers, or
-            None.
+        held_out: measured every ``held_out_every`` steps; None measures nothing. The checkpoint
+            with the highest MI is kept in addition to the newest ones.
+        patience: end the run after this number of consecutive measures that are not higher than the
+            best.
+        best: use the adapter of the best measured step as the result, not that of the last step.
+        samples: writes a picture to the given path every ``validation_steps`` steps; None writes
+            none.
+        log_to: a name in ``mitune.training.trackers.TRACKERS``; this tracker receives the numbers
+            of every step. None uses no tracker.
 
     Raises:
-        UserError: a number below 1; patience or best without held_out; a tracker that is not known
-            or not installed.
+        UserError: if a number is below 1, patience or best is given without held_out, or the
+            tracker is unknown or not installed.
     """
 
     held_out: HeldOut | None = None
@@ -86,21 +88,22 @@ class Watch:
 
     @property
     def measured(self) -> str:
-        """SHA-256 of what is measured and how often."""
+        """SHA-256 over the settings of the measure and its interval."""
         assert self.held_out is not None
         content = {**self.held_out.settings, "every": self.held_out_every}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def decides(self) -> dict[str, Any] | None:
-        """What changes the run's result, as plain JSON; None where watching changes nothing."""
+        """The settings that change the run's result, as plain JSON; None if watching changes
+        nothing."""
         if self.held_out is None or not (self.best or self.patience is not None):
             return None
         own = {"every": self.held_out_every, "patience": self.patience, "best": self.best}
         return {**self.held_out.settings, **own}
 
     def check_prompts(self, trained: Iterable[str]) -> None:
-        """Raise UserError when a held-out prompt is one of ``trained``."""
+        """Raise UserError if a held-out prompt is one of ``trained``."""
         known = set(trained)
         common = [p for p in self.held_out.prompts if p in known] if self.held_out else []
         if common:
@@ -111,11 +114,11 @@ class Watch:
 
 
 class Watcher:
-    """Called after every step by all processes; the first of them watches.
+    """All processes call it after every step; only the first one measures, draws and logs.
 
     Attributes:
-        improved: this step is the best so far, and its checkpoint to be kept.
-        stopped: the patience is at its end, in all processes at the same step.
+        improved: whether this step is the best so far, so that its checkpoint has to be saved.
+        stopped: whether patience has run out; it changes in all processes at the same step.
     """
 
     def __init__(
@@ -130,27 +133,27 @@ class Watcher:
         self._watch, self._state, self._out = watch, state, out
         self._last, self._processes, self._log = iterations, processes, log
         if watch.held_out and state.best and state.best.measured != watch.measured:
-            state.best = None  # what is measured may change where it decides nothing
+            state.best = None  # the measure may change between runs if it decides nothing
         self.improved = False
-        # A killed run may have come to its end, and not to its result.
+        # A run may have been killed after patience ran out and before it wrote its result.
         self.stopped = self._impatient()
 
     def looks(self) -> bool:
-        """Whether it is time to look at the model, in any process."""
+        """Whether a measure or a sample is due at this step; the same in all processes."""
         watch = self._watch
         return (watch.held_out is not None and self._due(watch.held_out_every)) or (
             watch.samples is not None and self._due(watch.validation_steps)
         )
 
     def step(self, line: Mapping[str, float | None]) -> dict[str, float | None]:
-        """Look at the step just done, if it is time.
+        """Measure, draw and log the step just done, as far as it is due.
 
         Args:
-            line: its numbers.
+            line: the step's numbers.
 
         Returns:
-            ``line``, with ``held_out_mi`` in nats where that was measured: None where it is not
-            finite, which JSON cannot say.
+            ``line``, with ``held_out_mi`` in nats if it was measured. A value that is not finite
+            becomes None, because JSON cannot express it.
         """
         full, step = dict(line), self._state.step
         self.improved = False
@@ -190,7 +193,7 @@ class Watcher:
         return patience is not None and best is not None and best.waited >= patience
 
     def _agree(self) -> None:
-        """All stop where the first process, which alone has measured, does."""
+        """Let all processes stop when the first one does, which alone has the measure."""
         if self._watch.patience is None:
             return
         own = self._processes.rank == 0 and self._impatient()
@@ -209,15 +212,15 @@ def watching(
     processes: Processes,
     settings: Mapping[str, Any],
 ) -> Iterator[Watcher]:
-    """A watcher of the run in ``out``, whose tracker is closed at the end, also after an error.
+    """Create the watcher of the run in ``out``; close its tracker at the end, also after an error.
 
     Args:
         watch: None watches nothing.
-        state: as restored: its step is the last one that counts as logged.
+        state: the restored state; steps after its ``step`` count as not yet logged.
         out: the run's folder.
         iterations: the run's last step.
-        processes: those that train together.
-        settings: of the run, for the tracker to show.
+        processes: the processes that train together.
+        settings: the run's settings, which the tracker shows.
     """
     watch = watch or Watch()
     log = None

@@ -1,4 +1,4 @@
-"""Micro-batches in CUDA graphs: recorded for a number of samples, and replayed from then on."""
+"""Micro-batches in CUDA graphs: one graph is recorded for each micro-batch size and replayed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,16 +12,17 @@ from mitune.training.batches import MicroBatch
 
 
 class CapturedSteps:
-    """What adds a micro-batch to the sums, called as itself, but replayed.
+    """Replaces ``add`` and is called like it, but replays a CUDA graph.
 
-    The first micro-batch of a size runs as it is, which compiles and shows whether it fits; the
-    second is recorded. A run has two sizes at most: its micro-batch and what is left of a batch.
+    The first micro-batch of a size runs without a graph: this compiles, and shows whether the size
+    fits into memory. The second one is recorded. A run has at most two sizes: its micro-batch and
+    the remainder of a batch.
 
     Args:
-        add: adds a micro-batch's gradient to ``sums``, in place, and returns its share of the loss.
-        sums: always the same tensors.
-        device: of everything, a GPU.
-        tolerance: how far, relative to all sums together, a replay may be from ``add``.
+        add: adds a micro-batch's gradient to ``sums`` in place and returns its share of the loss.
+        sums: the accumulated gradients; always the same tensors.
+        device: the GPU that holds all tensors.
+        tolerance: largest relative error of a replay against ``add``, over all sums together.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class CapturedSteps:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         step = _Step(self._add, samples, self._device, self._pool)
-        torch._foreach_zero_(self._sums)  # warming up added to them
+        torch._foreach_zero_(self._sums)  # the warm-up before the capture added to the sums
         step(samples)
         error = relative_error(self._sums, expected)
         if not error <= self._tolerance:
@@ -66,7 +67,8 @@ class CapturedSteps:
 
 
 class _Step:
-    """A graph, with the memory from which it takes its samples and to which it gives its loss."""
+    """A CUDA graph with its static tensors: the samples that it reads and the loss that it
+    writes."""
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class _Step:
 
 
 def relative_error(got: list[Tensor], expected: list[Tensor]) -> float:
-    """Of tensors, over all together: the norm of the difference by that of ``expected``."""
+    """The norm of ``got - expected`` divided by that of ``expected``, over all tensors together."""
     return _norm(torch._foreach_sub(got, expected)) / _norm(expected)
 
 

@@ -1,7 +1,7 @@
-"""The state of a training run, and checkpoints of it that are whole or absent.
+"""The state of a training run, and its checkpoints, which are written atomically.
 
 ``checkpoints/step-000050/`` holds the adapter (a file that diffusers reads), the optimizer's
-moments, the step, and which step was the best so far. There is no random state in it: all
+moments, the step, and which step was the best so far. It holds no random state, because all
 randomness is keyed by (seed, step, position).
 """
 
@@ -35,10 +35,10 @@ class Best:
     """The step with the highest MI of held-out prompts so far.
 
     Attributes:
-        measured: SHA-256 of what was measured; values of anything else do not compare.
-        step: whose adapter it was.
-        mi: nats, finite.
-        waited: evaluations since then, none of which was higher.
+        measured: SHA-256 that identifies the measure; values of another measure are not comparable.
+        step: the step.
+        mi: in nats, finite.
+        waited: measures since then, none of which was higher.
     """
 
     measured: str
@@ -49,15 +49,15 @@ class Best:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that changes while training.
+    """Everything that changes during training.
 
     Attributes:
-        model: carries the adapter.
-        parameters: the adapter's tensors by name.
+        model: the model, with the adapter on it.
+        parameters: the trained tensors by name.
         optimizer: over ``parameters``, in their order.
         step: optimizer steps done.
-        best: of the steps done; None where none was measured, or none was finite.
-        shards: where ``parameters`` are parts, one process's, of the weights that train.
+        best: the best step so far; None if no step was measured or no measure was finite.
+        shards: given if the weights are sharded; ``parameters`` are then this process's parts.
     """
 
     model: LatentModel
@@ -68,19 +68,21 @@ class TrainState:
     shards: Shards | None = None
 
     def gather(self) -> None:
-        """Before the model is saved or looked at; all processes do it at the same step."""
+        """Update the whole model from the shards, before it is saved or measured. All processes
+        have to call it at the same step."""
         if self.shards is not None:
             self.shards.gather(self.optimizer)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """The optimizer's, by the parameter's name and AdamW's; as gathered where in shards."""
+        """The optimizer's moments, by the parameter's name and then by AdamW's name for the moment.
+        With shards, those of the last ``gather``."""
         if self.shards is not None:
             return self.shards.moments
         return {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
 
 
 def find(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest first; none when it is absent."""
+    """The checkpoints in ``folder``, oldest first; an empty list if the folder is absent."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=_step)
 
@@ -91,18 +93,19 @@ def save(
     """Write a checkpoint of ``state`` into ``folder`` and remove all but the newest ``keep`` and
     the best.
 
-    It is built under a temporary name and renamed once its files have reached the disk, so that a
-    kill leaves either a whole checkpoint or none. A checkpoint of this step that is there already
-    stays.
+    The checkpoint is built under a temporary name and renamed once its files have reached the disk.
+    So a killed process leaves either a whole checkpoint or none. If this step already has a
+    checkpoint, it is kept as it is.
 
     Args:
-        state: between two optimizer steps, gathered.
-        folder: of the checkpoints; created if absent.
-        metadata: for the adapter's header, as ``adapter.save``.
-        run: what identifies the run; ``restore`` asks for the same.
+        state: the state between two optimizer steps, gathered.
+        folder: the folder of the checkpoints; created if absent.
+        metadata: for the adapter's header, as in ``adapter.save``.
+        run: identifies the run; ``restore`` requires the same value.
+        keep: number of the newest checkpoints to keep.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: if the folder cannot be written or the disk is full.
     """
     place = at(folder, state.step)
     if place.is_dir():
@@ -126,15 +129,16 @@ def save(
 
 
 def prune(state: TrainState, folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest ``keep`` and that of ``state.best``.
+    """Remove all checkpoints except the newest ``keep`` and that of ``state.best``.
 
-    Raises UserError when one stays.
+    Raises:
+        UserError: if one cannot be removed.
     """
     best = None if state.best is None else at(folder, state.best.step)
     for old in find(folder)[:-keep]:
         if old == best:
             continue
-        # Renamed first: a kill during the removal must not leave half a checkpoint under its name.
+        # Rename first: a kill during the removal must not leave half a checkpoint under its name.
         gone = old.with_name(f".{old.name}.tmp")
         _remove(gone)
         _rename(old, gone)
@@ -142,20 +146,20 @@ def prune(state: TrainState, folder: Path, keep: int) -> None:
 
 
 def at(folder: Path, step: int) -> Path:
-    """Where in ``folder`` the checkpoint of ``step`` is, if there is one."""
+    """The path of the checkpoint of ``step`` in ``folder``, whether it exists or not."""
     return folder / f"step-{step:06d}"
 
 
 def restore(state: TrainState, place: Path, run: str) -> None:
-    """Bring ``state``, freshly made with the run's settings, to a checkpoint, to the bit.
+    """Restore ``state`` from a checkpoint, bit for bit.
 
     Args:
-        state: changed in place.
+        state: newly created with the run's settings; changed in place.
         place: a checkpoint's folder.
-        run: what ``save`` was given.
+        run: the value that was passed to ``save``.
 
     Raises:
-        UserError: a checkpoint that is damaged or of another run.
+        UserError: if the checkpoint is damaged or belongs to another run.
     """
     try:
         content = json.loads((place / _STATE).read_bytes())
@@ -196,10 +200,10 @@ def restore(state: TrainState, place: Path, run: str) -> None:
 
 
 def restore_best(state: TrainState, folder: Path) -> None:
-    """Give the model the adapter of ``state.best``; the rest of ``state`` stays as it is.
+    """Load the adapter of ``state.best`` into the model; the rest of ``state`` does not change.
 
     Raises:
-        UserError: there is no best step, or its checkpoint in ``folder`` is gone or damaged.
+        UserError: if there is no best step, or its checkpoint in ``folder`` is missing or damaged.
     """
     if state.best is None:
         raise UserError(
@@ -210,7 +214,7 @@ def restore_best(state: TrainState, folder: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed ``save`` left in ``folder``; only under the run's lock."""
+    """Remove what a killed ``save`` left in ``folder``; the caller must hold the run's lock."""
     for leftover in folder.glob(".step-*.tmp"):
         _remove(leftover)
 
@@ -230,7 +234,7 @@ def _remove(folder: Path) -> None:
 def _rename(path: Path, name: Path) -> None:
     try:
         os.rename(path, name)
-        # The new name itself must reach the disk, to survive a power cut.
+        # Sync the folder too, so that the new name survives a power cut.
         descriptor = os.open(name.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

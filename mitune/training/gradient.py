@@ -1,7 +1,7 @@
-"""What an optimizer step needs of a model: the gradient of a batch, in the adapter's tensors.
+"""Compute the gradient of a batch with respect to the trained tensors.
 
-Two ways to the same gradient: through peft's own modules, here, and through the merged weights
-(``mitune.training.merged``).
+There are two ways to the same gradient: through peft's own modules (here), and through the merged
+weights (``mitune.training.merged``).
 """
 
 from typing import Protocol
@@ -19,28 +19,28 @@ from mitune.training.shards import Shards
 
 
 class Gradient(Protocol):
-    """Begins with the adapter as it is, adds up micro-batches, and leaves ``.grad`` behind."""
+    """Accumulates the gradient of one optimizer step over its micro-batches."""
 
     def begin(self) -> None:
-        """A new optimizer step: the adapter has changed."""
+        """Start a new optimizer step with the current values of the adapter."""
         ...
 
     def add(self, samples: MicroBatch) -> Tensor:
         """Add a micro-batch's share of the gradient of the whole batch's mean loss.
 
         Returns:
-            Its share of the loss, a float32 scalar on the device; nobody waits for it.
+            Its share of the loss, a float32 scalar on the device; the call does not wait for it.
         """
         ...
 
     def finish(self) -> None:
-        """Leave the sum in the ``grad`` of the adapter's tensors, float32."""
+        """Store the sum in ``.grad`` of the trained tensors, float32."""
         ...
 
 
 class PeftGradient:
-    """By autograd through the adapter's own modules, or all of a network's weights; those in shards
-    are added up over the processes meanwhile."""
+    """The gradient by autograd through the adapter's own modules, or of all of a network's weights.
+    With shards, FSDP sums the gradients over the processes during the backward pass."""
 
     def __init__(
         self, model: LatentModel, config: TuneConfig, shards: Shards | None = None
@@ -67,8 +67,8 @@ class PeftGradient:
 
 
 def gradient_of(model: LatentModel, config: TuneConfig, shards: Shards | None = None) -> Gradient:
-    """The way that ``config.gradient`` names, of the adapter that is on the model; autograd's own
-    where all weights train, which may be in ``shards``."""
+    """The gradient that ``config.gradient`` names, for the adapter on the model. With method full
+    it is always autograd's own, of all weights; these may be in ``shards``."""
     if config.gradient == "merged" and config.method != "full":
         return MergedGradient(model, config)
     return PeftGradient(model, config, shards)

@@ -1,4 +1,4 @@
-"""Interrupts that wait for the end of a training step."""
+"""Defer an interrupt to the end of a training step."""
 
 import signal
 import threading
@@ -8,13 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first SIGINT or SIGTERM, which in ``optimizer.step`` would leave half a step.
+    """Hold back the first SIGINT or SIGTERM, which inside ``optimizer.step`` would leave half a
+    step.
 
-    The block asks whether one came and ends; then KeyboardInterrupt is raised. A second one is not
-    held back.
+    The block polls the yielded function and ends once it returns True; then this raises
+    KeyboardInterrupt. A second signal is not held back.
     """
     # Only the main thread may set handlers, and only it is interrupted. An ignored SIGINT stays
-    # ignored; a scheduler's SIGTERM, by default deadly, is taken as an interrupt.
+    # ignored. A scheduler's SIGTERM, which kills by default, is treated as an interrupt.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ours = threading.current_thread() is threading.main_thread()
     held = [

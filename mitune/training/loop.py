@@ -1,4 +1,4 @@
-"""The training loop (MI-Tune, Algorithm 1, line 10): one state, one step, on one screen."""
+"""The training loop (MI-Tune, Algorithm 1, line 10)."""
 
 import math
 import time
@@ -35,11 +35,11 @@ CHECKPOINTS = "checkpoints"
 
 
 class Pairs(Protocol):
-    """What training needs of a fine-tuning set; ``FineTuningSet.open`` gives one."""
+    """What training needs of a fine-tuning set; ``FineTuningSet`` implements it."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the set was built with, as plain JSON."""
+        """The settings with which the set was built, as plain JSON."""
         ...
 
     def selected(self) -> Sequence[tuple[str, Tensor]]:
@@ -60,43 +60,44 @@ def tune(
     progress: Callable[[int, int, float], None] | None = None,
     **options: Any,
 ) -> Path:
-    """Train an adapter, or with method full the denoiser, on the kept pairs; or go on with the run
-    that is in ``out``.
+    """Train an adapter (with method full, the denoiser) on the kept pairs, or resume the run in
+    ``out``.
 
-    The result depends on (model, all pairs, config, starting adapter) alone, and on the MI of
-    held-out prompts where ``watch`` lets it decide. On one device a run that was killed and resumed
-    ends in the same bits as one that was not; ``micro_batch`` and the number of processes that
-    ``torchrun`` starts change rounding only. A finished run is returned as it is.
+    The result depends only on (model, all pairs, config, starting adapter), and on the MI of
+    held-out prompts if ``watch`` uses it to decide. On one device, a run that was killed and
+    resumed ends with the same bits as one that was not. ``micro_batch`` and the number of processes
+    that ``torchrun`` starts change only rounding. If the run in ``out`` is finished, nothing is
+    done.
 
     Args:
-        model: from ``mitune.load``, without an adapter on it, and left so.
+        model: from ``mitune.load``, without an adapter on it; it has none afterwards either.
         fine_tuning_set: the pairs; they and their text embeddings are held on the device.
         out: folder of the run: pytorch_lora_weights.safetensors (or unet/ or transformer/),
             README.md (the model card), run.json, metrics.jsonl, checkpoints/; samples/ and
-            tensorboard/ where asked for.
+            tensorboard/ if requested.
         config: hyper-parameters; None takes the model's preset.
-        adapter: folder or file of an adapter to train on from; None starts a fresh one.
-        real: a set of real pictures, the best of which join the pairs until they are
-            ``config.real_share`` of them; from ``mitune.build_real_set``.
-        prior: pairs of the model's own that nobody selected, for a prior-preservation term of
-            ``config.prior_weight``; a set built with ``select="random"``.
-        watch: what to look at between steps, whether to stop early, and which step's adapter is the
-            result; None: nothing, no, the last.
+        adapter: folder or file of an adapter to start from; None creates a new one.
+        real: a set of real pictures from ``mitune.build_real_set``. Its best pairs are added until
+            they make up the share ``config.real_share`` of all pairs.
+        prior: unselected pairs that the model itself generated, for a prior-preservation term with
+            the weight ``config.prior_weight``; a set built with ``select="random"``.
+        watch: what to watch between steps, whether to stop early, and which step's adapter is the
+            result; None watches nothing, never stops early and takes the last step.
         progress: called after each step with (steps done, steps in all, loss).
         options: of ``TuneConfig`` by name, in place of ``config``'s: ``rank=8, lr=1e-3``.
 
     Returns:
-        ``out``, which ``load_lora_weights`` of the model's pipeline reads, and ``mitune.load`` as
-        an adapter whatever the method.
+        ``out``. ``mitune.load`` accepts it as an adapter for every method; ``load_lora_weights`` of
+        the model's pipeline reads it for all methods except full.
 
     Raises:
-        UserError: a set that is empty or of another model, an adapter that does not fit, a folder
-            of another run (each differing setting is named), a loss that is not finite; of real
-            pictures too few, or a share without them; a prior without weight, or the other way;
-            held-out prompts that are trained on, or whose MI was never finite when it has to choose
-            the result.
-        KeyboardInterrupt: by SIGINT or SIGTERM, after a checkpoint of the last whole step; the same
-            call goes on from there.
+        UserError: if the set is empty or of another model; the adapter does not fit; the folder
+            holds another run (the message names each setting that differs); the loss is not finite;
+            there are too few real pictures, or a share but no real pictures; a prior comes without
+            a weight or a weight without a prior; held-out prompts are trained on; or their MI was
+            never finite although it has to choose the result.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint of the last whole step was
+            saved; the same call resumes from there.
     """
     chosen, folder = with_options(config or model.preset.tuning, options), Path(out)
     start = None if adapter is None else Path(adapter)
@@ -112,7 +113,7 @@ def tune(
     wanted = manifest.settings(
         model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside, watch.decides
     )
-    # Everything that can be wrong is found before anything is written.
+    # Check everything before the first file is written.
     if manifest.check(folder, wanted) and adapters.finished(folder):
         return folder
     if chosen.cuda_graphs:
@@ -129,7 +130,7 @@ def tune(
         with joined(model.device) as processes:
             state = _begin(model, chosen, processes)
             with _writing(folder, processes) as first:
-                # Again under the lock: meanwhile another run may have taken the folder, or ended.
+                # Check again under the lock: another run may have used the folder in the meantime.
                 if first and not manifest.check(folder, wanted):
                     manifest.write(folder, wanted, environment(model.device), model.name)
                 processes.wait()
@@ -145,7 +146,7 @@ def tune(
 
 @contextmanager
 def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
-    """Whether this process is the one that writes; it holds the folder meanwhile."""
+    """Yield whether this process is the one that writes; it locks the folder meanwhile."""
     if processes.rank > 0:
         yield False
         return
@@ -155,7 +156,7 @@ def _writing(folder: Path, processes: Processes) -> Iterator[bool]:
 
 
 def _put(model: LatentModel, config: TuneConfig, start: Path | None) -> None:
-    """The adapter that training starts from, on the model."""
+    """Put the adapter from which training starts on the model."""
     if start is None:
         adapters.attach(model, config)
     else:
@@ -164,7 +165,7 @@ def _put(model: LatentModel, config: TuneConfig, start: Path | None) -> None:
 
 
 def _begin(model: LatentModel, config: TuneConfig, processes: Processes) -> TrainState:
-    """The state before the first step: the adapter that is on the model, a fresh optimizer."""
+    """The state before the first step: the adapter on the model and a new optimizer."""
     parameters, groups, spread = adapters.parameters(model), adapters.groups(model, config), None
     if shards.check(config, processes):
         spread = shards.Shards(denoiser_of(model), model.shard_blocks, model.device, processes)
@@ -203,7 +204,7 @@ def _train(
         checkpoint.restore(state, there[-1], run)
     if first:
         manifest.cut_metrics(out, state.step)
-    processes.wait()  # nobody writes before all have read
+    processes.wait()  # until all processes have read the checkpoint
     gradient = gradient_of(model, config, state.shards)
     size = find_batch_size(gradient, batches, config, alone=state.shards is None)
     with (
@@ -231,7 +232,7 @@ def _train(
             seen = watcher.step({**line, "seconds": time.perf_counter() - began})
             if first:
                 manifest.append_metrics(out, seen)
-                # After all that belongs to this step: what a checkpoint has is not done again.
+                # Save last: a resumed run does not repeat the steps that a checkpoint contains.
                 if due or watcher.improved:
                     checkpoint.save(state, places, metadata, run, config.keep_checkpoints)
             if progress is not None:
@@ -242,8 +243,8 @@ def _train(
         if state.step == config.iterations or watcher.stopped:
             if watch.best:
                 checkpoint.restore_best(state, places)
-            checkpoint.prune(state, places, config.keep_checkpoints)  # which a kill may have cut
-            # Before the adapter, whose file is what says that the run is finished.
+            checkpoint.prune(state, places, config.keep_checkpoints)  # a kill may have cut it short
+            # Write the card before the adapter, whose file marks the run as finished.
             form = whole(model.denoiser) if config.method == "full" else ADAPTER
             atomic_write(out / CARD, card(out, form))
             adapters.save(state.model, out, metadata)
@@ -260,10 +261,10 @@ def _gradient(
     processes: Processes,
     interrupted: Callable[[], bool],
 ) -> tuple[float, float] | None:
-    """Leave the clipped gradient of the whole batch's mean loss in the parameters.
+    """Store the clipped gradient of the whole batch's mean loss in the parameters' ``.grad``.
 
-    Returns (loss, the gradient's norm before clipping), or None when an interrupt abandoned the
-    step.
+    Returns:
+        (loss, the gradient's norm before clipping), or None if an interrupt aborted the step.
     """
     gradient.begin()
     parameters = list(state.parameters.values())
@@ -278,10 +279,10 @@ def _gradient(
             if parameter.grad is None:  # a process without samples
                 parameter.grad = torch.zeros_like(parameter)
         stops = torch.full_like(total, float(interrupted()))
-        # FSDP has added up what is in shards.
+        # FSDP has already summed the gradients of sharded weights.
         own = [] if state.shards else [p.grad for p in parameters if p.grad is not None]
         processes.sum([total, stops, *own])
-        if stops.item() > 0:  # all stop at the same step, whoever was told to
+        if stops.item() > 0:  # all processes stop at the same step, whichever got the signal
             return None
     norm = shards.whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
     clip_grads_with_norm_(parameters, config.clip, norm)

@@ -12,19 +12,19 @@ from mitune.models.protocol import Denoiser, LatentModel
 from mitune.training.batches import MicroBatch
 
 Denoise = Callable[[Tensor, Tensor, Any], Tensor]
-"""As ``mitune.models.protocol.Denoiser``."""
+"""The call signature of ``mitune.models.protocol.Denoiser``."""
 
 
 def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Tensor:
     """Mean squared error of each sample's prediction.
 
     Args:
-        model: the denoiser, adapter and all.
+        model: the denoiser, with its adapter.
         samples: B samples.
-        process: gives z_t and the target; on the samples' device.
+        process: defines z_t and the target; on the samples' device.
 
     Returns:
-        ``[B]`` float32: the mean over the sample's elements, whatever the model's precision.
+        ``[B]`` float32 in any model precision: the mean over each sample's elements.
     """
     shape = (-1, *(1,) * (samples.latents.dim() - 1))
     levels = process.levels(samples.t)
@@ -37,10 +37,10 @@ def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Te
 
 
 class BatchLoss:
-    """What micro-batches add to the mean loss of their whole batch.
+    """Computes the share of a micro-batch in the mean loss of its whole batch.
 
-    Where the text encoder is trained, their texts are encoded here, in the graph: what was encoded
-    before would be another step's.
+    If the text encoder is trained, this also encodes the tokens, inside the autograd graph:
+    embeddings from before the step would be out of date.
     """
 
     def __init__(self, model: LatentModel, config: TuneConfig) -> None:
@@ -50,8 +50,8 @@ class BatchLoss:
         self._embed = None if config.text_encoder_lr is None else model.embed
 
     def __call__(self, denoise: Denoise, samples: MicroBatch) -> Tensor:
-        """Their share, a float32 scalar: over the batch's size, not the micro-batch's, of which the
-        last may be smaller."""
+        """The share of ``samples``, a float32 scalar. It is divided by the size of the batch, not
+        by that of the micro-batch, because the last micro-batch may be smaller."""
         if self._embed is not None:
             samples = replace(samples, cond=self._embed(samples.cond))
         loss = denoising_loss(denoise, samples, self._process)

@@ -1,4 +1,4 @@
-"""What a training folder says of itself: run.json, and metrics.jsonl with one line a step."""
+"""The records in a training folder: run.json, and metrics.jsonl with one line per step."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, is_ours
 from mitune.models.protocol import LatentModel
 
-# They change speed and memory, so a run may go on with other ones.
+# These change only speed, memory or checkpoints, so a resumed run may use other values.
 _FREE = ("micro_batch", "cuda_graphs", "checkpoint_every", "keep_checkpoints")
-# Without an adapter they say nothing.
+# These have no meaning without an adapter.
 _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 
 
@@ -32,21 +32,21 @@ def settings(
     prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     held_out: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the adapter, as plain JSON.
+    """Everything that determines the adapter, as plain JSON.
 
     Args:
-        model: its fingerprint, parts and precision count.
-        pairs: the (prompt, latent) pairs; their SHA-256 counts.
-        built_with: the set's settings, so that a difference can be named.
-        config: without what changes only speed and memory, or nothing.
-        start: the adapter training starts from, by the SHA-256 of its file, or None.
-        real: the real pairs that are trained on too, and their set's settings.
-        prior: the same of the prior pairs.
-        held_out: what is measured on held-out prompts, where it decides when the run stops or
-            which step's adapter is its result.
+        model: recorded by its fingerprint, parts and precision.
+        pairs: the (prompt, latent) pairs, recorded by their SHA-256.
+        built_with: the set's settings, so that a message can name a difference.
+        config: recorded without the fields that change only speed and memory, or nothing.
+        start: the adapter from which training starts, recorded by the SHA-256 of its file; or None.
+        real: the real pairs that are also trained on, and their set's settings.
+        prior: the prior pairs, and their set's settings.
+        held_out: the settings of the measure on held-out prompts, if it decides when the run stops
+            or which step's adapter is the result.
 
     Raises:
-        UserError: ``start`` is not there.
+        UserError: if ``start`` does not exist.
     """
     unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
     chosen = {name: value for name, value in asdict(config).items() if name not in unused}
@@ -81,15 +81,17 @@ def _described(
 
 
 def identity(wanted: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings: what tells one run's checkpoints from another's."""
+    """SHA-256 of the settings. It identifies the run to which a checkpoint belongs."""
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
 
 def check(out: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether ``out`` is a run with these settings, else a new folder; nothing is written.
+    """Whether ``out`` holds a run with these settings; False if it is absent or empty. Writes
+    nothing.
 
     Raises:
-        UserError: another run's folder (each difference is named), or something else's.
+        UserError: if the folder holds a run with other settings (the message names each
+            difference), or something else.
     """
     path = out / RUN
     try:
@@ -123,8 +125,8 @@ def check(out: Path, wanted: Mapping[str, Any]) -> bool:
         )
     there, here = _flat(content["settings"]), _flat(wanted)
     if "parts" not in content["settings"].get("model", {}):
-        # A run of an earlier version, which recorded the weights only: what it does not tell cannot
-        # differ. What it trains on tells its own model.
+        # A run of an earlier version, which recorded only the weights: parts that it does not
+        # record count as equal. Its training set records its own model.
         here = {key: value for key, value in here.items() if not key.startswith("model.parts.")}
     differing = [
         f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
@@ -140,15 +142,15 @@ def check(out: Path, wanted: Mapping[str, Any]) -> bool:
 
 
 def settings_in(out: Path) -> dict[str, Any]:
-    """The settings of the run in ``out``, as they were written when it began: its checkpoints go by
+    """The settings of the run in ``out`` as they were written when it began. Its checkpoints carry
     the ``identity`` of these."""
     content: dict[str, Any] = json.loads((out / RUN).read_bytes())
     return dict(content["settings"])
 
 
 def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], model: str) -> None:
-    """Write run.json. ``model`` is the base's name, for people: a run may go on with the same model
-    from elsewhere. Raises UserError when the folder cannot be written."""
+    """Write run.json. ``model`` is the base model's name, for people: a run may be resumed with the
+    same model loaded from another place. Raises UserError if the folder cannot be written."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -160,10 +162,10 @@ def write(out: Path, wanted: Mapping[str, Any], environment: Mapping[str, Any], 
 
 
 def cut_metrics(out: Path, step: int) -> None:
-    """Keep the lines of steps up to ``step``.
+    """Remove the lines of steps after ``step``.
 
-    A killed run wrote lines, and perhaps half of one, after its last checkpoint; those steps are
-    done again.
+    A killed run may have written such lines, and half of one, after its last checkpoint. These
+    steps are repeated.
     """
     path = out / METRICS
     if not path.exists():
@@ -177,7 +179,7 @@ def cut_metrics(out: Path, step: int) -> None:
 
 
 def append_metrics(out: Path, line: Mapping[str, float | None]) -> None:
-    """Add one line. Raises UserError when the folder cannot be written or the disk is full."""
+    """Append one line. Raises UserError if the folder cannot be written or the disk is full."""
     try:
         with (out / METRICS).open("a") as file:
             file.write(json.dumps(dict(line)) + "\n")

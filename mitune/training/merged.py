@@ -1,15 +1,15 @@
-"""The gradient of an adapter by way of the merged weights: merge, accumulate, project.
+"""The gradient of an adapter through the merged weights: merge, accumulate, project.
 
-With V = W + s B A, n the norm of each of its rows (a row is what makes one output) and DoRA's
-W' = (m / n) V, a loss that depends on A, B and m through W' alone has, with n taken as a constant
-(Liu et al., arXiv 2402.09353, section 4.3) and D the gradient of W',
+Let V = W + s B A, n the norm of each row of V (one row per output) and W' = (m / n) V as in DoRA.
+The loss depends on A, B and m only through W'. With n taken as a constant (Liu et al., arXiv
+2402.09353, section 4.3) and D the gradient of W', the gradients are
 
     dm = rowsum(D * V) / n,   dV = (m / n) D,   dA = s B^T dV,   dB = s dV A^T;
 
-for LoRA m / n is 1. A, B and m change once in an optimizer step. So W' is made once, D is added up
-over all micro-batches of the plain denoiser, and A, B and m get theirs once: no module of an
-adapter is in the way of the hot path, which is that of a network without adapter, and compiles like
-one.
+for LoRA, m / n is 1. A, B and m change once per optimizer step. So W' is computed once per step, D
+is accumulated over all micro-batches of the plain denoiser, and the gradients of A, B and m are
+computed once at the end. The hot path contains no adapter modules: it is that of a network without
+an adapter, and compiles like one.
 """
 
 from contextlib import nullcontext
@@ -35,21 +35,22 @@ from mitune.training.plain import plain_denoiser
 
 _NAME = "default"
 _AGREE, _AGREE_HALF = 1e-3, 5e-2
-"""Relative error, over all leaves together, up to which a compiled gradient is eager's in other
-rounding: in float32, and in any half precision."""
+"""Largest relative error, over all leaves together, of a compiled or captured gradient that counts
+as rounding: in float32 (and float64), and in any half precision."""
 
 
 class MergedGradient:
-    """See above; ``mitune.training.gradient.Gradient``.
+    """Implements ``mitune.training.gradient.Gradient`` as the module's docstring describes.
+
+    Products are computed in the model's precision. In half precision, W' is multiplied as the sum
+    of two half-precision tensors, so that rounding does not lose the adapter's updates, and D is
+    accumulated in float32. On a CPU, worker threads, one for each of torch's threads, share a
+    micro-batch.
 
     Args:
-        model: carries the adapter. Its denoiser's frozen tensors are shared, not copied, but where
-            their precision changes.
-        config: batch, snr_gamma, backend and cuda_graphs are used.
-
-    The products are in the model's precision. In half precision W' is multiplied as the sum of two
-    halves, so that no update of the adapter is lost in rounding, and D is added up in float32.
-    On a CPU a micro-batch is split over one worker for each core.
+        model: the model, with the adapter on it. The frozen tensors of its denoiser are shared, and
+            copied only where their precision or layout changes.
+        config: batch, snr_gamma, text_encoder_lr, backend and cuda_graphs are used.
     """
 
     def __init__(self, model: LatentModel, config: TuneConfig) -> None:
@@ -61,7 +62,7 @@ class MergedGradient:
         set_attention(plain, "auto", config.backend)
         layers = dict(denoiser_of(model).named_modules())
         self._parts = [_Part(layers[name], layer) for name, layer in trained.items()]
-        # Text encoders are small beside the denoiser: their adapters stay in the graph.
+        # Text encoders are small compared to the denoiser: their adapters stay in the graph.
         encoders = text_encoders(model) if config.text_encoder_lr is not None else {}
         self._text = [p for each in encoders.values() for p in network.parameters(each).values()]
         self._leaves = [*(layer.weight for layer in trained.values()), *self._text]
@@ -96,7 +97,7 @@ class MergedGradient:
     def _add(self, samples: MicroBatch) -> Tensor:
         with nullcontext() if self._cores is None else undisturbed():
             made = self._made(samples)
-            for _, gradients in made:  # in the parts' order, for the same bits each time
+            for _, gradients in made:  # always in this order, so that the sum has the same bits
                 torch._foreach_add_(self._sums, gradients)
         if not self._checked:
             self._check(samples, made)
@@ -118,7 +119,7 @@ class MergedGradient:
             parts, shape = samples.chunk(self._cores.parts(rows)), rows
         elif rows >= self._cores.workers:
             parts, shape = samples.chunk(self._cores.workers), None
-        else:  # too few for all workers: torch's own threads
+        else:  # fewer rows than workers: use torch's own threads within each operation
             with threads(self._cores.workers):
                 return [self._gradient(self._run, samples)]
         return self._cores.map(lambda part: self._gradient(self._run, part), parts, shape)
@@ -127,13 +128,14 @@ class MergedGradient:
         def denoise(z: Tensor, t: Tensor, cond: Any, /) -> Tensor:
             return run(z.to(self._dtype), t, cond)
 
-        # The first is a worker's own setting, which the caller's does not reach.
+        # Grad mode is a setting of each thread: the caller's does not reach the worker threads.
         with torch.enable_grad(), tried_convolutions() if self._on_gpu else nullcontext():
             share = self._loss(denoise, samples)
             return share.detach(), list(torch.autograd.grad(share, self._leaves))
 
     def _check(self, samples: MicroBatch, made: list[tuple[Tensor, list[Tensor]]]) -> None:
-        """Once in a run: compilers have been seen to make a wrong gradient (docs/log.md)."""
+        """Compare the first compiled gradient with eager's, once per run: a compiler has produced
+        wrong gradients before (docs/log.md)."""
         _, expected = self._gradient(self._eager, samples)
         got = [torch.stack(grads).sum(0) for grads in zip(*(g for _, g in made), strict=True)]
         error = relative_error(got, expected)
@@ -146,10 +148,10 @@ class MergedGradient:
 
 
 def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
-    """In which convolutions are run: compiled on a GPU in the one that tensor cores take.
-    With gradients inductor itself leaves them as they lie, by a rule about convolutions as wide as
-    these. The frozen ones are the model's own tensors, whose layout changes with it;
-    their values do not."""
+    """The memory format of the convolutions: compiled on a GPU, the one that tensor cores take.
+    With gradients, inductor does not change the layout itself, by its rule for convolutions as wide
+    as these. The frozen weights are the model's own tensors: their layout changes too, their values
+    do not."""
     if compiled and device.type == "cuda":
         return torch.channels_last
     return torch.preserve_format
@@ -157,14 +159,14 @@ def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
 
 @dataclass
 class _Part:
-    """One adapted layer: with its adapter, and in the plain denoiser, where its weight stands for
-    W'."""
+    """One adapted layer: ``layer`` carries the adapter; ``plain`` is the same layer in the plain
+    denoiser, whose weight holds W'."""
 
     layer: Any
     plain: Any
 
     def merge(self) -> None:
-        """Give the plain layer W', made in the adapter's dtype."""
+        """Compute W' in the adapter's dtype and copy it to the plain layer."""
         direction = self._direction()
         if self._dora:
             direction = self._gain(torch.linalg.vector_norm(direction, dim=1)) * direction
@@ -175,7 +177,7 @@ class _Part:
             self.plain.weight.copy_(merged)
 
     def project(self, total: Tensor) -> None:
-        """The gradients of A, B and m from that of W', ``total``."""
+        """Compute the gradients of A, B and m from ``total``, the gradient of W'."""
         scale = self.layer.scaling[_NAME]
         down, up = self.layer.lora_A[_NAME].weight, self.layer.lora_B[_NAME].weight
         rows = total.flatten(1).to(down.dtype)

@@ -1,5 +1,5 @@
-"""Pairs beside the generated ones: a share of real ones (Wang et al., appendix D.1, Table 7), and
-those of a prior-preservation term."""
+"""Pairs in addition to the generated ones: a share of real pairs (Wang et al., appendix D.1, Table
+7), and the pairs of a prior-preservation term."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,34 +10,34 @@ from mitune.core.errors import UserError
 
 
 class Ranked(Protocol):
-    """What training needs of a set of real pictures; ``mitune.build_real_set`` makes one."""
+    """What training needs of a set of real pictures; ``mitune.build_real_set`` creates one."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the set was built with, as plain JSON."""
+        """The settings with which the set was built, as plain JSON."""
         ...
 
     def best(self, count: int) -> list[tuple[str, Tensor]]:
-        """The ``count`` pairs with the highest scores, best first, or all where there are fewer."""
+        """The ``count`` pairs with the highest scores, best first; all pairs if there are fewer."""
         ...
 
 
 def real_pairs(real: Ranked | None, share: float, generated: int) -> list[tuple[str, Tensor]]:
-    """The real (prompt, latent) pairs that join ``generated`` others.
+    """The real (prompt, latent) pairs to add to ``generated`` generated pairs.
 
-    Table 7 composes the set of ``1 - x`` generated and ``x`` real images, both selected by MI. No
-    generated pair is left out here, since each stands for a prompt: the set grows by the
-    ``x / (1 - x) generated`` real pairs with the highest scores, rounded to whole ones. An epoch
-    shows every pair once, so the share of real samples is x as well, to half a pair in an epoch.
+    Table 7 composes the set of ``1 - x`` generated and ``x`` real images, both selected by MI. Here
+    no generated pair is left out, because each stands for a prompt. Instead the set grows by the
+    ``x / (1 - x) generated`` real pairs with the highest scores, rounded to whole pairs. An epoch
+    shows every pair once, so the share of real samples is also x, to within half a pair per epoch.
 
     Args:
-        real: their set; None for none.
+        real: the set of real pictures; None for none.
         share: x, 0 <= x < 1.
         generated: number of generated pairs.
 
     Raises:
-        UserError: a share without a set or a set without a share; more pairs than the set has, or a
-            share of less than half a pair.
+        UserError: if only one of set and share is given, the set has too few pairs, or the share
+            amounts to less than half a pair.
     """
     if real is None and share == 0:
         return []
@@ -70,11 +70,11 @@ def prior_pairs(
     """The pairs of the prior-preservation term (Ruiz et al., arXiv 2208.12242, Eq. 2).
 
     Args:
-        prior: (prompt, latent) of the model's own pictures that nobody selected; None for no term.
-        weight: of the term.
+        prior: (prompt, latent) pairs that the model generated, unselected; None for no term.
+        weight: weight of the term.
 
     Raises:
-        UserError: a weight without pairs or pairs without a weight; no pair.
+        UserError: if only one of pairs and weight is given, or there is no pair.
     """
     if (prior is None) != (weight == 0):
         raise UserError(

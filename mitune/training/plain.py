@@ -1,4 +1,4 @@
-"""The denoiser of an adapted model without its adapter, as the merged gradient runs it."""
+"""A copy of an adapted model's denoiser without the adapter modules, for the merged gradient."""
 
 import copy
 import itertools
@@ -15,18 +15,18 @@ from mitune.runtime.upsampling import fold_upsampling, transposed
 
 
 def plain_denoiser(model: LatentModel, *, fold: bool = False) -> tuple[Any, dict[str, Any]]:
-    """A copy of the denoiser in which the adapted layers have weights of their own, which have a
-    gradient; in the model's precision.
+    """Copy the denoiser, in the model's precision, with separate trainable weights in the adapted
+    layers.
 
     Args:
-        model: carries the adapter. Its other tensors are shared, not copied, but where their
-            precision or layout changes.
-        fold: upsample within the convolution behind it (``mitune.runtime.upsampling``), where none
-            of these is adapted.
+        model: the model, with the adapter on it. Its other tensors are shared, and copied only
+            where their precision or layout changes.
+        fold: fold each upsampling into the convolution after it (``mitune.runtime.upsampling``), if
+            none of these convolutions is adapted.
 
     Returns:
-        The network, and by name the layers in it that are adapted: ``TrainedProducts`` where they
-        multiply in half precision. Their weights are not yet merged.
+        The network, and its adapted layers by name: ``TrainedProducts`` where they multiply in half
+        precision. Their weights are not yet merged.
     """
     adapted, mixed = denoiser_of(model), model.precision == "bf16-mixed"
     own = itertools.chain(adapted.parameters(), adapted.buffers())
@@ -52,7 +52,7 @@ def plain_denoiser(model: LatentModel, *, fold: bool = False) -> tuple[Any, dict
                 plain.set_submodule(name, HalfProducts(layer, half))
             continue
         if whole:
-            # A module of its own already, by the copy; its weight is not.
+            # The deep copy made a new module, but it shares its weight with the model.
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             trained[name] = layer
         else:

@@ -1,7 +1,8 @@
-"""Data parallel training: each process takes a part of every batch, and all take the same step.
+"""Data-parallel training: each process takes a part of every batch, and all take the same step.
 
-``torchrun`` starts the processes and says in the environment who is who. Their gradients are added
-up once in an optimizer step, in the adapter's own tensors, which are small; nothing is wrapped.
+``torchrun`` starts the processes and sets their ranks in the environment. The gradients are summed
+once per optimizer step, in the adapter's own tensors, which are small; no module is wrapped. Full
+fine-tuning uses ``mitune.training.shards`` instead.
 """
 
 import os
@@ -16,11 +17,11 @@ from mitune.core.errors import UserError
 
 
 class Processes:
-    """Those that train together; one alone where nobody started more.
+    """The processes that train together; a single one without ``torchrun``.
 
     Attributes:
-        rank: of this one, from 0. Number 0 writes what is written.
-        count: of all.
+        rank: number of this process, from 0. Only process 0 writes files.
+        count: number of processes.
     """
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
@@ -28,11 +29,11 @@ class Processes:
         self.count = count
 
     def part(self, positions: Tensor) -> Tensor:
-        """This process's share of a batch's positions, neighbours of one another."""
+        """This process's share of a batch's positions, a contiguous range."""
         return positions.tensor_split(self.count)[self.rank]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add each up over all processes, in place, in every one to the same bits."""
+        """Sum each tensor over all processes, in place; all processes get the same bits."""
         if self.count > 1:
             flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
             dist.all_reduce(flat)
@@ -41,23 +42,23 @@ class Processes:
                 tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have reached this call."""
         if self.count > 1:
             dist.barrier()
 
 
 def rank() -> int:
-    """Of this process, as ``torchrun`` says in the environment; 0 where nobody started more."""
+    """The rank of this process, which ``torchrun`` sets in the environment; 0 without it."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """The processes that ``torchrun`` started, connected by gloo, or by nccl between GPUs; what
-    is connected already stays so.
+    """Connect the processes that ``torchrun`` started: with NCCL between GPUs, else with Gloo. A
+    process group that is already initialized is used and left as it is.
 
     Raises:
-        UserError: processes that cannot find each other.
+        UserError: if the processes cannot find each other.
     """
     if dist.is_available() and dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size())

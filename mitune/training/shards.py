@@ -1,8 +1,8 @@
-"""Full fine-tuning in several processes: FSDP2 spreads weights, gradients and moments over them.
+"""Full fine-tuning in several processes: FSDP2 shards weights, gradients and moments over them.
 
-What trains is a copy of the denoiser, of which every process holds an equal part; a block is put
-together from all of them for as long as it computes. The model's own stays whole: it is what
-is saved and looked at, brought up to date for that.
+A copy of the denoiser is trained, of which every process holds an equal part. A block's weights are
+gathered from all processes while it computes. The model's own denoiser stays whole; it is updated
+before it is saved or measured.
 """
 
 import copy
@@ -20,20 +20,20 @@ from mitune.training.processes import Processes
 
 
 class Shards:
-    """A network's weights in equal parts, one for each of the processes; all call every method
-    together.
+    """A network's weights in equal parts, one for each process. All processes have to call every
+    method together.
 
     Args:
-        network: whole, the same in all processes.
-        blocks: classes of its parts that are put together one at a time; what is in none of them
-            stays whole from forward to backward.
-        device: where it is.
-        processes: all that train.
+        network: the whole network, the same in all processes.
+        blocks: classes of the modules whose weights are gathered one at a time; weights outside of
+            them stay gathered from forward to backward.
+        device: the network's device.
+        processes: all processes that train.
 
     Attributes:
-        network: predicts as the one given does, from the parts.
-        moments: what ``gather`` was last given, whole, on the CPU: by the parameter's name and
-            AdamW's.
+        network: the sharded copy; it predicts the same as the given network.
+        moments: the whole moments of the last ``gather``, on the CPU: by the parameter's name and
+            then by AdamW's name for the moment.
     """
 
     def __init__(
@@ -51,18 +51,20 @@ class Shards:
         fully_shard(self.network, mesh=mesh)
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
-                # Summed, not averaged: each process's loss is its share of the batch's mean.
+                # Sum, do not average: each process's loss is its share of the batch's mean.
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_gradient_divide_factor(1.0)
         self.moments: dict[str, dict[str, Tensor]] = {}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """This process's parts, by the names and in the order of the whole one's parameters."""
+        """This process's parts, with the names and in the order of the whole network's
+        parameters."""
         return dict(self.network.named_parameters())
 
     @torch.no_grad()
     def gather(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bring the whole network up to date, and ``moments`` to those of ``optimizer``."""
+        """Copy the parts into the whole network, and the moments of ``optimizer`` into
+        ``moments``."""
         own = dict(self._whole.named_parameters())
         self.moments = {}
         for name, part in self.parameters().items():
@@ -72,19 +74,19 @@ class Shards:
 
     @torch.no_grad()
     def scatter(self) -> None:
-        """Take the parts of the whole network as it is now."""
+        """Copy the current weights of the whole network into the parts."""
         own = dict(self._whole.named_parameters())
         for name, part in self.parameters().items():
             part.copy_(part_of(own[name].detach(), part))
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of what is whole in all of them, where ``like`` is such a part; else
-    ``value``."""
+    """This process's part of ``value``, which is whole in every process, if ``like`` is a part of
+    that shape; else ``value``."""
     if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     value = value.to(like.device)
-    # No source: every process has it already, and cuts out its own.
+    # No source rank: every process has the whole value and cuts out its own part.
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -92,8 +94,9 @@ def check(config: TuneConfig, processes: Processes) -> bool:
     """Whether ``config`` trains in shards.
 
     Raises:
-        UserError: a batch that gives the processes different numbers of passes, or a micro-batch
-            that is to be found by trying: all must pass through the network together.
+        UserError: if the batch would give the processes different numbers of passes, or micro_batch
+            is "auto": all processes must pass through the network together, so none can try a size
+            alone.
     """
     if config.method != "full" or processes.count == 1:
         return False
@@ -112,6 +115,5 @@ def check(config: TuneConfig, processes: Processes) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """What the processes together hold of ``tensor``, in each of them; itself where it is not in
-    parts."""
+    """The whole tensor, gathered in every process, if ``tensor`` is a part; else ``tensor``."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,6 +1,6 @@
-"""Where a run's numbers and pictures are shown while it goes on: TensorBoard, Weights & Biases.
+"""Show a run's numbers and pictures while it trains: TensorBoard, Weights & Biases.
 
-metrics.jsonl has the numbers in any case. The packages are imported when they are asked for.
+metrics.jsonl has the numbers in any case. A tracker's package is imported only if it is used.
 """
 
 import importlib
@@ -17,15 +17,14 @@ from mitune.core.errors import UserError
 from mitune.core.files import atomic_write
 
 TRACKERS = ("tensorboard", "wandb")
-"""Names, which are also those of the packages and of mitune's extras."""
+"""Names of the trackers; their packages and mitune's extras have the same names."""
 
 _PROJECT = "mitune"
 _WANDB_ID = "wandb-id.txt"
 
 
 class Tracker(Protocol):
-    """Shows what it is given under the step it belongs to, each step once, whatever was killed and
-    resumed."""
+    """Shows numbers and pictures by step, each step once, even if the run is killed and resumed."""
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of one step by their names."""
@@ -36,7 +35,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave nothing unwritten."""
+        """Write everything that is still buffered, and end."""
         ...
 
 
@@ -57,30 +56,30 @@ def tracker(name: str, out: Path, step: int, settings: Mapping[str, Any]) -> Tra
     """The tracker of the run in ``out``.
 
     Args:
-        name: of TRACKERS, checked.
-        out: the run's folder, which is there.
-        step: the last one that is done; what was shown of later ones will be shown again.
-        settings: of the run.
+        name: a name in TRACKERS that passed ``check``.
+        out: the run's folder, which must exist.
+        step: the last step done; what a killed run logged for later steps will be logged again.
+        settings: the run's settings.
 
     Raises:
-        UserError: W&B refuses the run.
+        UserError: if W&B refuses the run.
     """
     return TensorBoard(out, step) if name == "tensorboard" else WandB(out, settings)
 
 
 class TensorBoard:
-    """Event files in ``out/tensorboard``; look at them with ``tensorboard --logdir OUT``."""
+    """Event files in ``out/tensorboard``; view them with ``tensorboard --logdir OUT``."""
 
     def __init__(self, out: Path, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        # What a killed run wrote of later steps is void to whoever reads the files.
+        # Readers of the event files then discard what a killed run wrote for later steps.
         self._writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        # A checkpoint may follow, after which this step is not done again.
+        # Flush before a checkpoint can follow: after it, this step is not repeated.
         self._writer.flush()
 
     def picture(self, step: int, path: Path) -> None:
@@ -94,11 +93,11 @@ class TensorBoard:
 
 
 class WandB:
-    """One run of Weights & Biases, in the project of WANDB_PROJECT or "mitune"; log in with ``wandb
+    """One run of Weights & Biases, in the project WANDB_PROJECT or "mitune". Log in with ``wandb
     login``, or set WANDB_MODE=offline.
 
-    W&B never takes a step back, so of a resumed run the steps that it has are left out: they are
-    the same.
+    W&B does not accept steps that it has already passed. A resumed run therefore skips the steps
+    that W&B has; their numbers are the same.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
@@ -136,7 +135,7 @@ class WandB:
 
 
 def _wandb_id(out: Path) -> str:
-    """What tells this folder's run from all others, drawn once."""
+    """The random id of this folder's run, drawn once and stored in the folder."""
     path = out / _WANDB_ID
     if not path.exists():
         atomic_write(path, secrets.token_hex(8).encode())

@@ -1,1 +1,1 @@
-"""Embedded worlds, whose pictures an oracle can judge."""
+"""Embedded worlds: small models whose pictures an oracle can judge."""

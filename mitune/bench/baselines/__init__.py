@@ -1,4 +1,4 @@
-"""The loops that ours is measured against, stated plainly."""
+"""The loops with which ours are compared."""
 
 from mitune.bench.baselines.loops import AuthorsLoop, FairLoop
 from mitune.bench.baselines.trainers import AuthorsTrainer, FairTrainer

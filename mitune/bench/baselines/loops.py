@@ -1,9 +1,9 @@
-"""Set construction as the authors' public code does it, re-stated, and the same loop as one
-would write it today.
+"""Set construction as in the authors' public code, re-implemented, and the same loop as one would
+write it today.
 
-Both take one prompt after the other, its whole pool in one batch, with diffusers' own scheduler
-object. Only the noise is ours, so that what they choose can be compared with what we choose: the
-scheduler's draw of normals is replaced by the candidates' own, which costs no more.
+Both process one prompt after the other, with its whole pool in one batch and diffusers' own
+scheduler object. Only the noise is ours, so that their choices can be compared with ours: the
+scheduler's draw of normals is replaced by the candidates' keyed noise, which costs no more.
 """
 
 import gc
@@ -34,8 +34,8 @@ class Pool(NamedTuple):
 
 class AuthorsLoop:
     """gen_imgs_save_best_1phase.py and pipeline_gen_mi_1phase.py of github.com/Chao0511/mitune, as
-    they are: float32, a list of a thousand weights as tensors on the device, two copies to the host
-    in each step, and each step a garbage collection and an emptied cache."""
+    they are: float32, the weights as a list of a thousand tensors on the device, and in each step
+    two copies to the host, a garbage collection and an emptied CUDA cache."""
 
     def __init__(
         self, model: LatentModel, *, candidates: int, steps: int, guidance: float, seed: int
@@ -53,7 +53,7 @@ class AuthorsLoop:
 
     @torch.no_grad()
     def __call__(self, prompt: str, steps: int | None = None) -> Pool:
-        """The pool of ``prompt``; or its first so many steps."""
+        """Generate the pool of ``prompt``; with ``steps``, take only its first steps."""
         model = self.model
         rows = [model.encode_null()] * self.candidates
         rows += [model.encode_prompts([prompt])] * self.candidates
@@ -79,9 +79,9 @@ class AuthorsLoop:
 
 
 class FairLoop(AuthorsLoop):
-    """The same loop without what nobody would do: the model in the precision it was loaded in
-    (bfloat16, say) and compiled, cuDNN's algorithms tried, attention by SDPA, scores that stay on
-    the device, no flushes."""
+    """The same loop without its obvious inefficiencies: the model compiled, in the precision in
+    which it was loaded (for example bfloat16), cuDNN's benchmark mode, attention by SDPA, scores
+    that stay on the device, no garbage collection and no emptied cache."""
 
     def __init__(
         self, model: LatentModel, *, candidates: int, steps: int, guidance: float, seed: int
@@ -89,7 +89,7 @@ class FairLoop(AuthorsLoop):
         super().__init__(model, candidates=candidates, steps=steps, guidance=guidance, seed=seed)
         compiled = torch.compile(denoiser_of(model), fullgraph=True, dynamic=False)
         self.compiled: Callable[..., Any] = compiled
-        # Everything that a scheduler object looks up stays on the host: no step waits.
+        # Keep everything that the scheduler looks up on the host, so that no step synchronizes.
         self.scheduler.set_timesteps(steps)
 
     @tried_convolutions()
@@ -111,8 +111,8 @@ class FairLoop(AuthorsLoop):
 
 
 class _own_noise:
-    """While it is entered, diffusers' scheduler draws the normals of these candidates; gives the
-    first latents."""
+    """A context in which diffusers' scheduler draws the keyed noise of these candidates; yields the
+    initial latents."""
 
     def __init__(self, prompt: str, candidates: int, seed: int, model: LatentModel) -> None:
         keys = [(seed, prompt, index) for index in range(candidates)]

@@ -1,7 +1,7 @@
-"""Training as the authors' public code does it, re-stated, and as one would write it today.
+"""Training as in the authors' public code, re-implemented, and as one would write it today.
 
-Both go through peft's modules. The samples are ours, so that gradients and losses can be compared:
-a pair's place in the order, its noise and its timestep cost no more to look up than to draw.
+Both use peft's modules. The samples are ours, so that gradients and losses can be compared; to
+compute our order of the pairs, noise and timesteps costs no more than to draw them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,15 @@ _RECOMPILATIONS = 256
 
 
 class AuthorsTrainer:
-    """train_text_to_image_lora_sd2.py of github.com/Chao0511/mitune, as it is but for the adapter,
-    which is DoRA as in the paper: float32, peft's modules, a DataLoader on the host, micro-batches
-    of 8, each of whose losses the host waits for, and AdamW tensor by tensor.
+    """train_text_to_image_lora_sd2.py of github.com/Chao0511/mitune, as it is except for the
+    adapter, which is DoRA as in the paper: float32, peft's modules, a DataLoader on the host,
+    micro-batches of 8, a synchronization with the loss of each, and torch's default AdamW, which is
+    not fused.
 
     Args:
-        model: without an adapter; gets one, and keeps it.
-        pairs: (prompt, latent).
-        config: rank, targets, batch, learning rate and the rest; not its micro_batch.
+        model: without an adapter; this attaches one, which stays.
+        pairs: (prompt, latent) pairs.
+        config: rank, targets, batch, learning rate and so on; its micro_batch is not used.
     """
 
     micro_batch = 8
@@ -45,7 +46,7 @@ class AuthorsTrainer:
         self._optimizer = self._adamw()
 
     def gradient(self, step: int) -> float:
-        """Leave the whole batch's gradient in the parameters; returns the loss."""
+        """Store the whole batch's gradient in the parameters' ``.grad``; returns the loss."""
         self._optimizer.zero_grad()
         total = 0.0
         for samples in self._micro_batches(step):
@@ -55,7 +56,7 @@ class AuthorsTrainer:
         return total
 
     def update(self) -> None:
-        """Clip, and move the parameters."""
+        """Clip the gradient and take the optimizer step."""
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         self._optimizer.step()
 
@@ -79,16 +80,16 @@ class AuthorsTrainer:
 
 
 class FairTrainer(AuthorsTrainer):
-    """The same without what nobody would do: bfloat16 (the frozen model in it, the adapter in
-    float32 under autocast; float32 where the model is loaded so), compiled, cuDNN's algorithms
-    tried, micro-batches of 32 from the device, fused AdamW, and no waiting."""
+    """The same without its obvious inefficiencies: bfloat16 (frozen model in bfloat16, adapter in
+    float32 under autocast; all in float32 if the model is loaded so), compiled, cuDNN's benchmark
+    mode, micro-batches of 32 on the device, fused AdamW, and one synchronization per batch."""
 
     micro_batch = 32
 
     def __init__(self, model: LatentModel, pairs: Pairs, config: TuneConfig) -> None:
         super().__init__(model, pairs, config)
-        # peft's DoRA breaks the graph in every adapted layer, and the parts share their functions:
-        # with torch's own limit of 8 most of them would be left uncompiled.
+        # peft's DoRA breaks the graph in every adapted layer, and the layers share their functions:
+        # with torch's default limit of 8 recompilations, most would stay uncompiled.
         torch._dynamo.config.recompile_limit = _RECOMPILATIONS
         torch._dynamo.config.accumulated_recompile_limit = 10 * _RECOMPILATIONS
         self._compiled = torch.compile(denoiser_of(model), dynamic=False)
@@ -117,7 +118,7 @@ class FairTrainer(AuthorsTrainer):
 
 
 class _Items(Dataset[tuple[Tensor, ...]]):
-    """The samples of a step one by one, on the host."""
+    """The samples of a step, one by one, on the host."""
 
     def __init__(self, samples: MicroBatch) -> None:
         self.names = list(samples.cond)

@@ -1,1 +1,1 @@
-"""The kinds of source that captioned pictures are read from, and what is told of them."""
+"""The kinds of source from which captioned pictures are read."""

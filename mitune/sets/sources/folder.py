@@ -1,4 +1,5 @@
-"""Folders of pictures with captions beside them, or in metadata.jsonl or metadata.csv."""
+"""Folders of pictures, with captions in a .txt next to each, or in metadata.jsonl or
+metadata.csv."""
 
 import csv
 import io
@@ -29,15 +30,15 @@ LISTINGS = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """What lies in a folder, at any depth.
+    """The files in a folder, at any depth.
 
     Attributes:
-        path: of the folder.
+        path: the folder.
         pictures: files that are read as pictures.
-        listings: files of LISTINGS.
-        shards: .tar files in the folder itself.
+        listings: files with a name in LISTINGS.
+        shards: .tar files in the folder itself, not below it.
         tables: .parquet files.
-        texts: names of .txt files by their folder and their own name in lower case.
+        texts: names of .txt files, by their folder and their name in lower case.
     """
 
     path: Path
@@ -49,11 +50,11 @@ class Folder:
 
 
 def scan(path: Path, notes: Notes) -> Folder:
-    """Look through a folder. Hidden and linked folders are not entered, and what looks like a
-    picture and cannot be taken is noted.
+    """Find the files in a folder. Hidden and linked folders are not entered. Files that look like
+    pictures but cannot be used are added to ``notes``.
 
     Raises:
-        UserError: a folder that cannot be read.
+        UserError: if a folder cannot be read.
     """
     found = Folder(path=path)
     for place, folders, names in os.walk(path, onerror=_unreadable):
@@ -66,7 +67,7 @@ def scan(path: Path, notes: Notes) -> Folder:
 
 
 def beside(folder: Folder, notes: Notes) -> Iterator[Found]:
-    """The pictures of a folder, by path, with the texts beside them."""
+    """Yield the pictures of a folder, sorted by path, with the text next to each."""
     stems = {(picture.parent, picture.stem) for picture in folder.pictures}
     for shard in folder.shards:
         notes.add(".tar files beside pictures passed over", shard)
@@ -77,7 +78,7 @@ def beside(folder: Folder, notes: Notes) -> Iterator[Found]:
 
 
 def listed(folder: Folder, notes: Notes) -> Iterator[Found]:
-    """The pictures that the listings of a folder name, listing by listing, line by line."""
+    """Yield the pictures that the listings of a folder name, listing by listing, line by line."""
     left = set(folder.pictures)
     places = [listing.parent for listing in folder.listings]
     for listing in sorted(folder.listings):
@@ -87,7 +88,7 @@ def listed(folder: Folder, notes: Notes) -> Iterator[Found]:
             )
         for where, entry in _lines(listing) if listing.suffix == ".jsonl" else _rows(listing):
             name = entry.get("file_name")
-            # A listing comes with the pictures: it has no say over other folders.
+            # A listing comes with the pictures and is not trusted outside its own folder.
             if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise UserError(
                     f"{where} has the file_name {name!r}: expected a path within {listing.parent}"
@@ -112,7 +113,7 @@ def _enters(path: Path, notes: Notes) -> bool:
 
 
 def _sort(found: Folder, path: Path, notes: Notes) -> None:
-    """Put a file where it belongs, or note why it is passed over."""
+    """Add a file to the right list of ``found``, or note why it is skipped."""
     name, kind = path.name, path.suffix[1:].lower()
     if name in LISTINGS:
         found.listings.append(path)
@@ -138,8 +139,8 @@ def _sort(found: Folder, path: Path, notes: Notes) -> None:
 
 
 def _caption_file(folder: Folder, picture: Path, stems: set[tuple[Path, str]]) -> Path | None:
-    """The text beside a picture: of the same name, or where there is none, of one that differs in
-    capitals alone and is not the name of another picture."""
+    """The text file next to a picture: the one with the same name. If there is none, one whose name
+    differs only in case and does not belong to another picture."""
     name = f"{picture.stem}.txt"
     near = folder.texts.get((picture.parent, name.lower()), [])
     if name in near:
@@ -172,7 +173,7 @@ def _rows(listing: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             )
         for row in table:
             where = f"{listing}, line {table.line_num}"
-            if None in row:  # where csv puts what has no column
+            if None in row:  # the key under which csv stores surplus columns
                 raise UserError(
                     f"{where} has more columns than the first line: expected {len(columns)}; put "
                     'a caption with commas into "quotation marks"'

@@ -1,4 +1,4 @@
-"""What all kinds of source share: names, texts, and notes of what is not taken."""
+"""Shared by all kinds of source: file names, captions, and notes of what is skipped."""
 
 import json
 from pathlib import Path
@@ -13,28 +13,30 @@ OTHER_PICTURES = (
     *("apng", "avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jxl"),
     *("psd", "svg", "tif", "tiff"),
 )
-"""Ends of names of pictures that are not decoded: they are passed over, and told."""
+"""File name extensions of pictures that are not decoded: such files are skipped with a note."""
 
 KEYS = ("text", "caption")
-"""Names under which a JSON object or a table holds the caption, the first one found."""
+"""Keys of the caption in a JSON object or a table; the first one found is used."""
 
 Found = tuple[str, object, bytes]
-"""Where a picture lies, what stands there as its caption (None: nothing), the bytes of its file."""
+"""Where a picture is stored, the value given as its caption (None if absent), the bytes of its
+file."""
 
 
 class Notes:
-    """What a source holds that is passed over, or not taken whole: kinds, numbers, first names."""
+    """Counts what a source holds that is skipped or taken only in part, by kind, with the first
+    name of each kind."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, name: Path | str) -> None:
-        """Count one more of a kind."""
+        """Count one more item of a kind."""
         count, first = self._found.get(kind, (0, str(name)))
         self._found[kind] = (count + 1, first)
 
     def __str__(self) -> str:
-        """All of them in one line; empty when there are none."""
+        """All notes in one line; empty if there are none."""
         return "; ".join(
             f"{kind}: {count} ({printable(first)}{', ...' if count > 1 else ''})"
             for kind, (count, first) in self._found.items()
@@ -42,7 +44,7 @@ class Notes:
 
 
 def first_line(text: str, where: Path | str, notes: Notes) -> str:
-    """The first line of a caption's file that holds something; noted where there are more."""
+    """The first line of a caption file that is not blank; adds a note if there are more."""
     lines = [line for line in split_lines(text) if visible(line)]
     if len(lines) > 1:
         notes.add("captions of several lines, of which the first is taken", where)
@@ -50,22 +52,22 @@ def first_line(text: str, where: Path | str, notes: Notes) -> str:
 
 
 def first_of(entry: dict[str, Any]) -> object:
-    """What an object has as its caption; None for nothing."""
+    """The caption of a JSON object or table row; None if it has none."""
     return next((entry[key] for key in KEYS if key in entry), None)
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a regular file. Raises UserError."""
+    """The bytes of a regular file. Raises UserError if it cannot be read."""
     try:
         return read_file(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise UserError(
             f"{path} cannot be read ({reason(error)}): expected a readable file"
         ) from error
 
 
 def decode(content: bytes, where: Path | str) -> str:
-    """UTF-8 text. Raises UserError."""
+    """Decode UTF-8 text, with or without a byte order mark. Raises UserError if it is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -73,7 +75,7 @@ def decode(content: bytes, where: Path | str) -> str:
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """A JSON object. Raises UserError."""
+    """Parse a JSON object. Raises UserError if it is not one."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""WebDataset's shards: .tar files whose samples' files lie together."""
+"""WebDataset shards: .tar files in which the files of a sample follow each other."""
 
 import glob
 import re
@@ -21,22 +21,23 @@ from mitune.sets.sources.found import (
 )
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-"""How the names of compressed shards end."""
+"""File name extensions of compressed shards."""
 
 _TAKEN = (*PICTURES, "txt", "json")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_MOST = 1_000_000  # shards that braces may name: more is a slip, and would fill the memory
+_MOST = 1_000_000  # shards that braces may name: more is a typing error and would fill the memory
 
 
 def find_shards(source: str) -> list[Path]:
     """The shards that a path or pattern names, in order.
 
     Args:
-        source: a path; with ``{000..012}`` or ``{a,b}`` each of these; with ``*``, ``?`` or
-            ``[...]`` all files that match.
+        source: a path. ``{000..012}`` and ``{a,b}`` are expanded to each of their values; ``*``,
+            ``?`` and ``[...]`` match all such files.
 
     Raises:
-        UserError: a shard that is not there, or braces that are neither.
+        UserError: if a shard does not exist, braces hold neither a range nor a list, or they name
+            more than a million shards.
     """
     if Path(source).exists():
         return [Path(source)]
@@ -54,7 +55,7 @@ def find_shards(source: str) -> list[Path]:
 
 
 def sharded(paths: Sequence[Path], notes: Notes) -> Iterator[Found]:
-    """The pictures of shards, shard by shard, in their order there."""
+    """Yield the pictures of the shards, shard by shard, in the order of the files in each."""
     for path in paths:
         for key, sample in _samples(path, notes):
             kind = next((kind for kind in PICTURES if kind in sample), None)
@@ -95,14 +96,14 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def _samples(path: Path, notes: Notes) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """WebDataset's samples: runs of files that differ in what follows the first dot of their names.
-    Yields key, and content by kind, of what may be a picture or a caption; the rest stays
-    unread."""
+    """Yield the key of each WebDataset sample and the content of its files by extension. A sample
+    is a run of files whose names differ only after the first dot. Files that are neither a picture
+    nor a caption are not read."""
     if path.exists() and not path.is_file():
         raise UserError(f"shard {path} is a folder, pipe or device: expected a .tar file")
     try:
-        # Without compression, as WebDataset writes: no small file then unpacks to a huge one, which
-        # a sparse member would too.
+        # "r:" refuses compression, which WebDataset does not use: a small file could unpack to a
+        # huge one. Sparse members are refused for the same reason.
         with tarfile.open(path, "r:") as shard:
             files = (m for m in shard if _is_users_file(m, path, notes))
             for key, members in groupby(files, lambda member: _split(member.name)[0]):
@@ -124,7 +125,7 @@ def _samples(path: Path, notes: Notes) -> Iterator[tuple[str, dict[str, bytes]]]
 
 
 def _is_users_file(member: tarfile.TarInfo, path: Path, notes: Notes) -> bool:
-    # Before samples are put together: macOS puts a "._x.jpg" of its own before each x.jpg.
+    # Filter before grouping into samples: macOS writes its own "._x.jpg" before each x.jpg.
     if any(map(is_system, PurePosixPath(member.name).parts)):
         return False
     kind = _split(member.name)[1]

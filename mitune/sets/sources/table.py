@@ -1,4 +1,4 @@
-"""Data sets of the package ``datasets``."""
+"""Data sets that the package ``datasets`` reads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,17 @@ from mitune.sets.sources.found import KEYS, Found, read
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of ``datasets`` made it."""
+    """Whether ``save_to_disk`` of ``datasets`` wrote the folder."""
     return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
 def tabled(source: str) -> Iterator[Found]:
-    """The rows of a data set: a name on the hub, a folder that ``save_to_disk`` made, or one of
-    Parquet files.
+    """Yield the rows of a data set: a name on the hub, a folder written by ``save_to_disk``, or a
+    folder of Parquet files.
 
     Raises:
-        UserError: the package is absent or older than 4, or the data set cannot be loaded or has
-            other columns.
+        UserError: if the package is absent or older than version 4, or the data set cannot be
+            loaded or does not have the expected columns.
     """
     try:
         import datasets
@@ -27,7 +27,7 @@ def tabled(source: str) -> Iterator[Found]:
             f"{source} is no folder of pictures and no .tar file: expected one, or the name of a "
             "data set and the package that reads it (pip install 'mitune[datasets]')"
         ) from None
-    # Up to 3 it runs scripts that come with a data set.
+    # Up to version 3, datasets runs scripts that come with a data set.
     if int(datasets.__version__.split(".")[0]) < 4:
         raise UserError(
             f"the package datasets is {datasets.__version__}: expected 4 or later, which runs no "
@@ -53,6 +53,6 @@ def tabled(source: str) -> Iterator[Found]:
         )
     rows = table.select_columns(["image", key]).cast_column("image", datasets.Image(decode=False))
     for number, row in enumerate(rows):
-        stored = row["image"] or {"path": "", "bytes": b""}  # which is no picture, and is told so
+        stored = row["image"] or {"path": "", "bytes": b""}  # decoding will report: not a picture
         content = read(Path(stored["path"])) if stored["bytes"] is None else stored["bytes"]
         yield f"{source}, row {number}", row[key], content

@@ -1,4 +1,4 @@
-"""The shipped embedded model: where it lies, and how it is loaded."""
+"""The shipped embedded model: its folder and its loader."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes.preset import PRESET
 
 FOLDER = Path(mitune.__file__).parent / "shapes" / "pretrained"
-"""Apart from the code of its world: programs name this folder as a model to load."""
+"""The weights are outside the world's code, because programs pass this path as a model to load."""
 
 
 def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> LatentModel:
-    """The embedded model, or another training of it in ``folder``, through the same loader as any
-    folder.
+    """Load the embedded model, or another training of it from ``folder``, with the same loader as
+    any other folder.
 
     Raises:
-        UserError: the weights are not installed.
+        UserError: if the weights are not installed.
     """
     if not folder.is_dir():
         raise UserError(

@@ -1,5 +1,5 @@
-"""The four parts of the embedded model, with random weights: the classes of a well-known
-family, made small."""
+"""The parts of the embedded model, with random weights: small networks of the same classes as in a
+well-known model family."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mitune.worlds.shapes.scene import COLOURS, RELATIONS, SHAPES, SIZE
 
 TOKENS = 16
-"""Text length: the longest caption has 12 words and two special tokens; what is left is free for
-summaries."""
+"""Text length. The longest caption has 10 words and two special tokens; the denoiser can use the
+remaining tokens as summaries."""
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write ``vocab.json`` and ``merges.txt`` in which each word of the world is one token, and
+    """Write a ``vocab.json`` and a ``merges.txt`` in which each word of the world is one token, and
     load them.
 
-    The byte alphabet is in the vocabulary, so any other text still encodes, as untrained single
-    characters.
+    The vocabulary contains the byte alphabet, so any other text can be encoded too, as single
+    characters whose embeddings are untrained.
     """
     words = sorted(
         {w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"}
@@ -43,7 +43,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
             if len(symbols) == 1:
                 break
             merges.append((symbols[0], symbols[1]))
-    # GPT-2's printable stand-ins for the 256 bytes: printable ones stand for themselves.
+    # GPT-2's printable characters for the 256 bytes: printable bytes represent themselves.
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
     merged = list(dict.fromkeys(left + right for left, right in merges))

@@ -1,9 +1,9 @@
-"""The oracle: reads a picture back into objects and says how far it shows what a prompt asks.
+"""The oracle: reads the objects in a picture and judges how well they match a prompt.
 
-Reading is analysis by synthesis. Pixels are split by colour, each colour into connected components,
-and each component is compared with the three shapes rendered at its own centroid and area; the
-nearest is its shape, unless none is near. It measures; nothing in the method selects or trains by
-it.
+Reading is analysis by synthesis. Pixels are split by colour, and each colour into connected
+components. Each component is compared with the three shapes, rendered at its own centroid and area;
+the nearest one is its shape, if it is near enough. The oracle only measures: the method neither
+selects nor trains with it.
 """
 
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ from mitune.worlds.shapes.scene import (
 )
 
 MIN_AREA = 12.0
-"""Pixels; anything smaller is a speck, not an object (the smallest object drawn has 50)."""
+"""In pixels. Anything smaller is a speck, not an object (the smallest object drawn has 50)."""
 MAX_MISFIT = 0.2
-"""Largest share of a component's area by which it may differ from the nearest shape and still be
-one."""
+"""Largest difference between a component and the nearest shape, as a share of the component's area;
+above it the component has no shape."""
 EXTRA_PENALTY = 0.25
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One object read from a picture: colour and shape names (shape None: no clean shape), centre
-    (x, y) in pixels."""
+    """One object read from a picture: the names of its colour and shape (None if no shape fits),
+    its centre (x, y) in pixels, and its area in pixels."""
 
     colour: str
     shape: str | None
@@ -47,7 +47,7 @@ class Seen:
 
 
 def _colour_masks(images: Tensor) -> Tensor:
-    """Per pixel the nearest of background and palette, as ``[N, colours, H, W]`` bool."""
+    """Assign each pixel to the nearest of background and palette: ``[N, colours, H, W]`` bool."""
     anchors = torch.tensor([BACKGROUND, *PALETTE])
     distance = (images[:, None] - anchors[None, :, :, None, None]).square().sum(dim=2)
     nearest = distance.argmin(dim=1)
@@ -57,14 +57,14 @@ def _colour_masks(images: Tensor) -> Tensor:
 def _components(masks: Tensor) -> Tensor:
     """Label 4-connected components: ``[M, H, W]`` bool -> int labels, 0 outside."""
     within = ndimage.generate_binary_structure(2, 1)
-    neighbours = np.stack([np.zeros_like(within), within, np.zeros_like(within)])  # of one mask
+    neighbours = np.stack([np.zeros_like(within), within, np.zeros_like(within)])  # not across M
     labels, _ = ndimage.label(masks.numpy(), neighbours)
     return torch.from_numpy(labels)
 
 
 def _ink(image: Tensor, colour: int) -> Tensor:
-    """How much of ``colour`` each pixel holds, from 0 (background) to 1: its place on the line
-    between the two."""
+    """How much of ``colour`` each pixel holds, from 0 (background) to 1: its position on the line
+    between the two colours."""
     ground = torch.tensor(BACKGROUND).view(3, 1, 1)
     direction = torch.tensor(PALETTE[colour]).view(3, 1, 1) - ground
     return (((image - ground) * direction).sum(dim=0) / direction.square().sum()).clamp(0, 1)
@@ -74,9 +74,9 @@ def _read_shape(mask: Tensor, ink: Tensor) -> tuple[int | None, tuple[float, flo
     """(index into SHAPES or None, centroid, area) of one component.
 
     Args:
-        mask: ``[H, W]`` bool, its pixels.
-        ink: ``[H, W]`` float32; with the rim around the mask it gives the outline to a fraction of
-            a pixel.
+        mask: ``[H, W]`` bool, the component's pixels.
+        ink: ``[H, W]`` float32. Its values in the mask and in the one-pixel rim around it give the
+            outline to a fraction of a pixel.
     """
     near = max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0
     cover = ink * near
@@ -96,16 +96,16 @@ def _read_shape(mask: Tensor, ink: Tensor) -> tuple[int | None, tuple[float, flo
 
 
 def read(images: Tensor) -> list[list[Seen]]:
-    """The objects in each picture.
+    """Read the objects in each picture.
 
     Args:
         images: ``[N, 3, 32, 32]`` float in [0, 1].
 
     Returns:
-        per picture its objects, largest first.
+        For each picture its objects, largest first.
 
     Raises:
-        ValueError: another shape.
+        ValueError: if ``images`` has another shape.
     """
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE):
         raise ValueError(
@@ -134,13 +134,13 @@ class Verdict:
     """How well a picture shows a prompt.
 
     Attributes:
-        graded: share of what was asked that is there (each object, and the relation if any), less
-            0.25 for each object too many, not below 0.
-        strict: every object and the relation there, and no object besides.
-        colours: share of the requested colours present on any object; blind to binding, so neglect
-            alone lowers it.
-        bound: share of the requested objects present among pictures' objects (colour and shape
-            together).
+        graded: share of the requests that the picture fulfils (each object, and the relation if
+            any), minus 0.25 for each surplus object, not below 0.
+        strict: whether every object and the relation are present, and no other object.
+        colours: share of the requested colours that any object has. It ignores binding, so only
+            missing objects lower it.
+        bound: share of the requested objects (colour and shape together) that are among the
+            picture's objects.
     """
 
     graded: float
@@ -150,10 +150,10 @@ class Verdict:
 
 
 def judge(prompt: str, objects: Sequence[Seen]) -> Verdict:
-    """The verdict on one picture's objects; an object can answer only one request.
+    """Judge the objects of one picture; an object can match only one request.
 
     Raises:
-        UserError: the prompt is not of this world.
+        UserError: if the prompt is not of this world.
     """
     wanted = parse(prompt)
     left = list(objects)
@@ -182,10 +182,10 @@ def judge(prompt: str, objects: Sequence[Seen]) -> Verdict:
 
 
 def score(prompts: Sequence[str], images: Tensor) -> list[Verdict]:
-    """Verdicts on ``images`` ([N, 3, 32, 32] in [0, 1]), one for each of the N prompts.
+    """Judge ``images`` ([N, 3, 32, 32] in [0, 1]), each by its own one of the N prompts.
 
     Raises:
-        ValueError: as many prompts as pictures are needed.
+        ValueError: if the numbers of prompts and images differ.
     """
     if len(prompts) != len(images):
         raise ValueError(f"prompts must be as many as images ({len(images)}), got {len(prompts)}")
@@ -193,6 +193,6 @@ def score(prompts: Sequence[str], images: Tensor) -> list[Verdict]:
 
 
 def matches(objects: Sequence[Seen], truth: Sequence[Object]) -> bool:
-    """Whether the objects read are exactly ``truth``, in any order: the oracle's own accuracy is
-    measured by this."""
+    """Whether the objects read are exactly ``truth``, in any order. This measures the accuracy of
+    the oracle itself."""
     return sorted((o.colour, o.shape or "") for o in objects) == sorted(truth)

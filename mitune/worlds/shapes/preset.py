@@ -1,4 +1,4 @@
-"""The numbers that the shipped embedded model is used with; known before torch is imported."""
+"""The default settings of the shipped embedded model, available without importing torch."""
 
 from dataclasses import replace
 
@@ -23,4 +23,5 @@ PRESET: Preset = replace(
         iterations=160,
     ),
 )
-"""Why these and not the paper's: MODEL_CARD.md beside the weights and docs/log.md."""
+"""MODEL_CARD.md in the folder of the weights and docs/log.md explain why these settings differ from
+the paper's."""

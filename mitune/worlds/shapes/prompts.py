@@ -1,4 +1,4 @@
-"""Captions and prompts of the embedded world: one small grammar, read and written by the same code.
+"""Captions and prompts of the embedded world: a small grammar, with code to read and write it.
 
 caption  = object | object " and " object | object " " relation " " object
 object   = "a " colour " " shape
@@ -15,13 +15,14 @@ Object = tuple[str, str]
 """(colour, shape)."""
 
 HELD_OUT: frozenset[Object] = frozenset({("green", "triangle"), ("yellow", "circle")})
-"""Pairs that no pre-training caption or picture shows."""
+"""Pairs that appear in no pre-training caption, and in no picture that the denoiser is trained on.
+The autoencoder's pictures show all twelve pairs."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """What a prompt asks for: one or two objects, and for two perhaps how the first lies to the
-    second."""
+    """What a prompt asks for: one or two objects, and optionally the position of the first relative
+    to the second."""
 
     objects: tuple[Object, ...]
     relation: str | None = None
@@ -32,10 +33,11 @@ class Phrase:
 
 
 def parse(prompt: str) -> Phrase:
-    """Read a prompt of the grammar above.
+    """Parse a prompt of the grammar above.
 
     Raises:
-        UserError: the prompt is not of this world; the message gives the grammar's words.
+        UserError: if the prompt is not of this world (the message lists the grammar's words) or
+            names more than two objects.
     """
     text = " ".join(prompt.lower().replace(",", " ").rstrip(" .").split())
     relation = next((r for r in RELATIONS if f" {r} " in text), None)
@@ -64,13 +66,14 @@ def parse(prompt: str) -> Phrase:
 
 
 def all_objects(*, held_out: bool = False) -> list[Object]:
-    """The (colour, shape) pairs shown in pre-training, or with ``held_out`` all twelve."""
+    """The (colour, shape) pairs that pre-training captions name; all twelve with ``held_out``."""
     pairs = itertools.product(COLOURS, SHAPES)
     return [pair for pair in pairs if held_out or pair not in HELD_OUT]
 
 
 def _splits() -> tuple[list[tuple[Object, Object]], list[tuple[Object, Object]]]:
-    """Unordered pairs of shown objects for training and for testing, disjoint, fixed for ever."""
+    """Unordered pairs of the objects shown in pre-training, for training and for testing. The two
+    lists are disjoint and must never change."""
     combinations = list(itertools.combinations(all_objects(), 2))
     random.Random(20261123).shuffle(combinations)
     test = len(combinations) // 3
@@ -81,15 +84,14 @@ def prompts(split: str, kind: str = "pair") -> list[str]:
     """The world's prompt lists, in a fixed order.
 
     Args:
-        split: "train" or "test": disjoint as unordered pairs of objects.
-        kind: "pair" ("a red circle and a blue square", both orders: 60 train, 30 test), "spatial"
-            (with a
-            relation, both orders and all four: 240 train, 120 test), or "unseen" (test only: pairs
-                with an
-            object that pre-training never showed).
+        split: "train" or "test". The two are disjoint as unordered pairs of objects.
+        kind: "pair" ("a red circle and a blue square", in both orders: 60 train, 30 test),
+            "spatial" (with each of the four relations, in both orders: 240 train, 120 test), or
+            "unseen" (test only: pairs with an object that the denoiser's pre-training never
+            showed).
 
     Raises:
-        UserError: unknown split or kind.
+        UserError: for an unknown split or kind.
     """
     if split not in ("train", "test") or kind not in ("pair", "spatial", "unseen"):
         raise UserError(

@@ -1,7 +1,7 @@
 """Scenes of the embedded world: one or two coloured shapes on grey, and their exact rendering.
 
-A batch of scenes is one record of tensors, so that rendering ten thousand pictures is one call.
-Pictures are ``[N, 3, 32, 32]`` float32 in [0, 1]; positions and radii are in pixels, the origin is
+A batch of scenes is one dataclass of tensors, so that one call can render ten thousand pictures.
+Pictures are ``[N, 3, 32, 32]`` float32 in [0, 1]. Positions and radii are in pixels; the origin is
 the top left corner.
 """
 
@@ -21,16 +21,15 @@ PALETTE = ((0.86, 0.16, 0.14), (0.16, 0.64, 0.20), (0.14, 0.28, 0.86), (0.96, 0.
 
 RADIUS = (4.0, 5.5)
 GAP = 1.5
-"""Least distance in pixels between the reaches of two objects."""
+"""Smallest distance in pixels between two objects, measured from the reach of each."""
 BORDER = 1.0
-"""Least distance in pixels of an object's reach from the border."""
+"""Smallest distance in pixels between an object's reach and the border."""
 
-# One radius means about the same area for every shape, so that size says nothing about shape.
+# A radius means about the same area for every shape, so that the size does not reveal the shape.
 _SQUARE_HALF = math.sqrt(math.pi) / 2
 _TRIANGLE_INRADIUS = math.sqrt(math.pi / (3 * math.sqrt(3)))
-# Reach per radius: of the square to its corner, of the triangle to its half width (its apex, which
-# reaches further, is thin, and GAP keeps it clear). A test draws thousands of scenes and finds no
-# overlap.
+# Reach per radius: the square's corner; the triangle's half width (its apex reaches further, but it
+# is thin, and GAP keeps it clear of others). A test draws thousands of scenes and finds no overlap.
 _REACH = torch.tensor([1.0, _SQUARE_HALF * math.sqrt(2), _TRIANGLE_INRADIUS * math.sqrt(3)])
 
 
@@ -43,8 +42,8 @@ class Scenes:
         colour: ``[N, 2]`` int64, index into COLOURS; the second is meaningless where count is 1.
         shape: ``[N, 2]`` int64, index into SHAPES.
         centre: ``[N, 2, 2]`` float32, (x, y) in pixels.
-        radius: ``[N, 2]`` float32, in pixels: a circle's radius, and the equal-area size of the
-            others.
+        radius: ``[N, 2]`` float32, in pixels: the radius of a circle; for the other shapes, the
+            radius of a circle of the same area.
     """
 
     count: Tensor
@@ -76,8 +75,8 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
         radius: ``[...]`` float32, in pixels.
 
     Returns:
-        ``[..., 32, 32]`` float32 in [0, 1]: the share of the pixel that the object covers, to first
-        order.
+        ``[..., 32, 32]`` float32 in [0, 1]: the share of each pixel that the object covers, to
+        first order.
     """
     axis = torch.arange(SIZE, dtype=torch.float32) + 0.5
     dx = axis.view(1, SIZE) - centre[..., 0, None, None]
@@ -110,16 +109,16 @@ def render(scenes: Scenes) -> Tensor:
 def sample_scenes(
     count: int, generator: torch.Generator, *, objects: Tensor, two_objects: float
 ) -> Scenes:
-    """Draw scenes; objects of one scene differ and never overlap.
+    """Draw random scenes; the objects of one scene differ and never overlap.
 
     Args:
-        count: scenes to draw.
+        count: number of scenes.
         generator: the only source of randomness.
         objects: ``[K, 2]`` int64, the (colour, shape) pairs that may appear.
         two_objects: share of scenes with two objects.
     """
     first = torch.randint(len(objects), (count,), generator=generator)
-    # Draw the second among the others, so that no scene holds the same object twice.
+    # Draw the second object from the others, so that no scene has the same object twice.
     other = torch.randint(len(objects) - 1, (count,), generator=generator)
     other = other + (other >= first)
     chosen = objects[torch.stack([first, other], dim=1)]
@@ -140,7 +139,7 @@ def sample_scenes(
 
 
 def relation_of(first: Tensor, second: Tensor) -> Tensor:
-    """How ``first`` lies to ``second``: index into RELATIONS along the larger offset.
+    """The position of ``first`` relative to ``second``: index into RELATIONS, by the larger offset.
 
     Args:
         first, second: ``[..., 2]`` float, centres (x, y).

@@ -1,8 +1,8 @@
-"""Make the embedded model from nothing: ``python -m mitune.worlds.shapes.pretrain --out FOLDER``.
+"""Train the embedded model from scratch: ``python -m mitune.worlds.shapes.pretrain --out FOLDER``.
 
-Three stages, each done once and skipped when its result is there; the third also resumes inside.
-About 45 minutes on two CPU cores that do nothing else. The result is a folder of a diffusers
-pipeline, which ``mitune --model FOLDER`` takes.
+There are three stages. A stage whose result exists is skipped; the third one also resumes from its
+last checkpoint. It takes about 45 minutes on two otherwise idle CPU cores. The result is a
+diffusers pipeline folder, which ``mitune --model FOLDER`` accepts.
 """
 
 import json
@@ -28,23 +28,23 @@ from mitune.worlds.shapes.pretrain.vae import train_vae
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Make the embedded model from nothing."""
+    """Train the embedded model from scratch."""
 
     out: Path
-    """Folder: work/ holds the stages' state, pipeline/ the result."""
+    """Output folder: work/ holds the state of the stages, pipeline/ the result."""
     vae_steps: int = 1800
-    """Stage 1, the autoencoder."""
+    """Training steps of stage 1, the autoencoder."""
     text_steps: int = 600
-    """Stage 2, the text encoder."""
+    """Training steps of stage 2, the text encoder."""
     recipe: UnetRecipe = field(default_factory=UnetRecipe)
     """Stage 3, the denoiser."""
 
 
 def pretrain(options: Pretrain) -> Path:
-    """Run what is missing of the three stages and assemble the pipeline.
+    """Run those of the three stages that have no result yet, and assemble the pipeline.
 
     Returns:
-        the folder of the pipeline, weights in fp16.
+        The folder of the pipeline; weights in fp16, except for the text encoder in float32.
     """
     work = options.out / "work"
     make_folder(work)
@@ -64,8 +64,8 @@ def _stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
 
 
 def assemble(work: Path, folder: Path) -> Path:
-    """One diffusers pipeline folder, fp16 safetensors but for the text encoder, from the stages'
-    results below ``work``."""
+    """Write a diffusers pipeline folder from the results of the stages in ``work``. Weights are
+    fp16 safetensors; only the text encoder is float32."""
     _, pipeline = assemble_pipeline(
         {
             "vae": AutoencoderKL.from_pretrained(work / "vae"),
@@ -76,11 +76,12 @@ def assemble(work: Path, folder: Path) -> Path:
         }
     )
     pipeline.to(dtype=torch.float16)
-    # transformers loads the type it finds, diffusers float32: a plain pipeline would mix the two.
+    # transformers loads the stored dtype, diffusers loads float32: without this, a pipeline would
+    # mix the two.
     pipeline.text_encoder.to(torch.float32)
     pipeline.save_pretrained(folder)
     for config in folder.glob("*/config.json"):
-        # Where the parts lay on the machine that trained them concerns nobody else.
+        # Remove the paths of the machine that trained the parts.
         values = json.loads(config.read_text())
         values.pop("_name_or_path", None)
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

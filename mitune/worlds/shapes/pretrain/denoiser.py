@@ -1,8 +1,8 @@
-"""Stage 3: the denoiser, on captions of which a known share is wrong, as on the web.
+"""Stage 3: the denoiser, trained on captions of which a known share is wrong, as on the web.
 
-The wrong captions are what leaves the model imperfect in a way it knows about: it learns the
-mixture of pictures that go with a prompt, with the right one the likeliest, and draws the others at
-about the noise rates.
+The wrong captions make the model imperfect in a way that it knows about. It learns the mixture of
+pictures that occur with a prompt: the right picture is the most likely, and it draws the others at
+about the rates of the wrong captions.
 """
 
 import json
@@ -30,27 +30,28 @@ from mitune.worlds.shapes.scene import RELATIONS, Scenes, relation_of, render, s
 
 @dataclass(frozen=True, kw_only=True)
 class UnetRecipe:
-    """How the denoiser is trained; shares are probabilities."""
+    """How the denoiser is trained. The shares of captions and pictures are probabilities."""
 
     steps: int = 6_000
     batch: int = 64
     peak_lr: float = 6e-4
     warmup: int = 300
     decay_share: float = 0.25
-    """Last share of the steps, over which the learning rate falls linearly to zero."""
+    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
     clean_share: float = 0.25
-    """First share of the steps, in which captions are all right: binding is learned faster from
-    them."""
+    """Share of the steps, at the start, in which all captions are right: the model learns binding
+    faster from them."""
     scenes: int = 60_000
     two_objects: float = 0.6
     relation: float = 0.3
-    """Two-object captions that name a relation."""
+    """Share of two-object captions that name a relation."""
     ghost: float = 0.7
-    """One-object pictures whose caption names a second object that is not there."""
+    """Share of one-object pictures whose caption names a second object that is not there."""
     swapped: float = 0.25
-    """Two-object pictures whose caption exchanges the colours."""
+    """Share of two-object pictures whose caption exchanges the colours, unless this would name a
+    held-out object."""
     wrong_relation: float = 0.12
-    """Captions with a relation that name another one."""
+    """Share of captions with a relation that name a wrong one."""
     dropout: float = 0.1
     snr_gamma: float = 5.0
     ema: float = 0.999
@@ -58,11 +59,11 @@ class UnetRecipe:
 
 
 class Captions:
-    """Numbers for all captions, so that a batch of them is drawn with tensor arithmetic and no
+    """Numbers all captions, so that a batch of captions is drawn with tensor arithmetic, without
     strings.
 
-    Row of object i: i; of the ordered pair (i, j) with form f (0: "and", then each relation):
-    K + (f * K + i) * K + j; the last row is the empty caption.
+    The row of object i is i. The row of the ordered pair (i, j) with form f (0: "and", then each
+    relation) is K + (f * K + i) * K + j. The last row is the empty caption.
     """
 
     def __init__(self, recipe: UnetRecipe) -> None:
@@ -71,7 +72,7 @@ class Captions:
         self.objects = object_indices(shown)
         self.count = len(shown)
         number = {o: i for i, o in enumerate(shown)}
-        # swap[i, j]: the object with i's shape in j's colour, -1 where that one is held out.
+        # swap[i, j]: the object with the shape of i and the colour of j; -1 if it is held out.
         swap = [[number.get((b[0], a[1]), -1) for b in shown] for a in shown]
         self.swap = torch.tensor(swap)
         self.texts = [""] * (self.count + (1 + len(RELATIONS)) * self.count**2 + 1)
@@ -86,7 +87,8 @@ class Captions:
     def draw(
         self, scenes: Scenes, numbers: Tensor, clean: bool, generator: torch.Generator
     ) -> Tensor:
-        """Rows of captions for ``scenes`` (object ``numbers`` [B, 2] int64), [B] int64."""
+        """Draw a caption row for each of ``scenes``, with object ``numbers`` ([B, 2] int64):
+        [B] int64."""
         recipe, size, k = self.recipe, len(scenes), self.count
 
         def chance(p: float) -> Tensor:
@@ -100,8 +102,8 @@ class Captions:
         swap = chance(0 if clean else recipe.swapped) & possible
         first = torch.where(swap, swapped_first, first)
         second = torch.where(swap, swapped_second, second)
-        # The ghost stands nowhere: sample_scenes drew it a place as the second object, which serves
-        # for its relation.
+        # The ghost object is not in the picture. Its relation uses the position that sample_scenes
+        # drew for the unused second object.
         ghost = chance(0 if clean else recipe.ghost) & single
         turn = chance(0.5)
         first, second = torch.where(turn, second, first), torch.where(turn, first, second)
@@ -119,7 +121,7 @@ class Captions:
 
 @torch.no_grad()
 def caption_embeddings(folder: Path, texts: list[str]) -> Tensor:
-    """``[len(texts), 16, 64]`` float32 from the text encoder of stage 2."""
+    """Embeddings from the text encoder of stage 2: ``[len(texts), 16, 64]`` float32."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -136,14 +138,14 @@ def scene_latents(folder: Path, scenes: Scenes) -> Tensor:
 
 
 def learning_rate(recipe: UnetRecipe, step: int) -> float:
-    """Linear warm-up, constant, linear decay to zero over the last ``decay_share``."""
+    """Linear warm-up, then constant, then linear decay to zero over the last ``decay_share``."""
     left = (recipe.steps - step) / max(1.0, recipe.decay_share * recipe.steps)
     return recipe.peak_lr * min(1.0, (step + 1) / recipe.warmup, left)
 
 
 class Training:
-    """The denoiser in bfloat16 with float32 masters, their exponential average, and the optimizer:
-    one state to save."""
+    """The training state to save: the denoiser in bfloat16, its float32 master weights, their
+    exponential moving average, and the optimizer."""
 
     def __init__(self, recipe: UnetRecipe) -> None:
         torch.manual_seed(recipe.seed)
@@ -158,8 +160,8 @@ class Training:
         )
 
     def update(self, lr: float, ema: float) -> float:
-        """One optimizer step from the model's gradients; returns their norm before clipping to
-        1."""
+        """Take one optimizer step with the model's gradients, clipped to norm 1; returns the norm
+        before clipping."""
         low = list(self.model.parameters())
         for master, weight in zip(self.master, low, strict=True):
             master.grad = weight.grad.float()
@@ -177,7 +179,7 @@ class Training:
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        """Write the state under a temporary name and move it into place."""
+        """Write the state under a temporary name, then rename it into place."""
         tensors: dict[str, Tensor] = {}
         for name, master, average in zip(self.names, self.master, self.average, strict=True):
             state = self.optimizer.state[master]
@@ -214,7 +216,7 @@ class Training:
 
 
 def object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
-    """``[N, 2]`` int64: which of the captions' objects each scene shows."""
+    """The numbers of the objects in each scene, as ``captions`` counts them: ``[N, 2]`` int64."""
     pairs = torch.stack([scenes.colour, scenes.shape], dim=-1)
     return (pairs[:, :, None] == captions.objects).all(dim=-1).long().argmax(dim=-1)
 
@@ -222,8 +224,8 @@ def object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
 def batches(
     recipe: UnetRecipe, folder: Path, start: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """From step ``start``: noise, timesteps, latents and caption embeddings of each step, keyed by
-    (seed, step)."""
+    """Yield noise, timesteps, latents and caption embeddings of each step from ``start``. They
+    depend only on (seed, step)."""
     captions = Captions(recipe)
     generator = torch.Generator().manual_seed(recipe.seed + 17)
     scenes = sample_scenes(
@@ -245,14 +247,15 @@ def batches(
 
 
 def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> dict[str, object]:
-    """Train the denoiser below ``folder``, continuing from its last checkpoint; the averaged
+    """Train the denoiser in ``folder``, from its last checkpoint if there is one. The averaged
     weights go to ``unet/``.
 
     The loss is ``min(SNR_t, gamma) / SNR_t * ||eps - eps_theta||^2`` (min-SNR, Hang et al. 2023),
     mean over elements.
 
     Returns:
-        the card's numbers: recipe, last loss, seconds of this process.
+        The numbers for the model card: recipe, held-out objects, running average of the loss,
+        seconds of this process.
     """
     start = time.perf_counter()
     training = Training(recipe)
@@ -264,8 +267,7 @@ def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> di
     weight = snr.clamp(max=recipe.snr_gamma) / snr
     loss_average = math.nan
     log_file = folder / "unet_loss.jsonl"
-    # Lines of steps after the checkpoint belong to the interrupted run; they are about to be
-    # written again.
+    # Drop the lines that an interrupted run wrote after its checkpoint: these steps are repeated.
     lines = log_file.read_text().splitlines() if log_file.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] <= training.step]
     log_file.write_text("".join(line + "\n" for line in kept))

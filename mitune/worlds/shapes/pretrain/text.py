@@ -1,9 +1,9 @@
-"""Stage 2: the text encoder, taught what its captions say before any picture is shown.
+"""Stage 2: the text encoder, trained on the content of captions without any pictures.
 
-The text encoders of larger models, too, were trained before and apart from the denoiser. Linear
-read-outs must find at each noun its object's colour and shape, and after the caption's end the
-whole caption: the denoiser's cross-attention then meets features in which binding is already made,
-instead of having to teach them through the noise.
+The text encoders of larger models are also trained before the denoiser and separately from it. Here
+linear read-outs must find the colour and shape of an object at its noun, and the whole caption
+after its end. So the denoiser's cross-attention receives features that already bind colours to
+shapes, and does not have to learn the binding through the noise.
 """
 
 import random
@@ -29,8 +29,8 @@ _READOUTS = {
 
 
 def every_phrase() -> list[Phrase]:
-    """All captions that pre-training can show: single objects, pairs in both orders, and each
-    relation."""
+    """All captions that pre-training can show: single objects, and pairs in both orders with "and"
+    and with each relation."""
     shown = all_objects()
     phrases = [Phrase((o,)) for o in shown]
     for relation in (None, *RELATIONS):
@@ -39,7 +39,8 @@ def every_phrase() -> list[Phrase]:
 
 
 def _facts(phrase: Phrase | None) -> list[int]:
-    """The read-outs' targets, in the order of _READOUTS; the last class of each means 'none'."""
+    """The targets of the read-outs, in the order of _READOUTS; the last class means 'none' for all
+    but ``count``."""
     objects = phrase.objects if phrase else ()
     row = [len(objects)]
     for i in range(2):
@@ -54,12 +55,12 @@ def _facts(phrase: Phrase | None) -> list[int]:
 def train_text_encoder(
     folder: Path, *, steps: int, batch: int = 64, seed: int = 0
 ) -> dict[str, float]:
-    """Train the tokenizer's text encoder and save both below ``folder`` (``tokenizer/``,
+    """Write the tokenizer, train the text encoder, and save both in ``folder`` (``tokenizer/``,
     ``text_encoder/``).
 
     Returns:
-        the card's numbers: read-out accuracy at the nouns and at the end over every caption,
-        seconds.
+        The numbers for the model card: the lowest accuracy of any read-out, at the nouns and at the
+        end, over all captions; seconds.
     """
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -72,8 +73,8 @@ def train_text_encoder(
     facts = torch.tensor([_facts(p) for p in phrases])
     nouns = torch.tensor(tokenizer.convert_tokens_to_ids([f"{s}</w>" for s in SHAPES]))
     is_noun = torch.isin(ids, nouns)
-    # Object 1 is read at the first noun, object 2 at the second; everything from the end token on
-    # reads it all.
+    # Object 1 is read at the first noun, object 2 at the second; the whole caption is read at the
+    # end token and at every token after it.
     ordinal = is_noun.cumsum(dim=1) * is_noun
     is_end = ids == tokenizer.eos_token_id
     width = networks.TEXT_WIDTH

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, on freshly drawn scenes."""
+"""Stage 1: the autoencoder, trained on newly drawn scenes in each step."""
 
 import time
 from pathlib import Path
@@ -25,12 +25,12 @@ def train_vae(folder: Path, *, steps: int, batch: int = 64, seed: int = 0) -> di
     unit-variance latents.
 
     The loss is ``mean (x' - x)^2 + 0.1 mean |x' - x| + 1e-3 KL`` with pixels in [-1, 1] and the KL
-    per latent element.
-    All twelve objects are shown: an autoencoder carries no captions, so nothing about the held-out
-    ones leaks.
+    per latent element. The pictures show all twelve objects: an autoencoder sees no captions, so it
+    learns nothing about the names of the held-out ones.
 
     Returns:
-        the card's numbers: reconstruction error on fresh scenes, seconds.
+        The numbers for the model card: reconstruction error and standard deviation of the latents
+        on new scenes, seconds.
     """
     start = time.perf_counter()
     torch.manual_seed(seed)
