@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mitune
+import mitune.core.prompts
 from mitune.cli.commands import COMMANDS
 from mitune.cli.program import parse
 
@@ -39,5 +40,7 @@ def test_the_two_lines_run(tmp_path, monkeypatch):
     monkeypatch.setattr(mitune, "load", lambda name: name)
     monkeypatch.setattr(mitune, "align", lambda *given: called.append(given))
     monkeypatch.chdir(tmp_path)
-    exec(code, {"prompts": ["a dog"]})
-    assert called == [("shapes", ["a dog"], "runs/first")]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert called == [("shapes", names["prompts"], "runs/first")]
+    mitune.core.prompts.check_prompts(names["prompts"])

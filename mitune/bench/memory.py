@@ -1,6 +1,5 @@
 """Measure the peak memory between two calls."""
 
-import ctypes
 import gc
 import resource
 import sys
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from mitune.runtime.malloc import give_back_freed_memory
 
 
 def reset_peak(device: torch.device) -> None:
@@ -24,7 +25,8 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform != "linux":  # cannot be reset there: an upper bound
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return _status("VmHWM:")
 
 
@@ -37,7 +39,7 @@ class TensorPeak:
         self._device = device
         reset_peak(device)
         if device.type != "cuda" and sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
+            give_back_freed_memory()
             # Exclude the fake tensors that torch.compile leaves behind: they hold no memory.
             real = (t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter))
             held = (tensor.untyped_storage() for tensor in real)

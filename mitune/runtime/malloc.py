@@ -28,3 +28,17 @@ def keep_freed_memory() -> bool:
         return False
     options = {_MMAP_THRESHOLD: _KEPT, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _STEP}
     return all(mallopt(option, value) == 1 for option, value in options.items())
+
+
+def give_back_freed_memory() -> bool:
+    """Let glibc return freed memory to the system.
+
+    Returns:
+        Whether it returned any; False with another C library.
+    """
+    if (extension := host()) is not None:
+        return bool(extension.give_back_memory())
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError):
+        return False

@@ -88,10 +88,12 @@ def test_energy_is_the_area_under_the_watts() -> None:
 
 
 def test_without_it_all_works_and_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mitune.runtime.malloc import keep_freed_memory
+    from mitune.runtime.malloc import give_back_freed_memory, keep_freed_memory
 
     with_it = keep_freed_memory()
+    assert isinstance(give_back_freed_memory(), bool)
     monkeypatch.setattr(host_module, "host", lambda: None)
     monkeypatch.setattr("mitune.runtime.malloc.host", lambda: None)
     assert keep_freed_memory() == with_it
+    assert isinstance(give_back_freed_memory(), bool)
     assert "not built: install mitune from source with pybind11" in (why_not() or "")

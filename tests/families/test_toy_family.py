@@ -64,6 +64,16 @@ def test_it_is_recognised_live_and_from_a_folder(folder: Path) -> None:
     assert torch.equal(predict(live), predict(loaded))
 
 
+def test_a_weight_that_is_not_finite_is_refused() -> None:
+    broken = pipeline()
+    broken.text_encoder_2.text_projection.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"the text_encoder_2's weight text_projection\.weight is"):
+        mitune.load(broken)
+    broken.vae = None
+    with pytest.raises(UserError, match="the vae is missing"):
+        mitune.load(broken)
+
+
 def test_its_text_is_diffusers_own() -> None:
     theirs = pipeline()
     text, null, pooled, null_pooled = theirs.encode_prompt(

@@ -1,12 +1,11 @@
 """Hyper-parameters of the adapter."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from mitune.arguments.fields import stands_for
 from mitune.cli.defaults import of_preset
 from mitune.config.choices import Gradient, LearningRate, Method
-from mitune.config.training import TuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)

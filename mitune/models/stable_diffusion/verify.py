@@ -13,6 +13,7 @@ from mitune.core.errors import UserError
 from mitune.core.identity import merges_of
 from mitune.diffusion.schedule import Schedule
 from mitune.diffusion.variance_preserving import VariancePreserving
+from mitune.models.verify import check_weights
 
 _OTHER_CONDITIONING = (
     "class_embed_type",
@@ -47,7 +48,7 @@ def check_pipeline(name: str, pipeline: Any, dtype: torch.dtype) -> None:
             )
         for part in NETWORKS:
             own = dtype if part == "unet" else torch.float32
-            _check_weights(part, getattr(pipeline, part), own)
+            check_weights(part, getattr(pipeline, part), own)
     except UserError as error:
         raise UserError(f"model {name}: {error}") from error
 
@@ -134,28 +135,4 @@ def _check_tokenizer(tokenizer: Any, text: Any) -> None:
             raise UserError(
                 f"the tokenizer has no merge that makes {lost} of its {len(long)} longer tokens, "
                 f"so texts fall to letters: expected one for each; {mend}"
-            )
-
-
-def _check_weights(part: str, module: torch.nn.Module, dtype: torch.dtype) -> None:
-    largest = torch.finfo(dtype).max
-    for name, tensor in module.state_dict().items():
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        if tensor.is_meta:
-            raise UserError(
-                f"the {part}'s weight {name} is not in memory: expected a pipeline without "
-                "offloading; load it plainly"
-            )
-        low, high = (float(value) for value in tensor.aminmax())  # NaN if any is
-        if not -math.inf < low <= high < math.inf:
-            raise UserError(
-                f"the {part}'s weight {name} is not finite (NaN or infinity): expected numbers; "
-                "fetch the model again, or take the last checkpoint before its training diverged"
-            )
-        if max(-low, high) > largest:
-            kind = str(dtype).removeprefix("torch.")
-            raise UserError(
-                f"the {part}'s weight {name} reaches {max(-low, high):g}, which {kind} cannot "
-                "hold: expected a model that fits it; use --precision float32 or bfloat16"
             )
