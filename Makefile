@@ -39,10 +39,11 @@ test: $(STAMP)   ## all tests
 
 # Where a result must not depend on the processor: as one without AVX512 rounds, and as one without
 # AVX and fused multiply-add does, on which MKL is seven times slower.
-NUMERIC = tests/generate tests/tuning tests/export tests/families/test_pairs.py tests/families/test_prepared.py \
-	tests/test_build.py tests/test_prune.py tests/test_align.py tests/test_estimate.py
-NUMERIC_FEW = tests/generate/test_generate.py tests/export/test_text_encoder.py \
-	tests/tuning/test_merged.py tests/test_build.py
+NUMERIC = tests/engine tests/training tests/adapters tests/selection tests/runtime/test_pairs.py \
+	tests/runtime/test_prepared.py tests/methods/test_build.py tests/methods/test_align.py \
+	tests/scoring/test_estimate.py tests/models/test_toy_family.py
+NUMERIC_FEW = tests/engine/test_generate.py tests/adapters/test_text_encoder.py \
+	tests/training/test_merged.py tests/methods/test_build.py
 UNCOMPILED = -k "not compiled and not compiles and not torchrun"
 
 rounding: $(STAMP) ## the numeric tests as other processors round
@@ -52,9 +53,9 @@ rounding: $(STAMP) ## the numeric tests as other processors round
 # Not editable: what is in the checkout is built against another torch.
 FLOOR := .venv-floor
 FLOOR_STAMP := $(FLOOR)/.mitune-dependencies
-FLOOR_TESTS := tests/kernels tests/test_compiling.py tests/generate/test_generate.py \
-	tests/tuning/test_tune.py tests/tuning/test_adapter.py tests/tuning/test_merged.py \
-	tests/families/test_prepared.py
+FLOOR_TESTS := tests/kernels tests/runtime/test_compiling.py tests/engine/test_generate.py \
+	tests/training/test_tune.py tests/adapters/test_adapter.py tests/training/test_merged.py \
+	tests/runtime/test_prepared.py
 
 $(FLOOR_STAMP): constraints-floor.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)

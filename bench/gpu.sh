@@ -59,7 +59,7 @@ export PYTHONPATH="$PWD:$PWD/kernels${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}"
 export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/.cache}
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1
 mitune=("$python" -m mitune.cli.main)
-kernel_tests=(tests/kernels tests/generate/test_on_gpu.py tests/tuning/test_captured.py
+kernel_tests=(tests/kernels tests/engine/test_on_gpu.py tests/training/test_captured.py
     --ignore=tests/kernels/test_extension.py --ignore=tests/kernels/test_cuda_build.py
     --ignore=tests/kernels/test_triton.py)
 if [ "$tiny" = --tiny ]; then

@@ -20,9 +20,10 @@ if not torch.cuda.is_available():
     # Before anything imports the operations: Triton's kernels are tested by its interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Helper modules lie beside the tests that use them.
-for folder in ("", "sets", "tuning", "kernels", "generate", "families", "export", "evaluation"):
-    sys.path.insert(0, str(Path(__file__).parent / folder))
+# Helper modules lie in the folders of the tests that use them. Not this folder itself: its folders
+# have names that are packages elsewhere.
+for folder in sorted(path for path in Path(__file__).parent.iterdir() if path.is_dir()):
+    sys.path.insert(0, str(folder))
 
 if not torch.cuda.is_available() and shutil.which("g++"):
     import cuda_emulation

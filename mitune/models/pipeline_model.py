@@ -151,6 +151,11 @@ class PipelineModel:
         """The inputs of ``embed``, one row for each prompt."""
         raise NotImplementedError
 
+    def tokenize_null(self) -> dict[str, Tensor]:
+        """The empty prompt's. A family with another ``encode_null`` marks its row here, for
+        ``embed`` to know."""
+        return self.tokenize([""])
+
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         """Conditioning from the result of ``tokenize``; gradients reach the text encoders."""
         raise NotImplementedError

@@ -166,6 +166,10 @@ class LatentModel(Denoiser, Protocol):
         """The inputs of ``embed``, one row for each prompt."""
         ...
 
+    def tokenize_null(self) -> dict[str, Tensor]:
+        """The row of what ``embed`` turns into the conditioning of no prompt."""
+        ...
+
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         """As ``encode_prompts``, from the result of ``tokenize``; gradients reach the text
         encoders."""

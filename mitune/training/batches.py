@@ -117,7 +117,7 @@ class Batches:
             encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
         ]
         if config.caption_dropout > 0:
-            parts.append(model.encode_null() if frozen else model.tokenize([""]))
+            parts.append(model.encode_null() if frozen else model.tokenize_null())
         self._cond = {name: tensor.to(model.device) for name, tensor in concat(parts).items()}
         row = {prompt: number for number, prompt in enumerate(prompts)}
         self._row = torch.tensor([row[prompt] for prompt, _ in pairs])

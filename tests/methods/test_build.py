@@ -26,7 +26,9 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 def test_killed_three_times_and_resumed_it_is_the_uninterrupted_set(tmp_path):
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here / "tuning"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(here), str(here.parent / "training"), os.environ.get("PYTHONPATH", "")]
+    )
     command = [sys.executable, str(here / "killed_build.py"), str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path}
