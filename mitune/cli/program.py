@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str]) -> "Command":
 def run(command: "Command") -> dict[str, Any]:
     """Run one parsed command, print its result for people and, if asked, as the last line for
     programs."""
-    from mitune.cli.commands.measure import Bench
+    from mitune.cli.commands.bench import Bench
     from mitune.core.provenance import as_json
     from mitune.runtime.malloc import keep_freed_memory
 

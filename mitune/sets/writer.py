@@ -11,7 +11,7 @@ from typing import Any, Self
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, is_ours, make_folder, remove_leftovers
 from mitune.engine.candidate import Candidate
-from mitune.sets.card import card
+from mitune.sets.data_card import card
 from mitune.sets.parts import encode, find_parts, part_path, read_part
 from mitune.sets.schema import CARD, PARTS, RUN, SetRecord
 

@@ -25,7 +25,7 @@ SAMPLES = "samples"
 
 
 class HeldOut(Protocol):
-    """A measure of held-out prompts, such as ``mitune.evaluation.watch.HeldOutMI``."""
+    """A measure of held-out prompts, such as ``mitune.evaluation.held_out.HeldOutMI``."""
 
     @property
     def prompts(self) -> Sequence[str]:

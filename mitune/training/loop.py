@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mitune.adapters import adapter as adapters
-from mitune.adapters.card import ADAPTER, CARD, card, whole
+from mitune.adapters.model_card import ADAPTER, CARD, card, whole
 from mitune.config.options import with_options
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError

@@ -13,7 +13,7 @@ from joint_model import predict
 from tiny_model import TinyModel, TinySet, config, scramble
 
 from mitune.adapters import adapter
-from mitune.adapters.card import CARD, card
+from mitune.adapters.model_card import CARD, card
 from mitune.training.loop import tune
 
 

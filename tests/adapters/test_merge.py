@@ -17,7 +17,7 @@ from trained import furthest
 import mitune
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import read_file, write_file
-from mitune.adapters.export.merge import merge
+from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
 

@@ -10,8 +10,10 @@ from mitune.arguments.file import NAME
 from mitune.arguments.parser import parse
 from mitune.cli import main
 from mitune.cli.commands import COMMANDS
-from mitune.cli.commands.judge import Score
-from mitune.cli.commands.make import Align, Build, Tune
+from mitune.cli.commands.align import Align
+from mitune.cli.commands.build import Build
+from mitune.cli.commands.score import Score
+from mitune.cli.commands.tune import Tune
 from mitune.config import choices
 from mitune.core.errors import UserError
 

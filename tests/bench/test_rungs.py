@@ -9,7 +9,7 @@ import torch
 from mitune.bench.machine import Meter
 from mitune.bench.random_model import TINY, random_sd21
 from mitune.bench.rungs import Cost, Made, with_own_denoiser
-from mitune.cli.commands.measure import Bench
+from mitune.cli.commands.bench import Bench
 from mitune.core.errors import UserError
 from mitune.core.provenance import as_json
 

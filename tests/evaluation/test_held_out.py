@@ -14,7 +14,7 @@ from mitune.adapters.adapter_file import FILE
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.compare import draw, measure
-from mitune.evaluation.watch import HeldOutMI, SamplePictures
+from mitune.evaluation.held_out import HeldOutMI, SamplePictures
 from mitune.training.callbacks import Watch
 from mitune.training.loop import tune
 

@@ -14,7 +14,7 @@ from toy_pipeline import pipeline
 
 import mitune
 from mitune.adapters import adapter
-from mitune.adapters.export.merge import merge
+from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.config.pruning import PruneConfig
 from mitune.core.errors import UserError

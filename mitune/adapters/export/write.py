@@ -19,11 +19,11 @@ from mitune.adapters.adapter_file import (
     to_bytes,
     write_file,
 )
-from mitune.adapters.card import ADAPTER, CARD, Form, card
 from mitune.adapters.export import formats
 from mitune.adapters.export.folder import check_new, new_folder
 from mitune.adapters.export.layers import Layer, adapted
-from mitune.adapters.export.merge import merge
+from mitune.adapters.export.whole_model import merge
+from mitune.adapters.model_card import ADAPTER, CARD, Form, card
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write
 from mitune.core.provenance import versions

@@ -4,10 +4,16 @@ does the work."""
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mitune.cli.commands.give import Export, Merge
-from mitune.cli.commands.judge import Doctor, Eval, Score
-from mitune.cli.commands.make import Align, Build, Real, Tune
-from mitune.cli.commands.measure import Bench
+from mitune.cli.commands.align import Align
+from mitune.cli.commands.bench import Bench
+from mitune.cli.commands.build import Build
+from mitune.cli.commands.doctor import Doctor
+from mitune.cli.commands.eval import Eval
+from mitune.cli.commands.export import Export
+from mitune.cli.commands.merge import Merge
+from mitune.cli.commands.real import Real
+from mitune.cli.commands.score import Score
+from mitune.cli.commands.tune import Tune
 
 
 class Command(Protocol):

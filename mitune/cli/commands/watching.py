@@ -48,7 +48,7 @@ class Watching:
         Raises:
             UserError: as ``read_prompts``, ``HeldOutMI``, ``SamplePictures`` and ``Watch``.
         """
-        from mitune.evaluation.watch import HeldOutMI, SamplePictures
+        from mitune.evaluation.held_out import HeldOutMI, SamplePictures
         from mitune.training.callbacks import Watch
 
         held_out, samples = None, None

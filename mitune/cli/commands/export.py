@@ -1,4 +1,4 @@
-"""The verbs that give an adapter to other programs: export, merge."""
+"""The verb that writes an adapter for another program: export."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,26 +40,3 @@ class Export(Source):
             )
         found = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(done).items()}
         return {"format": self.format, **found}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merge(Source):
-    """Merge an adapter into its model: a whole diffusers pipeline folder, in float32.
-
-    The folder is a model like any other, also for --model. The paper's settings then hold for it:
-    what the embedded model has of its own (settings, prompts, oracle) is lost.
-    """
-
-    adapter: Path
-    """Folder or file of the LoRA or DoRA."""
-    out: Path
-    """New folder of the model."""
-
-    def run(self) -> dict[str, Any]:
-        from mitune.adapters.export.merge import merge
-        from mitune.adapters.export.write import check_request
-
-        check_request(self.adapter, self.out, "merged")
-        path = merge(self.load(), self.adapter, self.out)
-        print(f"model: {path}")
-        return {"model": str(path)}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import run_of
-from mitune.adapters.card import CARD, Form, card
 from mitune.adapters.export.folder import new_folder
 from mitune.adapters.export.layers import adapted
 from mitune.adapters.merge import merged_weights
+from mitune.adapters.model_card import CARD, Form, card
 from mitune.core.files import atomic_write
 from mitune.models.protocol import LatentModel
 

@@ -1,0 +1,49 @@
+"""The verb that builds a fine-tuning set: build."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from mitune.arguments.fields import stands_for
+from mitune.cli.commands.given import given_prompts, warn_long
+from mitune.cli.commands.repeat import running
+from mitune.cli.commands.told import tell_set
+from mitune.cli.options.configured import configured
+from mitune.cli.options.model import Common
+from mitune.cli.options.sampling import Pool
+from mitune.config.sets import BuildConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(Common, Pool):
+    """Build a fine-tuning set: generate each prompt's pool, score it by mutual information, keep
+    the best."""
+
+    out: Path
+    """Folder of the set (Parquet); the same command after an interruption goes on."""
+    adapter: Annotated[Path | None, stands_for("none")] = None
+    """A LoRA or DoRA on the model that generates."""
+
+    def run(self) -> dict[str, Any]:
+        from mitune.adapters.adapter_file import digest
+        from mitune.methods.build import build_set
+        from mitune.selection.steering import tell_audit
+
+        prompts = given_prompts(self, self.prompts, "train")[: self.limit]
+        model = self.load(self.adapter)
+        warn_long(model, prompts)
+        with running(self, self.out, self.quiet) as bars:
+            built = build_set(
+                model,
+                prompts,
+                self.out,
+                configured(self, BuildConfig.of(model.preset), prune=self.pruning()),
+                adapter=None if self.adapter is None else digest(self.adapter),
+                progress=lambda done, total: bars.candidate(1, done, total),
+            )
+        summary = built.summary()
+        tell_set(summary)
+        if (found := built.audit()) is not None:
+            print(tell_audit(found))
+            summary["audit"] = found
+        return summary
