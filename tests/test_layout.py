@@ -7,18 +7,19 @@ import mitune
 
 PACKAGE = Path(mitune.__file__).parent
 NAMES = re.compile(
-    r"Stable ?Diffusion|encoder_hidden_states|\.unet\b|alphas_cumprod|stable_diffusion\."
+    r"Stable ?Diffusion|SDXL|encoder_hidden_states|\.unet\b|alphas_cumprod|stable_diffusion\."
 )
-FAMILY = "models/stable_diffusion/"
+FAMILY = re.compile(r"models/\w+/")
+"""A folder below ``models`` is a family's own."""
 COMPATIBILITY = {"diffusion/native.py", "moved.py"}
 """Reads diffusers' schedulers by their own names, and keeps the names that modules had."""
 
 
-def test_nothing_outside_its_folder_names_stable_diffusion():
+def test_nothing_outside_its_folder_names_a_family():
     found = [
         f"{name}:{number}: {line.strip()}"
         for file in sorted(PACKAGE.rglob("*.py"))
-        if not (name := file.relative_to(PACKAGE).as_posix()).startswith(FAMILY)
+        if not FAMILY.match(name := file.relative_to(PACKAGE).as_posix())
         and name not in COMPATIBILITY
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if NAMES.search(line)
@@ -27,5 +28,5 @@ def test_nothing_outside_its_folder_names_stable_diffusion():
 
 
 def test_the_search_finds_what_it_looks_for():
-    inside = (PACKAGE / FAMILY / "model.py").read_text()
+    inside = (PACKAGE / "models/stable_diffusion/model.py").read_text()
     assert NAMES.search(inside)

@@ -14,7 +14,7 @@ from mitune.diffusion.schedule import Schedule
 from mitune.models.family import Family, foreign
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
-from mitune.models.verify import check_weights
+from mitune.models.verify import check_weights, told
 
 _CHUNK = 64
 """Number of pictures in one batch of the VAE."""
@@ -94,15 +94,13 @@ class PipelineModel:
         """Raise UserError, naming the model and the part, unless the parts make one model that
         ``dtype`` can hold. Here every part must be present and every weight usable; a family adds
         what makes its parts fit each other (``mitune.models.stable_diffusion.verify``)."""
-        try:
-            for part in (*self.family.components, *self.family.networks):
+        with told(name):
+            for part in self.family.components:
                 if getattr(pipeline, part, None) is None:
                     raise UserError(f"the {part} is missing: expected a whole pipeline")
             for part in self.family.networks:
                 own = dtype if part == self.denoiser else torch.float32
                 check_weights(part, getattr(pipeline, part), own)
-        except UserError as error:
-            raise UserError(f"model {name}: {error}") from error
 
     def shape_of_latents(self) -> tuple[int, ...]:
         """(C, H, W), from the denoiser's config."""

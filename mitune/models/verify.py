@@ -1,10 +1,23 @@
 """Checks that every family makes of a pipeline before anything is computed with it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from mitune.core.errors import UserError
+from mitune.core.identity import merges_of
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Name the model in front of what a check says."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"model {name}: {error}") from error
 
 
 def check_weights(part: str, module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -30,4 +43,81 @@ def check_weights(part: str, module: torch.nn.Module, dtype: torch.dtype) -> Non
             raise UserError(
                 f"the {part}'s weight {name} reaches {max(-low, high):g}, which {kind} cannot "
                 "hold: expected a model that fits it; use --precision float32 or bfloat16"
+            )
+
+
+def check_unet(unet: Any, vae: Any) -> None:
+    """Raise UserError unless a UNet, by its config, makes latents from latents of the VAE, and says
+    of which size."""
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        raise UserError(
+            f"the unet takes {unet.in_channels} channels and makes {unet.out_channels}, and the "
+            f"vae's latents have {vae.latent_channels}: expected the same number of each (9 are "
+            "an inpainting model's, 8 an image-editing one's); give a text-to-image model"
+        )
+    size = unet.sample_size
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(
+            f"the unet's sample_size is {size!r}: expected the side of its latents; set it in "
+            "unet/config.json (64 for pictures of 512 pixels)"
+        )
+
+
+def check_vae(vae: Any) -> None:
+    """Raise UserError unless an AutoencoderKL, by its config, takes pictures and scales its latents
+    by a factor alone."""
+    if (vae.in_channels, vae.out_channels) != (3, 3):
+        raise UserError(
+            f"the vae takes {vae.in_channels} channels and makes {vae.out_channels}: expected "
+            "pictures of 3"
+        )
+    scale = vae.scaling_factor
+    if not isinstance(scale, (int, float)) or not (0 < scale < math.inf):
+        raise UserError(
+            f"the vae's scaling_factor is {scale!r}: expected a number above 0; restore it in "
+            "vae/config.json"
+        )
+    for option in ("shift_factor", "latents_mean", "latents_std"):
+        if (value := vae.get(option)) is not None:
+            raise UserError(
+                f"the vae's {option} is {value!r}: expected null, as this family scales its "
+                "latents by scaling_factor alone"
+            )
+
+
+def check_tokenizer(part: str, tokenizer: Any, text: Any) -> None:
+    """Raise UserError, naming the part, unless a CLIP tokenizer is whole and fits its text encoder,
+    whose config is ``text``."""
+    encoder = part.replace("tokenizer", "text_encoder")
+    vocabulary = tokenizer.get_vocab()
+    size, places = max([len(tokenizer), *(i + 1 for i in vocabulary.values())]), text.vocab_size
+    mend = f"restore the files in {part}/ (vocab.json, merges.txt, tokenizer.json)"
+    # An encoder may have rows that no token uses, to round up its size, but not more than it uses.
+    if not places / 2 < size <= places:
+        raise UserError(
+            f"the {part} knows {size} tokens and the {encoder} has {places}: expected as "
+            f"many; {mend}"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"the {part} has no pad_token: expected one; set it in {part}/tokenizer_config.json"
+        )
+    length, longest = tokenizer.model_max_length, text.max_position_embeddings
+    if not 3 <= length <= longest:
+        shown = "missing" if length > 1e9 else length
+        raise UserError(
+            f"the {part}'s model_max_length is {shown}: expected 3 to {longest}, the "
+            f"{encoder}'s max_position_embeddings; set it to {longest} in {part}/"
+            "tokenizer_config.json"
+        )
+    if (merges := merges_of(tokenizer)) is not None:
+        added = tokenizer.get_added_vocab()
+        made = {merge.replace(" ", "") for merge in merges}
+        long = [t for t in vocabulary if t not in added and len(t.removesuffix("</w>")) > 1]
+        lost = sum(token not in made for token in long)
+        if 2 * lost > len(long):
+            raise UserError(
+                f"the {part} has no merge that makes {lost} of its {len(long)} longer tokens, "
+                f"so texts fall to letters: expected one for each; {mend}"
             )
