@@ -11,7 +11,7 @@ from tiny_model import TinyModel, TinySet, config, scramble, tree
 
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
-from mitune.cli.commands import make
+from mitune.cli.commands import tune as verb
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.training.batches import Batches, MicroBatch
@@ -194,9 +194,9 @@ def test_the_verb_weighs_it_one_unless_told(
         seen.update(rest, chosen=chosen)
         return out
 
-    monkeypatch.setattr(make.Tune, "load", lambda self, adapter=None: shapes_model)
-    monkeypatch.setattr(make, "whole_set", lambda path, model: str(path))
+    monkeypatch.setattr(verb.Tune, "load", lambda self, adapter=None: shapes_model)
+    monkeypatch.setattr(verb, "whole_set", lambda path, model: str(path))
     monkeypatch.setattr("mitune.training.loop.tune", tuned)
-    make.Tune(set=Path("s"), out=Path("o"), quiet=True, **options).run()
+    verb.Tune(set=Path("s"), out=Path("o"), quiet=True, **options).run()
     assert seen["chosen"].prior_weight == weight
     assert seen["prior"] == ("p" if options else None)
