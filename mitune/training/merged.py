@@ -22,16 +22,15 @@ from torch import Tensor
 from mitune.adapters import network
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
-from mitune.models.protocol import Conditioning, LatentModel, denoiser_of, text_encoders
-from mitune.runtime.attention import set_attention
-from mitune.runtime.compile.inductor import Run, compile_run
+from mitune.models.protocol import LatentModel, denoiser_of, text_encoders
+from mitune.runtime.compile.inductor import Run
 from mitune.runtime.convolutions import tried_convolutions
-from mitune.runtime.cpu_workers import Cores, threads, undisturbed
+from mitune.runtime.cpu_workers import threads, undisturbed
 from mitune.runtime.mixed_precision import TrainedProducts
 from mitune.training.batches import MicroBatch
 from mitune.training.captured import CapturedSteps, relative_error
 from mitune.training.loss import BatchLoss
-from mitune.training.plain import plain_denoiser
+from mitune.training.program import program
 
 _NAME = "default"
 _AGREE, _AGREE_HALF = 1e-3, 5e-2
@@ -55,11 +54,9 @@ class MergedGradient:
 
     def __init__(self, model: LatentModel, config: TuneConfig) -> None:
         self._loss = BatchLoss(model, config)
-        compiled, on_cpu = config.backend == "inductor", model.device.type == "cpu"
-        plain, trained = plain_denoiser(model, fold=compiled and on_cpu)
+        ready = program(model, config)
+        trained = ready.trained
         self._on_gpu = model.device.type == "cuda"
-        plain.to(memory_format=_layout(compiled, model.device))
-        set_attention(plain, "auto", config.backend)
         layers = dict(denoiser_of(model).named_modules())
         self._parts = [_Part(layers[name], layer) for name, layer in trained.items()]
         # Text encoders are small compared to the denoiser: their adapters stay in the graph.
@@ -69,14 +66,9 @@ class MergedGradient:
         self._dtype = model.dtype
         self._tolerance = _AGREE if model.precision in ("float32", "float64") else _AGREE_HALF
 
-        def eager(z: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-            return model.call(plain, z, t, cond)
-
-        self.plain, self._eager = plain, eager
-        self._run = compile_run(eager, model.device) if compiled else eager
-        workers = torch.get_num_threads() if on_cpu else 1
-        self._cores = Cores(workers) if on_cpu and (compiled or workers > 1) else None
-        self._compiled, self._checked = compiled, not compiled
+        self.plain, self._eager, self._run = ready.plain, ready.eager, ready.run
+        self._cores, self._compiled = ready.cores, config.backend == "inductor"
+        self._checked = not self._compiled
         self._sums = [
             torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
             for leaf in self._leaves
@@ -145,16 +137,6 @@ class MergedGradient:
                 f"expected at most {self._tolerance:.0e}; use --backend eager"
             )
         self._checked = True
-
-
-def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
-    """The memory format of the convolutions: compiled on a GPU, the one that tensor cores take.
-    With gradients, inductor does not change the layout itself, by its rule for convolutions as wide
-    as these. The frozen weights are the model's own tensors: their layout changes too, their values
-    do not."""
-    if compiled and device.type == "cuda":
-        return torch.channels_last
-    return torch.preserve_format
 
 
 @dataclass

@@ -19,7 +19,7 @@ from mitune.worlds.shapes.prompts import prompts
 def setting(monkeypatch):
     """Compiling is tested elsewhere, and takes minutes."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    monkeypatch.setattr("mitune.training.merged.compile_run", lambda run, device: run)
+    monkeypatch.setattr("mitune.training.program.compile_run", lambda run, device: run)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
         model=mitune.load("shapes", device="cpu"),

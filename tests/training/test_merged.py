@@ -10,7 +10,7 @@ from torch import nn
 from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.runtime.mixed_precision import HalfProducts, Pairing, TrainedProducts
-from mitune.training import merged as merged_module
+from mitune.training import program as program_module
 from mitune.training.batches import Batches
 from mitune.training.gradient import PeftGradient, gradient_of
 from mitune.training.merged import MergedGradient
@@ -68,12 +68,12 @@ def test_the_micro_batch_changes_rounding_alone(micro_batch):
 def test_a_gpus_layout_changes_rounding_alone(monkeypatch):
     """Compiled on a GPU convolutions are channels-last, among them those that are trained; here so
     without compiling, on a CPU."""
-    assert merged_module._layout(True, torch.device("cuda")) is torch.channels_last
-    assert merged_module._layout(False, torch.device("cuda")) is torch.preserve_format
-    assert merged_module._layout(True, torch.device("cpu")) is torch.preserve_format
+    assert program_module._layout(True, torch.device("cuda")) is torch.channels_last
+    assert program_module._layout(False, torch.device("cuda")) is torch.preserve_format
+    assert program_module._layout(True, torch.device("cpu")) is torch.preserve_format
     model, chosen = adapted(double=True, targets=EVERYTHING)
     _, expected = gradients(model, PeftGradient, chosen)
-    monkeypatch.setattr(merged_module, "_layout", lambda *_: torch.channels_last)
+    monkeypatch.setattr(program_module, "_layout", lambda *_: torch.channels_last)
     made = MergedGradient(model, chosen)
     convolutions = [m.weight for m in made.plain.modules() if isinstance(m, nn.Conv2d)]
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
@@ -195,7 +195,7 @@ def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monke
     """Of 4 and 3 samples, without the compiler, which would compile for both."""
     model, chosen = adapted(double=True, batch=7, micro_batch=4)
     loss, expected = gradients(model, MergedGradient, chosen)
-    monkeypatch.setattr(merged_module, "compile_run", lambda run, device: run)
+    monkeypatch.setattr(program_module, "compile_run", lambda run, device: run)
     its_loss, got = gradients(model, MergedGradient, replace(chosen, backend="inductor"))
     assert float(its_loss) == pytest.approx(float(loss), rel=1e-6)
     assert worst(got, expected) < 1e-6  # the loss itself is float32
@@ -203,7 +203,7 @@ def test_workers_that_cannot_share_a_micro_batch_evenly_add_up_to_the_same(monke
 
 def test_a_compiler_that_is_wrong_is_refused(monkeypatch):
     """And the message says by how much. A prediction that scales the gradient by 1.01."""
-    monkeypatch.setattr(merged_module, "compile_run", lambda run, device: wrong_by(run, 0.01))
+    monkeypatch.setattr(program_module, "compile_run", lambda run, device: wrong_by(run, 0.01))
     model, chosen = adapted(backend="inductor")
     with pytest.raises(UserError, match=r"gradient is 1\.0e-02 away from eager's"):
         gradients(model, MergedGradient, chosen)
@@ -224,3 +224,36 @@ def test_adapted_upsampling_is_not_folded():
         unet = MergedGradient(model, chosen).plain
         kinds = {type(m) for m in unet.modules()}
         assert (nn.ConvTranspose2d in kinds) == folded
+
+
+def test_a_later_training_of_the_same_kind_is_not_compiled_again(monkeypatch):
+    """And makes the gradient of a first one; changed weights or other layers compile anew."""
+    calls = []
+
+    def compiled(run, device):
+        calls.append(run)
+        return run
+
+    monkeypatch.setattr(program_module, "compile_run", compiled)
+    model, chosen = adapted(backend="inductor")
+    first = gradients(model, MergedGradient, chosen)
+    adapter.detach(model)
+    for targets, changed, number in (
+        (ATTENTION, False, 1),
+        (ATTENTION, True, 2),
+        (("to_q",), False, 3),
+    ):
+        if changed:
+            with torch.no_grad():
+                model.unet.conv_in.weight.mul_(1.5)
+        again = replace(chosen, targets=targets)
+        adapter.attach(model, again)
+        scramble(model.unet)
+        loss, found = gradients(model, MergedGradient, again)
+        if number == 1:
+            assert float(loss) == float(first[0])
+            assert all(torch.equal(found[name], first[1][name]) for name in found)
+        expected = gradients(model, PeftGradient, again)[1]
+        assert worst(found, expected) < 1e-4
+        adapter.detach(model)
+        assert len(calls) == number
