@@ -39,7 +39,8 @@ def run(training: str) -> tuple[float, float]:
         mitune.align(model, texts, folder, rounds=args.rounds, backend="inductor", tuning=tuning)
         whole = time.perf_counter() - start
         files = sorted(Path(folder).glob("round-*/adapter/metrics.jsonl"))
-        steps = [json.loads(line)["seconds"] for file in files for line in open(file)]
+        lines = [line for file in files for line in file.read_text().splitlines()]
+        steps = [json.loads(line)["seconds"] for line in lines]
     # The first step of a process traces what it compiles, and checks it against eager.
     return whole, sum(steps[1:])
 

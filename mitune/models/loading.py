@@ -141,9 +141,10 @@ def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[
         next((f for f in known if _parts(named, f) == f.components.keys()), None),
     )
     if family is None and len(known) > 1:
+        parts = ", ".join(sorted(named)) or "no parts"
         raise UserError(
-            f"model {source} is a {own} of {', '.join(sorted(named))}: expected {expected()}; "
-            "other families are not supported yet"
+            f"model {source} is a {own} of {parts}: expected {expected()}; other families are not "
+            "supported yet"
         )
     family = family or known[0]
     if others := sorted(_parts(named, family) - family.components.keys()):

@@ -93,7 +93,7 @@ class PipelineModel:
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         """Raise UserError, naming the model and the part, unless the parts make one model that
         ``dtype`` can hold. Here every part must be present and every weight usable; a family adds
-        what makes its parts fit each other (``mitune.models.stable_diffusion.verify``)."""
+        what makes its parts fit each other."""
         with told(name):
             for part in self.family.components:
                 if getattr(pipeline, part, None) is None:

@@ -73,6 +73,7 @@ class MergedGradient:
             torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
             for leaf in self._leaves
         ]
+        self._unused = [False] * len(self._leaves)
         self._steps: CapturedSteps | None = None
         if config.cuda_graphs:
             self._steps = CapturedSteps(self._add, self._sums, model.device, self._tolerance)
@@ -100,8 +101,9 @@ class MergedGradient:
         count = len(self._parts)
         for part, total in zip(self._parts, self._sums[:count], strict=True):
             part.project(total)
-        for tensor, total in zip(self._text, self._sums[count:], strict=True):
-            tensor.grad = total.clone()
+        totals = zip(self._text, self._sums[count:], self._unused[count:], strict=True)
+        for tensor, total, unused in totals:
+            tensor.grad = None if unused else total.clone()  # None as autograd itself leaves it
 
     def _made(self, samples: MicroBatch) -> list[tuple[Tensor, list[Tensor]]]:
         if self._cores is None:
@@ -123,7 +125,13 @@ class MergedGradient:
         # Grad mode is a setting of each thread: the caller's does not reach the worker threads.
         with torch.enable_grad(), tried_convolutions() if self._on_gpu else nullcontext():
             share = self._loss(denoise, samples)
-            return share.detach(), list(torch.autograd.grad(share, self._leaves))
+            made = torch.autograd.grad(share, self._leaves, allow_unused=True)
+            # A text encoder's last layers may have no part in the conditioning.
+            self._unused = [gradient is None for gradient in made]
+            return share.detach(), [
+                torch.zeros_like(leaf) if gradient is None else gradient
+                for gradient, leaf in zip(made, self._leaves, strict=True)
+            ]
 
     def _check(self, samples: MicroBatch, made: list[tuple[Tensor, list[Tensor]]]) -> None:
         """Compare the first compiled gradient with eager's, once per run: a compiler has produced
