@@ -8,8 +8,9 @@ model in training and change neither it nor any random state.
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class HeldOutMI:
         draws: draws of the estimator for each picture.
         runtime: how to run the denoiser, and the number of pictures in flight; changes speed and
             memory, but results only by rounding. None: 16 pictures, backend eager.
+        slots: the pictures in flight, by their former name; deprecated.
 
     Raises:
         UserError: if there are no prompts, one is empty or given twice, the model carries an
@@ -61,6 +63,7 @@ class HeldOutMI:
         seed: int = 0,
         draws: int = MI_DRAWS,
         runtime: Runtime | None = None,
+        slots: int | None = None,
     ) -> None:
         if draws < 1:
             raise UserError(f"draws is {draws}: expected at least 1")
@@ -68,7 +71,7 @@ class HeldOutMI:
             raise UserError(
                 "the model carries an adapter, and the base model is to judge: load it without one"
             )
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, runtime)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, _sized(runtime, slots))
         # The judge needs its own copy: training adds an adapter to the model's modules or, with
         # method full, changes its weights.
         trained = {model.denoiser: denoiser_of(model), **text_encoders(model)}
@@ -114,6 +117,7 @@ class SamplePictures:
         seed: keys the noise, which is the same at every step.
         runtime: how to run the denoiser, and the number of pictures in flight; changes speed and
             memory, but results only by rounding. None: 16 pictures, backend eager.
+        slots: the pictures in flight, by their former name; deprecated.
 
     Raises:
         UserError: if there are no prompts, one is empty or given twice, or a number is below 1.
@@ -128,14 +132,23 @@ class SamplePictures:
         sampler: SamplerConfig | None = None,
         seed: int = 0,
         runtime: Runtime | None = None,
+        slots: int | None = None,
     ) -> None:
-        self._drawn = _Drawn(model, prompts, images, sampler, seed, runtime)
+        self._drawn = _Drawn(model, prompts, images, sampler, seed, _sized(runtime, slots))
 
     def __call__(self, path: Path) -> None:
         """Write the PNG."""
         prompts, images = self._drawn.prompts, self._drawn.images
         rows = self._drawn.model.decode(self._drawn.now().latents).split(images)
         grid([(p, list(row)) for p, row in zip(prompts, rows, strict=True)], path)
+
+
+def _sized(runtime: Runtime | None, slots: int | None) -> Runtime | None:
+    """``runtime``; with the ``slots`` that were an argument of their own before 0.2."""
+    if slots is None:
+        return runtime
+    warnings.warn("slots is a part of runtime now", DeprecationWarning, 3)
+    return replace(runtime or _RUNTIME, slots=slots)
 
 
 class _Drawn:

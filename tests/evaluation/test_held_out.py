@@ -150,3 +150,9 @@ def test_mistakes_are_named(exact_model: Any, tmp_path: Path) -> None:
     adapter.load(exact_model, trained(exact_model, tmp_path, iterations=1))
     with pytest.raises(UserError, match="base model is to judge"):
         HeldOutMI(exact_model, PROMPTS)
+
+
+def test_slots_are_still_taken(exact_model):
+    with pytest.warns(DeprecationWarning, match="slots is a part of runtime now"):
+        made = SamplePictures(exact_model, PROMPTS, sampler=QUICK, slots=3)
+    assert made._drawn.runtime.slots == 3
