@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from mitune.config.options import check_positive, with_options
+from mitune.config.options import check_positive, check_types, with_options
 from mitune.config.preset import Preset
 from mitune.config.sets import BuildConfig
 from mitune.config.training import TuneConfig
@@ -26,6 +26,7 @@ class AlignConfig:
     """Of every round's adapter; its seed is replaced by the build's."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_positive(rounds=self.rounds)
         if self.tuning.real_share:
             raise UserError(

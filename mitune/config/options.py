@@ -2,9 +2,12 @@
 configuration object, whose parts may be such objects themselves."""
 
 import dataclasses
+import functools
+import numbers
+import types
 import warnings
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mitune.core.errors import UserError
 
@@ -58,6 +61,50 @@ def names(config: Any) -> set[str]:
         if dataclasses.is_dataclass(value):
             found |= names(value)
     return found
+
+
+def check_types(config: Any) -> None:
+    """Raise UserError for a field whose value is of another type than it is declared with, such as
+    a text in the place of a number. Words to choose from are checked by ``check_choice``."""
+    kind: Any = type(config)  # mypy does not see that a class is hashable
+    for name, kinds in _kinds(kind).items():
+        value = getattr(config, name)
+        if not any(_is(value, kind) for kind in kinds):
+            wanted = " or ".join(dict.fromkeys(_told(kind) for kind in kinds))
+            raise UserError(f"{name} is {value!r}: expected {wanted}")
+
+
+@functools.cache
+def _kinds(config: type) -> dict[str, tuple[Any, ...]]:
+    """The types that each field may have."""
+    hints = get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        union = get_origin(hint) in (Union, types.UnionType)
+        found[field.name] = get_args(hint) if union else (hint,)
+    return found
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return isinstance(value, type(get_args(kind)[0]))
+    if origin is tuple:
+        return isinstance(value, Sequence) and not isinstance(value, str)
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _told(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "a text" if isinstance(get_args(kind)[0], str) else "a number"
+    if get_origin(kind) is tuple:
+        return "a tuple"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(kind, "None" if kind is type(None) else f"a {kind.__name__}")
 
 
 def check_positive(**counts: int | None) -> None:

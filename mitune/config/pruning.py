@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from mitune.config.choices import Precision, Pruning, check_choice
+from mitune.config.options import check_types
 from mitune.core.errors import UserError
 
 PRUNING = get_args(Pruning)
@@ -40,6 +41,7 @@ class PruneConfig:
     """The audit warns where the best candidate was kept less often than this."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("prune", self.policy, Pruning)
         check_choice("draft_precision", self.draft_precision, Precision)
         if self.verify < 1:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mitune.config.choices import Attention, Backend, Implementation, Precision, check_choice
-from mitune.config.options import check_positive
+from mitune.config.options import check_positive, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Runtime:
     """Of the fused step: "auto" or a name of ``mitune_kernels.implementations``."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_positive(slots=self.slots)
         if self.precision is not None:
             check_choice("precision", self.precision, Precision)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mitune.config.choices import Convention, Scheduler, check_choice
+from mitune.config.options import check_types
 from mitune.core.errors import UserError
 
 _LARGEST = (2 - 2**-23) * 2.0**127
@@ -30,6 +31,7 @@ class SamplerConfig:
     None is the convention's own."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: expected at least 1")
         if not abs(self.guidance) <= _LARGEST:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mitune.config.choices import Estimator, ReNoising, Rule, check_choice
-from mitune.config.options import check_positive, check_seed, with_options
+from mitune.config.options import check_positive, check_seed, check_types, with_options
 from mitune.config.preset import Preset
 from mitune.config.pruning import PruneConfig
 from mitune.config.runtime import Runtime
@@ -29,6 +29,7 @@ class GenerateConfig:
     """What runs the denoiser."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_positive(candidates=self.candidates)
         check_seed(self.seed)
 
@@ -70,6 +71,7 @@ class BuildConfig:
     """What runs the denoiser."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_positive(candidates=self.candidates, draws=self.draws)
         check_seed(self.seed)
         check_choice("estimator", self.estimator, Estimator)
@@ -122,6 +124,7 @@ class ScoreConfig:
     """What runs the denoiser."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("estimator", self.estimator, ReNoising)
         check_positive(draws=self.draws, batch=self.batch)
         check_seed(self.seed)
@@ -138,6 +141,10 @@ class RealConfig:
     score: ScoreConfig = field(default_factory=lambda: ScoreConfig(shared_noise=True))
     """What ranks them; one noise for all, so that a score depends on nothing but its picture and
     caption."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(limit=self.limit, keep=self.keep)
 
     @classmethod
     def of(cls, preset: Preset, **options: Any) -> "RealConfig":

@@ -7,6 +7,7 @@ from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar, Literal
 
 from mitune.config.choices import Gradient, LearningRate, Method, TrainingBackend, check_choice
+from mitune.config.options import check_types
 from mitune.core.errors import UserError
 
 
@@ -86,6 +87,7 @@ class TuneConfig:
         if captured is not None:
             warnings.warn("captured is called cuda_graphs now", DeprecationWarning, 3)
             object.__setattr__(self, "cuda_graphs", captured)
+        check_types(self)
         for name, known in (
             ("method", Method),
             ("lr_scheduler", LearningRate),

@@ -81,9 +81,11 @@ def check_prompts(prompts: Sequence[str], where: str | None = None) -> None:
         where: names their place in messages; None counts them from 1.
 
     Raises:
-        UserError: a prompt is not a string, or has a lone surrogate (bytes of the command line that
-            are not UTF-8) or a NUL character.
+        UserError: a single string in place of a list; a prompt is not a string, or has a lone
+            surrogate (bytes of the command line that are not UTF-8) or a NUL character.
     """
+    if isinstance(prompts, str):
+        raise UserError(f"prompts is one text, {prompts!r:.40}: expected a list of texts")
     for number, prompt in enumerate(prompts, 1):
         place = where or f"prompt {number} of {len(prompts)}"
         if not isinstance(prompt, str):

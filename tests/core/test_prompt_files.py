@@ -179,3 +179,8 @@ def test_the_published_lists():
         # A few lists repeat a prompt.
         assert 0.95 * expected <= len(found) <= expected, path.name
         assert all(prompt == prompt.strip() and "\t" not in prompt for prompt in found)
+
+
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(UserError, match="prompts is one text, 'a red circle': expected a list"):
+        check_prompts("a red circle")
