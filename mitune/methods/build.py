@@ -23,6 +23,7 @@ from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import Request
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
+from mitune.runtime.cuda_graphs import need_gpu
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 from mitune.selection.prune import exact, for_run
@@ -69,6 +70,8 @@ def build_set(
     check_run(prompts)
     run = _Run(model, prompts, config)
     prepare(model, run.config.runtime)  # fail before the folder is created
+    if config.runtime.cuda_graphs:
+        need_gpu(model.device)
     with SetWriter(
         out,
         run.settings(adapter),

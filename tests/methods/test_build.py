@@ -157,6 +157,7 @@ def test_other_settings_are_refused_with_the_difference(exact_model, tmp_path):
         ({"slots": 0}, "slots"),
         ({"backend": "turbo"}, "choose one of eager, inductor, tensorrt"),
         ({"attention": "fast"}, "attention 'fast' is not known"),
+        ({"cuda_graphs": True}, "cuda_graphs is on and the device is cpu"),
     ],
 )
 def test_nothing_is_written_for_bad_arguments(exact_model, tmp_path, changes, message):
