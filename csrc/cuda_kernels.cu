@@ -146,9 +146,10 @@ __device__ float sum_lanes(const float (&x)[kEach]) {
   return sum_threads<kThreads>(((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])));
 }
 
-// How a step's tiles cover a row of `channels` x `plane` elements. Sixteen elements that begin at
-// 16 tile, where that is all there is to be had; else, with `plane` a multiple of 4, the channels
-// 4 (tile / (plane / 4)) and on, at the positions 4 (tile % (plane / 4)) and on.
+// How a step's tiles cover a row of `channels` x `plane` elements. Where the elements are not split
+// by channels, a tile is the sixteen elements that begin at 16 tile; else, with `plane` a multiple
+// of 4, it is the channels 4 (tile / (plane / 4)) and on, at the positions
+// 4 (tile % (plane / 4)) and on.
 struct Tiles {
   uint32_t count, channels, plane, quads, tiles;
 

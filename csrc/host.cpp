@@ -1,4 +1,4 @@
-// What the host does beside a model's run: memory that is freed, and what a GPU's driver says while
+// What the host does while a model runs: memory that is freed, and what a GPU's driver says while
 // something runs. No tensors: torch is not linked, and no call holds Python's lock while it waits.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -96,7 +96,7 @@ class Nvml {
     return reinterpret_cast<F>(found);
   }
 
-  void *handle_;  // kept for good: the driver's library does not like to be unloaded
+  void *handle_;  // never closed: the driver's library does not like to be unloaded
   int (*find_)(const char *, Device *) = nullptr;
   int (*power_)(Device, unsigned int *) = nullptr;
   int (*clock_)(Device, int, unsigned int *) = nullptr;

@@ -122,6 +122,15 @@ MOVED = {
 }
 """Former name below ``mitune`` to today's."""
 
+OF_SCHEDULE = {
+    "alphas_cumprod": "squared_signal",
+    "kappa": "mi_weight",
+    "least_t": "least_t",
+    "num_train_timesteps": "num_train_timesteps",
+    "prediction": "prediction",
+}
+"""Former attributes of ``mitune.Schedule``, and those of its process that replace them."""
+
 GONE = ("families", "report")
 """Packages whose modules went to several others."""
 

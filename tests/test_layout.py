@@ -11,8 +11,8 @@ NAMES = re.compile(
 )
 FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
-COMPATIBILITY = {"diffusion/native.py", "moved.py"}
-"""Reads diffusers' schedulers by their own names, and keeps the names that modules had."""
+COMPATIBILITY = {"moved.py"}
+"""Keeps the names that modules and attributes had."""
 
 
 def test_nothing_outside_its_folder_names_a_family():

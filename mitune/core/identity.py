@@ -4,7 +4,7 @@ The identity has two parts. The **fingerprint** hashes the weights of the denois
 encoders, which are the networks that an adapter changes: an adapter belongs to these weights,
 whatever scheduler or VAE is used with them. The **parts** are the rest: configs, the VAE, the
 tokenizer and the scheduler. Code that resumes, mixes or compares requires both to be equal. Where a
-model was loaded from, and how its path was spelt, is recorded but never compared.
+model was loaded from, and how its path was written, is recorded but never compared.
 """
 
 import hashlib

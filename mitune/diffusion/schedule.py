@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion import solvers
-from mitune.diffusion.native import FORMER, squared_signal
 from mitune.diffusion.process import Process
 from mitune.diffusion.rectified_flow import RectifiedFlow
-from mitune.diffusion.solvers import SOLVERS
+from mitune.diffusion.solvers import SOLVERS, squared_signal
 from mitune.diffusion.variance_preserving import VariancePreserving
+from mitune.moved import OF_SCHEDULE
 
 __all__ = ["SOLVERS", "Schedule"]
 
@@ -118,10 +118,10 @@ class Schedule:
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the process, by the names that they had here."""
-        if name not in FORMER:
+        if name not in OF_SCHEDULE:
             raise AttributeError(f"'Schedule' object has no attribute {name!r}")
-        warnings.warn(f"Schedule.{name} is .process.{FORMER[name]} now", DeprecationWarning, 2)
-        return getattr(self.process, FORMER[name])
+        warnings.warn(f"Schedule.{name} is .process.{OF_SCHEDULE[name]} now", DeprecationWarning, 2)
+        return getattr(self.process, OF_SCHEDULE[name])
 
     @property
     def steps(self) -> int:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
-from mitune.diffusion.native import squared_signal
 from mitune.diffusion.process import target
 
 SOLVERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
@@ -138,6 +137,13 @@ def resolve(scheduler: Any, kind: str | None) -> tuple[str, Any]:
         )
     _check_levels(native)
     return kind, native
+
+
+def squared_signal(scheduler: Any) -> Tensor:
+    """abar, ``[T]`` float64, of a diffusers scheduler of variance-preserving diffusion: the product
+    that these classes form, in their float32."""
+    alphas: Tensor = scheduler.alphas
+    return alphas.cumprod(0).double()
 
 
 def _check_levels(native: Any) -> None:

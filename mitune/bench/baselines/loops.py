@@ -17,8 +17,8 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
-from mitune.diffusion.native import squared_signal
 from mitune.diffusion.noise import candidate_keys
+from mitune.diffusion.solvers import squared_signal
 from mitune.models.protocol import Conditioning, LatentModel, concat, denoiser_of
 from mitune.runtime.convolutions import tried_convolutions
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning, RuntimePasses
 from mitune.models.stable_diffusion import FAMILY
-from mitune.models.stable_diffusion.verify import check_pipeline
+from mitune.models.stable_diffusion.verify import check_parts
 
 TEXT = "encoder_hidden_states"
 """The one conditioning tensor, ``[N, L, D]``, named as in the UNet's call."""
@@ -41,7 +41,8 @@ class StableDiffusion(PipelineModel):
     shard_blocks = (BasicTransformerBlock, ResnetBlock2D)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
-        check_pipeline(name, pipeline, dtype)
+        super().check(pipeline, name, dtype)
+        check_parts(name, pipeline)
 
     @property
     def passes(self) -> RuntimePasses:

@@ -6,12 +6,10 @@ traceback or, worse, in plausible numbers.
 
 from typing import Any
 
-import torch
-
 from mitune.core.errors import UserError
 from mitune.diffusion.schedule import Schedule
 from mitune.diffusion.variance_preserving import VariancePreserving
-from mitune.models.verify import check_tokenizer, check_unet, check_vae, check_weights, told
+from mitune.models.verify import check_tokenizer, check_unet, check_vae, told
 
 _OTHER_CONDITIONING = (
     "class_embed_type",
@@ -20,22 +18,17 @@ _OTHER_CONDITIONING = (
     "encoder_hid_dim_type",
     "time_cond_proj_dim",
 )
-NETWORKS = ("unet", "vae", "text_encoder")
 
 
-def check_pipeline(name: str, pipeline: Any, dtype: torch.dtype) -> None:
-    """Raise UserError, naming the model and the part, unless the pipeline is a text-to-image
-    Stable Diffusion 1.x or 2.x whose parts fit each other.
+def check_parts(name: str, pipeline: Any) -> None:
+    """Raise UserError, naming the model and the part, unless the parts of a pipeline fit each other
+    as a text-to-image Stable Diffusion 1.x or 2.x.
 
     Args:
         name: of the model, for the message.
-        pipeline: a StableDiffusionPipeline.
-        dtype: in which the UNet is going to run; its range must hold the UNet's weights.
+        pipeline: a StableDiffusionPipeline, whose parts are all there.
     """
     with told(name):
-        for part in (*NETWORKS, "tokenizer", "scheduler"):
-            if getattr(pipeline, part, None) is None:
-                raise UserError(f"the {part} is missing: expected a whole pipeline")
         _check_text(pipeline.unet.config, pipeline.text_encoder.config)
         check_unet(pipeline.unet.config, pipeline.vae.config)
         check_vae(pipeline.vae.config)
@@ -45,9 +38,6 @@ def check_pipeline(name: str, pipeline: Any, dtype: torch.dtype) -> None:
                 f"the scheduler {type(pipeline.scheduler).__name__} has no noise levels of "
                 "diffusion: expected those of Stable Diffusion 1.x or 2.x, not a flow's"
             )
-        for part in NETWORKS:
-            own = dtype if part == "unet" else torch.float32
-            check_weights(part, getattr(pipeline, part), own)
 
 
 def _check_text(unet: Any, text: Any) -> None:

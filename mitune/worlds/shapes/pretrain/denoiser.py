@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.diffusion.native import squared_signal
+from mitune.diffusion.solvers import squared_signal
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.pretrain.text import every_phrase
 from mitune.worlds.shapes.pretrain.vae import object_indices
