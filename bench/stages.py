@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from mitune.bench import random_model
 from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
+from mitune.bench.random_model import TINY
 from mitune.bench.rungs import Setting, load_model
 from mitune.bench.train import OurTrainer
 from mitune.config.runtime import Runtime
@@ -43,7 +43,7 @@ DEVICE = torch.device(args.device)
 CUDA = DEVICE.type == "cuda"
 BACKEND = "eager" if args.tiny else "inductor"
 SETTING = Setting(
-    model=random_model.TINY if args.tiny else random_model.NAME,
+    model=TINY if args.tiny else "sd21-base-random",
     prompts=prompts("train")[:2],
     candidates=args.candidates,
     sampler=SamplerConfig(steps=args.steps, guidance=7.5, convention="reference"),

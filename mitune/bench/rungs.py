@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import mitune
-from mitune.bench import random_model
 from mitune.bench.baselines import AuthorsLoop
 from mitune.bench.figures import doing
 from mitune.bench.machine import Meter, metered
+from mitune.bench.random_model import random_model, random_models
 from mitune.config.choices import Implementation
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
@@ -126,11 +126,9 @@ def _numbers(value: Any) -> Any:
 
 
 def load_model(setting: Setting, precision: str) -> LatentModel:
-    """Load the setting's model. The names in ``random_model.NAMES`` give SD-2.1-base's
-    architecture, or a tiny one, with random weights."""
-    if setting.model in random_model.NAMES:
-        device = torch.device(setting.device)
-        return random_model.random_sd21(device, precision, name=setting.model)
+    """Load the setting's model: one of ``random_models``, or what ``mitune.load`` takes."""
+    if setting.model in random_models():
+        return random_model(setting.model, torch.device(setting.device), precision)
     return mitune.load(setting.model, device=setting.device, precision=precision)
 
 

@@ -29,6 +29,9 @@ class Family:
         model: makes a :class:`mitune.models.pipeline_model.PipelineModel` from the arguments of its
             constructor. It is a function that imports the class when it is called, since the import
             takes seconds.
+        random: benchmarks without a download, by name. Each function makes the denoiser and the
+            text encoders of a model with random weights from a tokenizer of 77 tokens, and returns
+            them with the tokenizers by the names of the pipeline's parts.
     """
 
     title: str
@@ -39,6 +42,7 @@ class Family:
     harmless: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     model: Callable[..., Any]
+    random: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
 
     def holds(self, pipeline: Any) -> bool:
         """Whether a loaded pipeline is of this family."""

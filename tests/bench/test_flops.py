@@ -4,8 +4,8 @@ import torch
 from tiny_model import TinyModel
 
 from mitune.bench.flops import denoiser_flops, peak_flops
-from mitune.bench.random_model import sd21_base_unet
 from mitune.models.stable_diffusion.model import TEXT
+from mitune.models.stable_diffusion.random_weights import sd21_base_unet
 
 
 def test_stable_diffusion_2_1_base_takes_0_804_teraflop(monkeypatch):

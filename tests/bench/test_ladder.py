@@ -6,20 +6,22 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from mitune.bench import plan, random_model
+from mitune.bench import plan
 from mitune.bench.ladder import ladder
 from mitune.bench.plan import RUNGS
 from mitune.bench.plot import plot_ladder
+from mitune.bench.random_model import TINY
 from mitune.bench.rungs import Setting
 from mitune.bench.scale import measure_scale
 from mitune.bench.table import explain
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
+from mitune.models.stable_diffusion import random_weights
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
 SETTING = Setting(
-    model=random_model.TINY,
+    model=TINY,
     prompts=prompts("train")[:2],
     candidates=4,
     sampler=SamplerConfig(steps=6, guidance=7.5, convention="reference"),
@@ -44,7 +46,7 @@ def small_unet():
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Compiling is tested elsewhere, and takes a minute."""
-    monkeypatch.setitem(random_model.NAMES, random_model.TINY, small_unet)
+    monkeypatch.setitem(random_weights.UNETS, TINY, small_unet)
     monkeypatch.setattr(
         plan, "Prepared", lambda model, backend="eager", **given: Prepared(model, **given)
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mitune.bench.machine import Meter
-from mitune.bench.random_model import TINY, random_sd21
+from mitune.bench.random_model import TINY, random_model
 from mitune.bench.rungs import Cost, Made, with_own_denoiser
 from mitune.cli.commands.bench import Bench
 from mitune.core.errors import UserError
@@ -18,13 +18,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def tiny():
-    return random_sd21(CPU, "float32", name=TINY)
+    return random_model(TINY, CPU, "float32")
 
 
 def test_a_random_model_is_its_seeds_and_leaves_the_random_state_alone(tiny):
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    again, other = (random_sd21(CPU, "float32", seed, TINY) for seed in (0, 1))
+    again, other = (random_model(TINY, CPU, "float32", seed) for seed in (0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [model.unet.conv_out.weight for model in (tiny, again, other)]
     assert torch.equal(weights[0], weights[1])

@@ -4,19 +4,12 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-)
-
-from mitune.worlds.shapes.model import FOLDER
+from tiny_parts import clip, vae, words
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 WIDTHS = 8, 16
 """Of the two text encoders; the second one's is that of the pooled embedding too."""
@@ -25,11 +18,16 @@ _SIZE_WIDTH = 4
 
 def sdxl_pipeline(**changes: Any) -> StableDiffusionXLPipeline:
     """With the same weights at every call; ``changes`` are the pipeline's."""
-    words: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+    tokenizer = words()
+    start: Any = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+        "initializer_factor": 4.0,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first = CLIPTextModel(_clip(words, WIDTHS[0]))
-        second = CLIPTextModelWithProjection(_clip(words, WIDTHS[1]))
+        first = CLIPTextModel(clip(tokenizer, WIDTHS[0], **start))
+        second = CLIPTextModelWithProjection(clip(tokenizer, WIDTHS[1], **start))
         unet = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(8, 16),
@@ -46,14 +44,7 @@ def sdxl_pipeline(**changes: Any) -> StableDiffusionXLPipeline:
             projection_class_embeddings_input_dim=WIDTHS[1] + 6 * _SIZE_WIDTH,
         )
         torch.nn.init.normal_(unet.conv_out.weight, std=0.1)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            norm_num_groups=4,
-            scaling_factor=0.13025,
-        )
+        decoder = vae(4, scaling_factor=0.13025)
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -62,29 +53,13 @@ def sdxl_pipeline(**changes: Any) -> StableDiffusionXLPipeline:
         timestep_spacing="leading",
     )
     return StableDiffusionXLPipeline(
-        vae=vae.eval(),
+        vae=decoder.eval(),
         text_encoder=first.eval(),
         text_encoder_2=second.eval(),
-        tokenizer=words,
-        tokenizer_2=words,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
         unet=unet.eval(),
         scheduler=scheduler,
         add_watermarker=False,
         **changes,
-    )
-
-
-def _clip(words: Any, width: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=words.model_max_length,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.eos_token_id,
-        initializer_factor=4.0,
     )

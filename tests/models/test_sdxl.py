@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from sdxl_pipeline import sdxl_pipeline
+from tiny_parts import TEXTS, furthest, predict
 
 import mitune
 from mitune.adapters import adapter
@@ -19,7 +20,6 @@ from mitune.diffusion.noise import candidate_keys, normal
 from mitune.models.sdxl.model import POOLED, SDXL, SIZES, TEXT
 from mitune.runtime.prepared import Prepared
 
-TEXTS = ["a red circle", "a blue square above a green circle"]
 STEPS, GUIDANCE = 5, 4.0
 QUICK = mitune.BuildConfig(
     candidates=3,
@@ -31,16 +31,6 @@ TRAINING = mitune.TuneConfig(rank=2, alpha=2, batch=4, micro_batch=2, iterations
 
 def load(source: Any = None, **options: Any) -> SDXL:
     return mitune.load(sdxl_pipeline() if source is None else source, **options)
-
-
-def furthest(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
-
-
-@torch.no_grad()
-def predict(model: Any) -> torch.Tensor:
-    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return model(z, torch.tensor([900.0, 200.0]), model.encode_prompts(TEXTS))
 
 
 def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path) -> None:

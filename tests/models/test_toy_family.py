@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from tiny_parts import TEXTS, furthest, predict
 from toy_family import FAMILY, PRESET, Toy
 from toy_pipeline import pipeline
 
@@ -24,8 +25,6 @@ from mitune.models import family as families
 from mitune.runtime.prepared import Prepared
 from mitune.training.batches import MicroBatch
 from mitune.training.loss import denoising_loss
-
-TEXTS = ["a red circle", "a blue square above a green circle"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,16 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def toy() -> Toy:
     return mitune.load(pipeline())
-
-
-def furthest(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
-
-
-@torch.no_grad()
-def predict(model: Any) -> torch.Tensor:
-    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return model(z, torch.tensor([900.0, 200.0]), model.encode_prompts(TEXTS))
 
 
 def test_it_is_recognised_live_and_from_a_folder(folder: Path) -> None:

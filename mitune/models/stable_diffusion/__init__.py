@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x."""
 
+from functools import partial
 from typing import Any
 
 from mitune.models.family import Family
@@ -9,6 +10,12 @@ def _model(*arguments: Any, **options: Any) -> Any:
     from mitune.models.stable_diffusion.model import StableDiffusion
 
     return StableDiffusion(*arguments, **options)
+
+
+def _random(name: str, tokenizer: Any) -> dict[str, Any]:
+    from mitune.models.stable_diffusion.random_weights import random_parts
+
+    return random_parts(name, tokenizer)
 
 
 FAMILY = Family(
@@ -32,4 +39,5 @@ FAMILY = Family(
     harmless=("position_ids", "text_projection.weight"),
     options={"requires_safety_checker": False},
     model=_model,
+    random={name: partial(_random, name) for name in ("sd21-base-random", "tiny-random")},
 )
