@@ -19,7 +19,7 @@ ELEMENTS = 16384
 def test_step(benchmark, way, rows, noisy):
     case = Case(rows, ELEMENTS, noisy=noisy, device=DEVICE)
     step = {"eager": case.eager, "compiled": case.compiled}.get(way, lambda: case.fused(way))()
-    step()  # compiles where that is to be done
+    step()  # compiles what needs it
     wait = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
 
     def run():

@@ -116,7 +116,7 @@ def main() -> None:
         difference = (package(*given) - run(*given)).abs().max() / run(*given).abs().max()
         print(f"AOTInductor's package: {float(difference):.1e} from torch.compile's", flush=True)
         ways["aoti"] = in_turn(package, given)
-    except Exception as error:  # a figure less, told
+    except Exception as error:  # the others are measured without it
         print(f"no AOTInductor package: {type(error).__name__}: {str(error)[:300]}", flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(args.repeats + 1):

@@ -234,7 +234,7 @@ def _same_model(file: Path, notes: Mapping[str, Any], fingerprint: str | None) -
         raise UserError(
             f"adapter {file} was trained on another model ({notes.get('model')}, "
             f"fingerprint {str(there)[:12]}): expected one of this model, fingerprint "
-            f"{fingerprint[:12]}; load the model it was trained on, or train it anew"
+            f"{fingerprint[:12]}; load the model it was trained on, or train it again"
         )
 
 

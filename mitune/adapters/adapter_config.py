@@ -71,7 +71,7 @@ def misfit(file: Path, what: str) -> UserError:
     ``what``."""
     return UserError(
         f"adapter {file} does not fit ({what.splitlines()[0]}): expected an adapter of this "
-        "model; load the model it was trained on, or train it anew"
+        "model; load the model it was trained on, or train it again"
     )
 
 
@@ -131,7 +131,7 @@ def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
         if not value.float().isfinite().all():
             raise UserError(
                 f"{name} holds a value in {key} that is not finite: expected numbers; it is "
-                "damaged or its training diverged, train it anew"
+                "damaged or its training diverged, train it again"
             )
 
 

@@ -110,7 +110,7 @@ def read_file(path: Path | str) -> AdapterFile:
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"adapter {file} cannot be read ({error}): expected a whole safetensors file; "
-            "restore it or train it anew"
+            "restore it or train it again"
         ) from error
     known = tuple(f"{network}." for network in NETWORKS)
     foreign = next((key for key in stored if not key.startswith(known)), None)

@@ -128,7 +128,7 @@ def _opened(file: Path) -> Iterator[Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read ({error}): expected a whole safetensors file; restore it or "
-            "train it anew"
+            "train it again"
         ) from error
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mitune.arguments.option import Option, told
+from mitune.arguments.option import Option, quoted
 from mitune.arguments.spec import options as options_of
 from mitune.arguments.words import nearest
 from mitune.core import progress
@@ -34,7 +34,7 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
         name = key.replace("-", "_")
         if name == "verb":
             if value != verb:
-                raise UserError(f"{path} is of the verb {told(value)}: expected one of {verb}")
+                raise UserError(f"{path} is of the verb {quoted(value)}: expected one of {verb}")
             continue
         now = next((o.name for o in options.values() if o.former == name), None)
         if now is not None:
@@ -42,9 +42,9 @@ def read(path: Path, verb: str, options: Mapping[str, Option]) -> dict[str, Any]
             name = now
         if name not in options:
             near = nearest(name, [option.name for option in options.values()])
-            raise UserError(f"{path}: {told(key)} is no option of {verb}{near}")
+            raise UserError(f"{path}: {quoted(key)} is no option of {verb}{near}")
         if name in found:
-            raise UserError(f"{path}: {told(key)} is there twice: give it once")
+            raise UserError(f"{path}: {quoted(key)} is there twice: give it once")
         try:
             found[name] = options[name].from_file(value)
         except UserError as error:

@@ -98,14 +98,16 @@ class Option:
             return None
         if self.switch:
             if str(value).lower() not in _TRUTHS:
-                raise UserError(f"{self.flag} is {told(value)}: expected true or false")
+                raise UserError(f"{self.flag} is {quoted(value)}: expected true or false")
             return _TRUTHS[str(value).lower()]
         if self.many and not isinstance(value, list):
-            raise UserError(f"{self.flag} is {told(value)}: expected a list of {self._expected()}")
+            raise UserError(
+                f"{self.flag} is {quoted(value)}: expected a list of {self._expected()}"
+            )
         texts = value if self.many and isinstance(value, list) else [value]
         for text in texts:
             if not isinstance(text, str):
-                raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()}")
+                raise UserError(f"{self.flag} is {quoted(text)}: expected {self._expected()}")
         return self._whole([self._from_text(str(text)) for text in texts])
 
     def _whole(self, values: list[Any]) -> Any:
@@ -129,14 +131,14 @@ class Option:
             return value
         words = [kind for kind in self.kinds if isinstance(kind, str)]
         if words == list(self.kinds):
-            raise UserError(f"{self.flag} is {told(text)}: choose one of {', '.join(words)}")
-        raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()}")
+            raise UserError(f"{self.flag} is {quoted(text)}: choose one of {', '.join(words)}")
+        raise UserError(f"{self.flag} is {quoted(text)}: expected {self._expected()}")
 
     def _check(self, value: Any, text: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{self.flag} is {text}: expected a finite number")
         if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-            raise UserError(f"{self.flag} is {told(text)}: expected a number below 2**63")
+            raise UserError(f"{self.flag} is {quoted(text)}: expected a number below 2**63")
         if isinstance(value, (str, Path)) and "\0" in text:
             raise UserError(f"{self.flag} holds a NUL character: expected {self._expected()}")
         if isinstance(value, Path) and not text:
@@ -145,7 +147,7 @@ class Option:
             raise UserError(f"{self.flag} is empty: expected {self._expected()}")
         # Positional paths are only opened; Parquet, safetensors and tokenizers need UTF-8.
         if isinstance(value, (str, Path)) and not self.positional and _undecoded(text):
-            raise UserError(f"{self.flag} is {told(text)}: expected {self._expected()} in UTF-8")
+            raise UserError(f"{self.flag} is {quoted(text)}: expected {self._expected()} in UTF-8")
 
     def _expected(self) -> str:
         return " or ".join(
@@ -158,7 +160,7 @@ def _undecoded(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def told(value: object) -> str:
+def quoted(value: object) -> str:
     """A value for a one-line message: shortened, and in quotes where it could be misread."""
     if isinstance(value, list):
         return "a list"

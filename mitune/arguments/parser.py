@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mitune.arguments import file, words
 from mitune.arguments.help import list_verbs, show_options
-from mitune.arguments.option import Option, told
+from mitune.arguments.option import Option, quoted
 from mitune.arguments.spec import options as options_of
 from mitune.core.errors import UserError
 
@@ -56,7 +56,7 @@ def parse_verb(
     if verb not in verbs:
         known = ", ".join(verbs)
         near = words.nearest(verb, [*verbs, "--help", "--version"])
-        raise UserError(f"verb {told(verb)} is not known: choose one of {known}{near}")
+        raise UserError(f"verb {quoted(verb)} is not known: choose one of {known}{near}")
     return parse(arguments[1:], verbs[verb], program=f"{program} {verb}")
 
 

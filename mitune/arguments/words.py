@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mitune.arguments.option import Option, told
+from mitune.arguments.option import Option, quoted
 from mitune.core import progress
 from mitune.core.errors import UserError
 
@@ -56,10 +56,10 @@ def read(words: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
             unsaid = option is not None and option.switch
             option = option if unsaid else None
         if option is None:
-            raise UserError(f"option {told(name)} is not known{nearest(name, flags)}")
+            raise UserError(f"option {quoted(name)} is not known{nearest(name, flags)}")
         if option.switch:
             if equals:
-                raise UserError(f"{told(word)} has a value: expected {name} alone")
+                raise UserError(f"{quoted(word)} has a value: expected {name} alone")
             if given.get(option.name, not unsaid) is unsaid:
                 raise UserError(f"{option.flag} is given on and off: give one of them")
             given[option.name] = not unsaid
@@ -103,6 +103,6 @@ def _positional(rest: Sequence[str], options: Mapping[str, Option]) -> dict[str,
         given = {}
     if rest:
         raise UserError(
-            f"{told(rest[0])} is a word too many: values follow their option, as in --name VALUE"
+            f"{quoted(rest[0])} is a word too many: values follow their option, as in --name VALUE"
         )
     return given

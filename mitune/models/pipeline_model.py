@@ -14,7 +14,7 @@ from mitune.diffusion.schedule import Schedule
 from mitune.models.family import Family, foreign
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
-from mitune.models.verify import check_weights, told
+from mitune.models.verify import check_weights, naming_model
 
 _CHUNK = 64
 """Number of pictures in one batch of the VAE."""
@@ -94,7 +94,7 @@ class PipelineModel:
         """Raise UserError, naming the model and the part, unless the parts make one model that
         ``dtype`` can hold. Here every part must be present and every weight usable; a family adds
         what makes its parts fit each other."""
-        with told(name):
+        with naming_model(name):
             for part in self.family.components:
                 if getattr(pipeline, part, None) is None:
                     raise UserError(f"the {part} is missing: expected a whole pipeline")

@@ -12,7 +12,7 @@ from mitune.core.identity import merges_of
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
+def naming_model(name: str) -> Iterator[None]:
     """Name the model in front of what a check says."""
     try:
         yield

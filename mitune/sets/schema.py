@@ -184,7 +184,7 @@ class SetRecord:
         except ValueError as error:
             raise UserError(
                 f"{path} is damaged (not JSON); expected the file that `mitune build` wrote: "
-                "restore it, or build the set anew in another folder"
+                "restore it, or build the set again in another folder"
             ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(
@@ -193,7 +193,7 @@ class SetRecord:
         if content.get("version") != VERSION:
             raise UserError(
                 f"{path} has format version {content.get('version')!r}; expected {VERSION}: "
-                "read it with the mitune that wrote it, or build the set anew"
+                "read it with the mitune that wrote it, or build the set again"
             )
         try:
             selection = content["selection"]

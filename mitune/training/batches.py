@@ -220,5 +220,5 @@ def _check(model: LatentModel, pairs: Sequence[tuple[str, Tensor]], name: str) -
         if not latent.isfinite().all():
             raise UserError(
                 f"pair {number} ({prompt!r}) of the {name} has a latent that is not finite: "
-                "expected numbers; build the set anew"
+                "expected numbers; build the set again"
             )

@@ -1,4 +1,4 @@
-"""Captioned pictures from every kind of source, and what is told of broken ones."""
+"""Captioned pictures from every kind of source, and what is said about broken ones."""
 
 import io
 import json

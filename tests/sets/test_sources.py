@@ -1,4 +1,4 @@
-"""Sources as people and their systems leave them: what is found, what is told, what is refused."""
+"""Sources as people and their systems leave them: found, reported or refused."""
 
 import io
 import json

@@ -227,7 +227,7 @@ def test_adapted_upsampling_is_not_folded():
 
 
 def test_a_later_training_of_the_same_kind_is_not_compiled_again(monkeypatch):
-    """And makes the gradient of a first one; changed weights or other layers compile anew."""
+    """And makes the gradient of a first one; changed weights or other layers compile again."""
     calls = []
 
     def compiled(run, device):

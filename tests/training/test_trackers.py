@@ -1,4 +1,4 @@
-"""TensorBoard as it reads its own files, and W&B as it is told offline: each step once."""
+"""TensorBoard as it reads its own files, and W&B offline: each step once."""
 
 import json
 import sys

@@ -221,7 +221,7 @@ def test_what_decides_is_recorded(tmp_path: Path, stopped: Path) -> None:
     assert run(stopped, watch=again) == stopped
 
 
-def test_what_only_looks_may_change_and_its_best_begins_anew(
+def test_what_only_looks_may_change_and_its_best_starts_again(
     tmp_path: Path, straight: Path
 ) -> None:
     def kill(done: int, *_: object) -> None:

@@ -178,7 +178,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) 
     broken = next((key for key, value in tensors.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise UserError(
-            f"the adapter's {broken} is not finite: expected numbers; it is damaged, train it anew"
+            f"the adapter's {broken} is not finite: expected numbers; it is damaged, train it again"
         )
     header = {"format": "pt", NOTES: json.dumps(dict(notes), sort_keys=True)}
     atomic_write(path, to_bytes(tensors, header))

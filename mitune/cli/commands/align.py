@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from mitune.arguments.fields import stands_for
 from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long
+from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.commands.told import tell_set
 from mitune.cli.options.configured import given
 from mitune.cli.options.model import Common
 from mitune.cli.options.sampling import Pool
@@ -63,7 +63,7 @@ class Align(Common, Pool, Tuning):
             "sets": [r.set.summary() for r in done],
         }
         for number, (made, summary) in enumerate(zip(done, result["sets"], strict=True), 1):
-            tell_set(summary, f"round {number}: ")
+            print_set(summary, f"round {number}: ")
             if (found := made.set.audit()) is not None:
                 print(f"round {number}: {tell_audit(found)}")
                 summary["audit"] = found

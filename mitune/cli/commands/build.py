@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from mitune.arguments.fields import stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
+from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.commands.told import tell_set
 from mitune.cli.options.configured import configured
 from mitune.cli.options.model import Common
 from mitune.cli.options.sampling import Pool
@@ -42,7 +42,7 @@ class Build(Common, Pool):
                 progress=lambda done, total: bars.candidate(1, done, total),
             )
         summary = built.summary()
-        tell_set(summary)
+        print_set(summary)
         if (found := built.audit()) is not None:
             print(tell_audit(found))
             summary["audit"] = found

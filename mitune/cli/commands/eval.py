@@ -45,7 +45,7 @@ class Eval(Common, Running):
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         if self.out is not None:
             check_out(self.out)
-        model = self.load(self.adapter)  # one that does not fit is told before the base is drawn
+        model = self.load(self.adapter)  # fails before the base is drawn
         adapter.detach(model)
         warn_long(model, prompts)
         result = compare_adapter(

@@ -14,8 +14,8 @@ class Export(Source):
     """Write an adapter in the form that another program reads, with a model card beside it.
 
     Forms: diffusers; comfyui (LoRA and DoRA, exact in ComfyUI at strength 1); kohya (plain LoRA,
-    which every program reads; of a DoRA an approximation whose error is told); merged (as 'mitune
-    merge'). docs/adapters.md says more.
+    which every program reads; of a DoRA an approximation, with its error reported); merged (as
+    'mitune merge'). docs/adapters.md says more.
     """
 
     adapter: Path

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mitune.arguments.fields import stands_for
+from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.commands.told import tell_set
 from mitune.cli.defaults import of_preset
 from mitune.cli.options.configured import configured
 from mitune.cli.options.model import Common, Running
@@ -61,5 +61,5 @@ class Real(Common, Running):
                 f"{model.prompt_limit} tokens, such as: {cut[0]}"
             )
         summary = built.summary()
-        tell_set(summary)
+        print_set(summary)
         return summary

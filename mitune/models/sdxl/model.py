@@ -14,7 +14,7 @@ from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning, RuntimePasses
 from mitune.models.sdxl import FAMILY
 from mitune.models.sdxl.verify import check_conditioning
-from mitune.models.verify import check_tokenizer, check_unet, check_vae, told
+from mitune.models.verify import check_tokenizer, check_unet, check_vae, naming_model
 
 TEXT, POOLED, SIZES = "encoder_hidden_states", "text_embeds", "time_ids"
 """The conditioning tensors, by their names in the UNet's call: ``[N, L, D]``, ``[N, P]``, and
@@ -53,7 +53,7 @@ class SDXL(PipelineModel):
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
-        with told(name):
+        with naming_model(name):
             encoders = [getattr(pipeline, part).config for part in self.encoders]
             check_unet(pipeline.unet.config, pipeline.vae.config)
             check_conditioning(pipeline.unet, encoders)

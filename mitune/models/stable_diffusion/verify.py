@@ -9,7 +9,7 @@ from typing import Any
 from mitune.core.errors import UserError
 from mitune.diffusion.schedule import Schedule
 from mitune.diffusion.variance_preserving import VariancePreserving
-from mitune.models.verify import check_tokenizer, check_unet, check_vae, told
+from mitune.models.verify import check_tokenizer, check_unet, check_vae, naming_model
 
 _OTHER_CONDITIONING = (
     "class_embed_type",
@@ -28,7 +28,7 @@ def check_parts(name: str, pipeline: Any) -> None:
         name: of the model, for the message.
         pipeline: a StableDiffusionPipeline, whose parts are all there.
     """
-    with told(name):
+    with naming_model(name):
         _check_text(pipeline.unet.config, pipeline.text_encoder.config)
         check_unet(pipeline.unet.config, pipeline.vae.config)
         check_vae(pipeline.vae.config)

@@ -112,7 +112,7 @@ def _samples(path: Path, notes: Notes) -> Iterator[tuple[str, dict[str, bytes]]]
                     kind = _split(member.name)[1]
                     if kind in sample:
                         raise UserError(
-                            f"shard {path} holds {member.name} twice: expected one; pack it anew"
+                            f"shard {path} holds {member.name} twice: expected one; pack it again"
                         )
                     if kind in _TAKEN and (file := shard.extractfile(member)):
                         sample[kind] = file.read()

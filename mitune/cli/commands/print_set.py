@@ -1,9 +1,9 @@
-"""What several verbs tell people of their results."""
+"""The line that several verbs print about a set."""
 
 from typing import Any
 
 
-def tell_set(summary: dict[str, Any], prefix: str = "") -> None:
+def print_set(summary: dict[str, Any], prefix: str = "") -> None:
     means = [summary["score_mean_kept"], summary["score_mean_all"]]
     kept, everyone = ("none" if m is None else f"{m:.2f}" for m in means)
     print(
