@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from joint_model import TEXTS, embeddings, joint_model, pipeline, predict
+from outcome import Killed, distance, furthest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_model import TinyModel, TinySet, config, refusal, tree
-from torch import Tensor
 
 import mitune
 from mitune.adapters import adapter
@@ -30,26 +30,12 @@ from mitune.training.loop import tune
 FULL = f"unet/{WEIGHTS}"
 
 
-class Killed(Exception):
-    """Stands for SIGKILL."""
-
-
 def full(**changes: Any) -> TuneConfig:
     return config(**({"method": "full", "lr": 1e-3} | changes))
 
 
 def run(out: Path, **changes: Any) -> Path:
     return tune(TinyModel(), TinySet(), out, full(**changes))
-
-
-def distance(one: Path, other: Path) -> float:
-    a, b = load_file(one / FULL), load_file(other / FULL)
-    assert a.keys() == b.keys()
-    return max((a[key] - b[key]).abs().max().item() for key in a)
-
-
-def furthest(one: Tensor, other: Tensor) -> float:
-    return (one.double() - other.double()).abs().max().item()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +128,7 @@ def test_the_micro_batch_does_not_change_it(tmp_path: Path) -> None:
     # rounding, and so two runs part by 2e-5.
     for micro_batch in (8, 3):
         run(tmp_path / str(micro_batch), micro_batch=micro_batch, eps=1e-4)
-    assert distance(tmp_path / "3", tmp_path / "8") <= 1e-6
+    assert distance(tmp_path / "3", tmp_path / "8", FULL) <= 1e-6
 
 
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, straight: Path) -> None:
@@ -164,7 +150,7 @@ def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, straight: Path) -> N
 
 def test_it_goes_on_from_its_own_kind_alone(tmp_path: Path, straight: Path) -> None:
     out = tune(TinyModel(), TinySet(), tmp_path / "b", full(lr=1e-9), adapter=straight)
-    assert distance(out, straight) < 1e-6
+    assert distance(out, straight, FULL) < 1e-6
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert settings["adapter"] == digest(straight)
     assert settings["config"].keys().isdisjoint({"rank", "alpha", "targets"})

@@ -20,6 +20,7 @@ from joint_model import (
     scramble_all,
     trained_joint,
 )
+from outcome import Killed, distance, furthest
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from test_processes import run as run_processes
@@ -47,22 +48,8 @@ START = "text_encoder.text_model."
 LAYER = "encoder.layers.1.self_attn.q_proj"
 
 
-class Killed(Exception):
-    """Stands for SIGKILL."""
-
-
 def run(out: Path, **changes: Any) -> Path:
     return tune(joint_model(), TinySet(), out, joint(**changes))
-
-
-def distance(one: Path, other: Path) -> float:
-    a, b = (load_file(out / FILE) for out in (one, other))
-    assert a.keys() == b.keys()
-    return max((a[key] - b[key]).abs().max().item() for key in a)
-
-
-def furthest(one: Tensor, other: Tensor) -> float:
-    return (one.double() - other.double()).abs().max().item()
 
 
 @pytest.fixture(scope="module")

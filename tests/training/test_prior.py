@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from outcome import distance
 from tiny_model import TinyModel, TinySet, config, scramble, tree
 
 from mitune.adapters import adapter
@@ -40,11 +40,6 @@ def samples(step: int = 0, prior: int = 3, part: Any = None, **changes: Any) -> 
 def run(out: Path, micro_batch: int = 8, prior: PriorSet | None = None, **changes: Any) -> Path:
     chosen = config(**({"prior_weight": 0.5, "micro_batch": micro_batch} | changes))
     return tune(TinyModel(), TinySet(), out, chosen, prior=prior or PriorSet())
-
-
-def distance(one: Path, other: Path) -> float:
-    a, b = (load_file(out / FILE) for out in (one, other))
-    return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from outcome import Killed
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal
 from torch import Tensor
@@ -36,10 +37,6 @@ class Both(TinySet):
     def __init__(self, real: int) -> None:
         super().__init__(GENERATED)
         self.pairs = [*self.pairs, *TinyReal().best(real)]
-
-
-class Killed(Exception):
-    pass
 
 
 def run(out: Path, *, real: Any = None, progress: Any = None, **changes: Any) -> Path:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from outcome import distance
 from test_processes import run
 from tiny_model import TinyModel, TinySet, config, full_config, refusal
 
@@ -15,12 +15,6 @@ from mitune.training.shards import check
 
 FULL = f"unet/{WEIGHTS}"
 MOMENTS = "checkpoints/step-000006/optimizer.safetensors"
-
-
-def distance(one: Path, other: Path, file: str) -> float:
-    a, b = load_file(one / file), load_file(other / file)
-    assert a.keys() == b.keys()
-    return max(float((a[key] - b[key]).abs().max()) for key in a)
 
 
 @pytest.fixture(scope="module")

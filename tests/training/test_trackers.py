@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from outcome import Killed
 from PIL import Image
 from tiny_model import TinyModel, TinySet, config
 
@@ -17,10 +18,6 @@ from mitune.training.loop import tune
 
 FEW = config(batch=2, targets=("to_q",))
 NUMBERS = ("loss", "grad_norm", "lr", "seconds")
-
-
-class Killed(Exception):
-    """Stands for SIGKILL, but that it closes what is open."""
 
 
 class HeldOut:

@@ -2,12 +2,12 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from outcome import Killed, distance
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal, tree
 
@@ -16,18 +16,6 @@ from mitune.adapters.adapter_file import FILE
 from mitune.config.training import TuneConfig
 from mitune.training import loss as loss_module
 from mitune.training.loop import tune
-
-
-@pytest.fixture(autouse=True)
-def interrupts() -> Iterator[None]:
-    """As in a terminal: a shell's background job would ignore SIGINT, and so would the loop."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-class Killed(Exception):
-    """Stands for SIGKILL: nothing of the run's own gets to act on it."""
 
 
 def kill_at(step: int) -> Any:
@@ -48,12 +36,6 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def lines(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def distance(one: Path, other: Path) -> float:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
 @pytest.fixture(scope="module")

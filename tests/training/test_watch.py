@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from nursery import run_script
+from outcome import Killed
 from safetensors.torch import load_file
 from tiny_model import TinyModel, TinySet, config, refusal
 
@@ -20,10 +21,6 @@ from mitune.training.loop import tune
 
 PEAK = {2: 1.0, 4: 3.0, 6: 2.0, 8: 3.0, 10: 2.5, 12: 9.0}
 """Highest at step 4 until step 12, two measures behind which a patience of 2 never comes."""
-
-
-class Killed(Exception):
-    """Stands for SIGKILL."""
 
 
 class Scripted:
