@@ -1,37 +1,40 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in two calls that fit into fifteen minutes of one:
+# All that wants a GPU, for one that is lent for minutes:
 #
-#     bench/gpu.sh OUT first      550 s at most: doctor; the GPU's tests while what the ladder needs is
-#                                 compiled; the step against a copy, which says what auto may take;
-#                                 the ladder at SD-2.1-base's size; compute-sanitizer
-#     bench/gpu.sh OUT second     180 s at most: the trainers, and one stage again (GPU_AGAIN)
-#     bench/gpu.sh OUT all        both
-#     bench/gpu.sh OUT all --tiny a rehearsal on a CPU, with a tiny model and nothing compiled
+#     bench/gpu.sh OUT SECONDS              the stages in their order, what tells most first, until the
+#                                           time is over
+#     bench/gpu.sh OUT SECONDS STAGE...     only these stages
+#     bench/gpu.sh OUT SECONDS --tiny       a rehearsal on a CPU, with a tiny model, nothing compiled
 #
 # Every stage is a process with a time limit of its own, and none waits for another's success. Every
 # figure is a JSON line in OUT/*.jsonl as soon as it is known; the same call again goes on from
 # there. After each stage OUT/results.tgz holds what there is. GPU_PATIENCE multiplies every limit, for
 # a rehearsal on a slow machine. What is worth keeping belongs into bench/results/DEVICE/ and docs/log.md.
+# The stage "cache" leaves what was compiled in OUT/cache.xz.*; a call that finds such files in .whl/
+# unpacks them and compiles nothing again on the same kind of GPU.
 #
 # Needs: a CUDA GPU; torch >= 2.11 with its triton; transformers, peft, accelerate, safetensors,
-# pyarrow, pyyaml, tqdm, pillow, numpy, scipy, statsmodels, pytest; diffusers, or its wheel in .whl/; _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in
-# kernels/mitune_kernels. nvidia-ml-py and compute-sanitizer where there are such.
+# pyarrow, pyyaml, tqdm, pillow, numpy, scipy, statsmodels, pytest; diffusers, or its wheel in .whl/;
+# _cuda.abi3.so and _cpp.abi3.so, built here or elsewhere ('make cuda'), in kernels/mitune_kernels.
+# nvidia-ml-py and compute-sanitizer where there are such.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-gpu-results} part=${2:-all} tiny=${3:-}
+out=${1:-gpu-results} seconds=${2:-600} tiny=
+shift 2
+if [ "${1:-}" = --tiny ]; then tiny=$1; shift; fi
 python=${PYTHON:-python3}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 patience=${GPU_PATIENCE:-1}
 failed=0
 begin=$(date +%s)
-limit=$begin
+limit=$(( begin + (seconds - 10) * patience ))
 
 say() { echo "[$(( $(date +%s) - begin )) s] $*"; }
 left() { echo $(( limit - $(date +%s) )); }
 pack() {
     # Stages that run beside this one may write meanwhile: what they add is in the next archive.
-    tar czf "$out/results.part" -C "$out" --exclude='results.*' --warning=no-file-changed . ||
+    tar czf "$out/results.part" -C "$out" --exclude='results.*' --exclude='cache.xz.*' --warning=no-file-changed . ||
         [ $? = 1 ] && mv "$out/results.part" "$out/results.tgz"
 }
 # stage SECONDS NAME COMMAND...: at most so long, and never past the end of the call.
@@ -58,7 +61,7 @@ fi
 export PYTHONPATH="$PWD:$PWD/kernels${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}"
 export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/.cache}
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1
-mitune=("$python" -m mitune.cli.main)
+mitune=("$python" -m mitune.cli)
 kernel_tests=(tests/kernels tests/engine/test_on_gpu.py tests/training/test_captured.py
     --ignore=tests/kernels/test_extension.py --ignore=tests/kernels/test_cuda_build.py
     --ignore=tests/kernels/test_triton.py)
@@ -66,10 +69,11 @@ if [ "$tiny" = --tiny ]; then
     device=cpu jobs=() stages=(--device cpu --tiny --slots 2 --candidates 3 --steps 5 --micro-batch 1)
     size=(--model tiny-random --prompts 2 --candidates 3 --steps 5 --slots 2 --slow-prompts 1)
     rungs=(fused half exact "halving late" threshold)
-    slow=(authors slots)
+    more_rungs=(slots)
     trained=(--model tiny-random --prompts 4 --batch 2 --micro-batch 1 --iterations 1)
-    trainers=(merged peft authors)
-    all_rows=(5)
+    trainers=(merged authors fair) more_trainers=(peft)
+    order=(doctor tests step-5 main authors fair profile training cache sanitizer float32 rest
+        training-rest)
     kernel_tests=(tests/kernels/test_noise_op.py -k "reference and golden or words")
     sanitized=(tests/kernels/test_step_op.py -k "cuda and no_rows")
 else
@@ -79,76 +83,105 @@ else
     stages=()
     size=(--model sd21-base-random --prompts 2 --candidates 50 --steps 20 --slots 50 --slow-prompts 1)
     # The most telling first: a stage that is stopped has what it began with.
-    rungs=(captured "captured triton" "captured cuda" fused exact "halving late" "halving early"
-        threshold compiled)
-    slow=(authors fair "exact float32")
-    trained=(--model sd21-base-random --batch 64 --micro-batch 16 --iterations 4)
-    trainers=(ours fair merged authors captured compiled peft)
-    all_rows=(50 128 1024)
+    rungs=(fused captured "captured triton" "captured cuda" exact "halving late" threshold)
+    more_rungs=(compiled "halving early" half)
+    trained=(--model sd21-base-random --batch 64 --micro-batch 16 --iterations 4 --exact-samples 0)
+    trainers=(ours fair authors)
+    more_trainers=(merged captured compiled peft)
+    order=(doctor tests step-128 main authors fair profile training cache sanitizer float32 step-1024
+        rest training-rest step-50)
     sanitized=(tests/kernels -k "cuda and (formulas or loop or score_follows or keyed_noise)")
 fi
 
-first() {
-    limit=$(( $(date +%s) + 540 * patience ))
+doctor() {
     nvidia-smi > "$out/nvidia-smi.txt" 2>&1
     stage 60 doctor "${mitune[@]}" doctor && cat "$out/doctor.txt"
-    # Side by side: the tests, and whatever compiles.
-    local pids=() name
-    timeout $(( 170 * patience )) "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
+}
+
+# The GPU's tests and, side by side with them, whatever compiles.
+tests() {
+    local pids=() name most=$(( 170 * patience ))
+    timeout $most "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
         > "$out/tests.txt" 2>&1 &
-    local tests=$!
+    pids+=("$!:tests")
     for name in compile-ours compile-fair compile-training; do
-        timeout $(( 170 * patience )) "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
+        timeout $most "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
             > "$out/$name.txt" 2> "$out/$name.err" &
         pids+=("$!:$name")
     done
-    wait "$tests" || failed=1
-    say "tests: $(tail -n 1 "$out/tests.txt")"
+    local told
     for name in "${pids[@]}"; do
-        wait "${name%%:*}" && say "${name#*:}: exit 0" ||
-            { failed=1; say "${name#*:}: failed: $(tail -n 1 "$out/${name#*:}.err")"; }
+        wait "${name%%:*}" && told="exit 0" || { told=failed; failed=1; }
+        name=${name#*:}
+        say "$name: $told; $(cat "$out/$name.txt" "$out/$name.err" 2> /dev/null | tail -n 1 | cut -c1-160)"
     done
+    grep "^FAILED\|^ERROR\|^E  " "$out/tests.txt" | cut -c1-200 | sort | uniq -c | sort -rn | head -n 25
     pack
-    local rows
-    for rows in "${all_rows[@]}"; do
-        stage 20 "step-$rows" "${mitune[@]}" bench step --device "$device" --rows "$rows" \
-            --no-compiled --figures "$out/step-$rows.jsonl"
-    done
-    stage 120 ladder "${mitune[@]}" bench generate --device "$device" "${size[@]}" \
-        --precision bfloat16 --figures "$out/ladder.jsonl" --only "${rungs[@]}"
-    stage 30 profile "$python" bench/stages.py profile --out "$out" "${stages[@]}"
-    local rung
-    for rung in "${slow[@]}"; do
-        stage 75 "ladder-${rung// /-}" "${mitune[@]}" bench generate --device "$device" \
-            "${size[@]}" --precision bfloat16 --figures "$out/ladder.jsonl" --only "$rung" --json
-    done
-    # In a block of torch's allocator, which holds many tensors, an access past one's end does not
-    # show; and of all kernels ours alone are looked at.
-    if command -v compute-sanitizer > /dev/null; then
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage 60 sanitizer compute-sanitizer --tool memcheck \
-            --kernel-name kns=mitune --error-exitcode 9 "$python" -m pytest -q -x \
-            -p no:cacheprovider "${sanitized[@]}"
-    else
+}
+
+# The fused step against a copy: says which of its implementations auto may take.
+step() {
+    stage 40 "step-$1" "${mitune[@]}" bench step --device "$device" --rows "$1" --no-compiled \
+        --figures "$out/step-$1.jsonl" && cat "$out/step-$1.txt"
+}
+
+# ladder SECONDS NAME RUNG...
+ladder() {
+    local most=$1 name=$2
+    shift 2
+    stage "$most" "ladder-$name" "${mitune[@]}" bench generate --device "$device" "${size[@]}" \
+        --precision bfloat16 --figures "$out/ladder.jsonl" --only "$@" &&
+        sed '/^repeated/,$d' "$out/ladder-$name.txt"
+}
+
+# training SECONDS NAME RUNG...: one process, which loads the model once.
+training() {
+    local most=$1 name=$2
+    shift 2
+    stage "$most" "training-$name" "${mitune[@]}" bench train --device "$device" "${trained[@]}" \
+        --precision bfloat16 --figures "$out/training.jsonl" --only "$@" &&
+        cat "$out/training-$name.txt"
+}
+
+# In a block of torch's allocator, which holds many tensors, an access past one's end does not show;
+# and of all kernels ours alone are looked at.
+sanitizer() {
+    if ! command -v compute-sanitizer > /dev/null; then
         say "sanitizer: compute-sanitizer is not installed, not run"
+        return
     fi
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage 60 sanitizer compute-sanitizer --tool memcheck \
+        --kernel-name kns=mitune --error-exitcode 9 "$python" -m pytest -q -x \
+        -p no:cacheprovider "${sanitized[@]}"
 }
 
-second() {
-    limit=$(( $(date +%s) + 170 * patience ))
-    # One process, which loads the model once; ours first, and no float64 beyond its 30 s.
-    stage 130 training "${mitune[@]}" bench train --device "$device" "${trained[@]}" \
-        --precision bfloat16 --figures "$out/training.jsonl" --only "${trainers[@]}" --json
-    [ -z "${GPU_AGAIN:-}" ] || stage 50 again bash -c "$GPU_AGAIN"
+# In parts that can be copied apart.
+cache() {
+    tar cf - -C "$XDG_CACHE_HOME" mitune | xz -T0 -2 | split -b 15000000 -d - "$out/cache.xz."
+    say "cache: $(du -ch "$out"/cache.xz.* | tail -n 1)"
 }
 
-case "$part" in
-    first) first ;;
-    second) second ;;
-    all) first; second ;;
-    *) echo "part $part is not known: choose first, second or all" >&2; exit 2 ;;
-esac
+run() {
+    case "$1" in
+        step-*) step "${1#step-}" ;;
+        main) ladder 120 main "${rungs[@]}" ;;
+        rest) ladder 60 rest "${more_rungs[@]}" ;;
+        authors | fair) ladder 75 "$1" "$1" ;;
+        float32) ladder 75 float32 "exact float32" ;;
+        training) training 110 main "${trainers[@]}" ;;
+        training-rest) training 90 rest "${more_trainers[@]}" ;;
+        profile) stage 40 profile "$python" bench/stages.py profile --out "$out" "${stages[@]}" ;;
+        again) stage 120 again bash -c "$GPU_AGAIN" ;;
+        doctor | tests | sanitizer | cache) "$1" ;;
+        *) echo "stage $1 is not known" >&2; exit 2 ;;
+    esac
+}
+
+if compgen -G ".whl/cache.xz.*" > /dev/null && [ ! -d "$XDG_CACHE_HOME/mitune" ]; then
+    mkdir -p "$XDG_CACHE_HOME"
+    cat .whl/cache.xz.* | xz -dc | tar xf - -C "$XDG_CACHE_HOME" && say "cache: unpacked"
+fi
+for each in "${@:-${order[@]}}"; do run "$each"; done
 pack
-say "figures:"
-cut -c1-200 "$out"/*.jsonl | grep -v '"setting"' | tail -n 40
 say "done, exit $failed"
 exit $failed
