@@ -66,19 +66,19 @@ kernel_tests=(tests/kernels tests/engine/test_on_gpu.py tests/training/test_capt
     --ignore=tests/kernels/test_extension.py --ignore=tests/kernels/test_cuda_build.py
     --ignore=tests/kernels/test_triton.py)
 if [ "$tiny" = --tiny ]; then
-    device=cpu jobs=() stages=(--device cpu --tiny --slots 2 --candidates 3 --steps 5 --micro-batch 1)
+    device=cpu jobs=() levers=(cudnn) stages=(--device cpu --tiny --slots 2 --candidates 3 --steps 5 --micro-batch 1)
     size=(--model tiny-random --prompts 2 --candidates 3 --steps 5 --slots 2 --slow-prompts 1)
     rungs=(fused half exact "halving late" threshold)
     more_rungs=(slots)
     trained=(--model tiny-random --prompts 4 --batch 2 --micro-batch 1 --iterations 1)
     trainers=(merged authors fair) more_trainers=(peft)
-    order=(doctor tests step-5 main authors fair profile training cache sanitizer float32 rest
-        training-rest)
+    order=(doctor tests step-5 main authors fair profile training profile-training levers float32
+        rest training-rest cache sanitizer)
     kernel_tests=(tests/kernels/test_noise_op.py -k "reference and golden or words")
     sanitized=(tests/kernels/test_step_op.py -k "cuda and no_rows")
 else
     device=cuda
-    jobs=(-n 4)
+    jobs=(-n 4) levers=(cudnn conv1x1)
     "$python" -c "import xdist" 2> /dev/null || jobs=()
     stages=()
     size=(--model sd21-base-random --prompts 2 --candidates 50 --steps 20 --slots 50 --slow-prompts 1)
@@ -86,10 +86,10 @@ else
     rungs=(fused captured "captured triton" "captured cuda" exact "halving late" threshold)
     more_rungs=(compiled "halving early" half)
     trained=(--model sd21-base-random --batch 64 --micro-batch 16 --iterations 4 --exact-samples 0)
-    trainers=(ours fair authors)
-    more_trainers=(merged captured compiled peft)
-    order=(doctor tests step-128 main authors fair profile training cache sanitizer float32 step-1024
-        rest training-rest step-50)
+    trainers=(ours authors)
+    more_trainers=(fair merged captured compiled peft)
+    order=(doctor tests step-1024 main authors fair profile training profile-training levers float32
+        sanitizer cache step-128 rest training-rest step-50)
     sanitized=(tests/kernels -k "cuda and (formulas or loop or score_follows or keyed_noise)")
 fi
 
@@ -104,10 +104,16 @@ tests() {
     timeout $most "$python" -m pytest -q -p no:cacheprovider "${jobs[@]}" "${kernel_tests[@]}" \
         > "$out/tests.txt" 2>&1 &
     pids+=("$!:tests")
-    for name in compile-ours compile-fair compile-training; do
-        timeout $most "$python" bench/stages.py "$name" --out "$out" "${stages[@]}" \
-            > "$out/$name.txt" 2> "$out/$name.err" &
-        pids+=("$!:$name")
+    for name in ours fair training float32; do
+        timeout $most "$python" bench/stages.py "compile-$name" --out "$out" "${stages[@]}" \
+            > "$out/compile-$name.txt" 2> "$out/compile-$name.err" &
+        pids+=("$!:compile-$name")
+    done
+    # What a lever compiles must not be found by others. Whoever waits for a lever is the last.
+    for name in "${levers[@]}"; do
+        TORCHINDUCTOR_CACHE_DIR="$XDG_CACHE_HOME/lever-$name" TORCHINDUCTOR_COMPILE_THREADS=4 \
+            nice timeout "$(left)" "$python" bench/stages.py "lever-$name" --out "$out" \
+            "${stages[@]}" > "$out/lever-$name.txt" 2> "$out/lever-$name.err" &
     done
     local told
     for name in "${pids[@]}"; do
@@ -143,6 +149,20 @@ training() {
         cat "$out/training-$name.txt"
 }
 
+# Each lever's process has compiled beside the tests, and measures once it may.
+levers() {
+    local name end
+    for name in "${levers[@]}"; do
+        touch "$out/go-$name"
+        end=$(( $(date +%s) + 20 * patience ))
+        until grep -q tick_seconds "$out/lever-$name.txt" || (( $(date +%s) > end )) ||
+            ! pgrep -f "stages.py lever-$name" > /dev/null; do sleep 0.5; done
+        say "lever $name: $(tail -n 1 "$out/lever-$name.txt" "$out/lever-$name.err" | cut -c1-160)"
+    done
+    pkill -f 'stages.py lever-'
+    pack
+}
+
 # In a block of torch's allocator, which holds many tensors, an access past one's end does not show;
 # and of all kernels ours alone are looked at.
 sanitizer() {
@@ -170,9 +190,10 @@ run() {
         float32) ladder 75 float32 "exact float32" ;;
         training) training 110 main "${trainers[@]}" ;;
         training-rest) training 90 rest "${more_trainers[@]}" ;;
-        profile) stage 40 profile "$python" bench/stages.py profile --out "$out" "${stages[@]}" ;;
+        profile | profile-training)
+            stage 40 "$1" "$python" bench/stages.py "$1" --out "$out" "${stages[@]}" ;;
         again) stage 120 again bash -c "$GPU_AGAIN" ;;
-        doctor | tests | sanitizer | cache) "$1" ;;
+        doctor | tests | levers | sanitizer | cache) "$1" ;;
         *) echo "stage $1 is not known" >&2; exit 2 ;;
     esac
 }

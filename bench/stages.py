@@ -1,20 +1,28 @@
 """What a GPU run measures beside ``mitune bench``: one stage, in a process of its own.
 
-    python bench/stages.py compile-ours|compile-fair|compile-training|profile --out FOLDER [--tiny]
+    python bench/stages.py STAGE --out FOLDER [--tiny]
 
 The stages that compile leave code in torch's cache, which those after them find: side by side they
-take as long as the longest. Figures go to FOLDER/stages.jsonl, each as soon as it is known.
+take as long as the longest. A lever is a change that may make a tick faster: its process compiles
+side by side with the others, waits for the file FOLDER/go-NAME, and then times its ticks alone.
+Figures go to FOLDER/stages.jsonl, each as soon as it is known.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from torch._inductor import config as inductor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiler
 
 from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
@@ -25,7 +33,9 @@ from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
 from mitune.config.training import TuneConfig
+from mitune.engine.engine import Engine
 from mitune.engine.stream import Ready
+from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
@@ -69,9 +79,9 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def ready() -> Ready:
+def ready(precision: str = SETTING.precision) -> Ready:
     doing("loading")
-    prepared = Prepared(load_model(SETTING, "float32"), BACKEND, precision=SETTING.precision)
+    prepared = Prepared(load_model(SETTING, "float32"), BACKEND, precision=precision)
     doing("compiling ours")
     made = Ready(
         prepared,
@@ -86,6 +96,11 @@ def compile_ours() -> None:
     ready()
 
 
+def compile_float32() -> None:
+    with exact_convolutions():
+        ready("float32")
+
+
 def compile_fair() -> None:
     doing("loading")
     model = load_model(SETTING, "bfloat16")
@@ -95,40 +110,83 @@ def compile_fair() -> None:
     wait()
 
 
-def compile_training() -> None:
+def training() -> OurTrainer:
     doing("loading")
     model = load_model(SETTING, "bfloat16")
     pairs = [(text, torch.randn(model.latent_shape)) for text in prompts("train")[:20]]
     config = replace(TuneConfig(), batch=args.micro_batch, micro_batch=args.micro_batch)
-    trainer = OurTrainer(model, pairs, replace(config, gradient="merged", backend=BACKEND))
+    return OurTrainer(model, pairs, replace(config, gradient="merged", backend=BACKEND))
+
+
+def compile_training() -> None:
+    trainer = training()
     doing("compiling the trainer")
     trainer.gradient(0)
     wait()
 
 
-def profile() -> None:
-    """Where a tick's time goes, kernel by kernel; and how long it takes uncaptured."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiler
-
-    engine = ready().engine
+def profiled(work: Callable[[], object], name: str) -> None:
+    """The file ``name``: where the time of ``work`` goes, kernel by kernel."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if CUDA else [])]
     with profiler(activities=activities) as seen:
-        engine.warm_up()
+        work()
+        wait()
     key = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
     table = seen.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=110)
-    (args.out / "profile.txt").write_text(table)
-    begin = time.perf_counter()
-    for _ in range(3):
+    (args.out / name).write_text(table)
+
+
+def tick_seconds(engine: Engine) -> float:
+    """Of an uncaptured tick, the median of five pairs."""
+    taken = []
+    for _ in range(5):
+        begin = time.perf_counter()
         engine.warm_up()
-    note(tick_seconds=(time.perf_counter() - begin) / 6, profile="profile.txt")
+        taken.append((time.perf_counter() - begin) / 2)
+    return median(taken)
 
 
+def profile() -> None:
+    engine = ready().engine
+    note(tick_seconds=tick_seconds(engine))
+    profiled(engine.warm_up, "profile-tick.txt")
+
+
+def profile_training() -> None:
+    trainer = training()
+    trainer.gradient(0)
+    begin = time.perf_counter()
+    trainer.gradient(1)
+    note(micro_batch_seconds=time.perf_counter() - begin, samples=args.micro_batch)
+    profiled(lambda: trainer.gradient(2), "profile-micro-batch.txt")
+
+
+def lever() -> None:
+    name = args.stage.removeprefix("lever-")
+    with LEVERS[name]():
+        engine = ready().engine
+        note(compiled=True)
+        while not (args.out / f"go-{name}").exists():
+            time.sleep(0.2)
+        note(tick_seconds=tick_seconds(engine))
+
+
+LEVERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    # torch chooses FlashAttention-2 for bfloat16 and asks cuDNN last.
+    "cudnn": lambda: sdpa_kernel(
+        [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+        set_priority=True,
+    ),
+    "conv1x1": lambda: inductor.patch(conv_1x1_as_mm=True),
+}
 STAGES: dict[str, Callable[[], None]] = {
     "compile-ours": compile_ours,
+    "compile-float32": compile_float32,
     "compile-fair": compile_fair,
     "compile-training": compile_training,
     "profile": profile,
+    "profile-training": profile_training,
+    **{f"lever-{name}": lever for name in LEVERS},
 }
 begin = time.perf_counter()
 STAGES[args.stage]()

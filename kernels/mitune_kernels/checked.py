@@ -5,6 +5,7 @@ with the reference on the device, times those that agree, and records the result
 holds for one GPU, driver, torch and build of the kernels only.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -32,11 +33,22 @@ def machine(device: torch.device) -> dict[str, str]:
         triton = "none"
     return {
         "gpu": torch.cuda.get_device_name(device),
-        "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
+        "driver": _driver(),
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
         "triton": triton,
         "kernels": _digest(),
     }
+
+
+def _driver() -> str:
+    """The CUDA version of the driver, 13000 for 13.0, which torch has no public name for."""
+    version = ctypes.c_int()
+    try:
+        found = ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+        status = found.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return "unknown"
+    return str(version.value) if status == 0 else "unknown"
 
 
 @cache

@@ -2,8 +2,9 @@
 
 The noise is computed as in reference_noise.py, line by line, with correctly rounded division and
 square root, and launches forbid contraction: the words are the same, and the normals have the same
-bits. Sums have an order of their own: each lane adds its element of every block of the row, and
-Triton's tree adds the lanes; nothing in this order depends on the batch.
+bits. Sums have an order of their own: each lane adds its element of every block of the row, and the
+lanes are folded in half until one is left; nothing in this order depends on the batch, or on the
+layout or dtype of the tensors.
 """
 
 import triton
@@ -101,6 +102,18 @@ def normal_kernel(key, step, out, count, BLOCK: tl.constexpr):
     values = _normals(row, key, tl.load(step + row), first, BLOCK // 4)
     at = first + tl.arange(0, BLOCK)
     tl.store(out + row * count + at, values, mask=at < count)
+
+
+@triton.jit
+def _total(x):
+    """The sum of a block, folded in half until one element is left. ``tl.sum`` adds in an order
+    that follows from which thread holds which element, and so from the layouts and dtypes of what
+    was loaded: on an H200 its last bits differed between them."""
+    for _ in tl.static_range(16):  # a block has at most 2^16 elements
+        if x.shape[0] > 1:
+            left, right = tl.split(tl.trans(tl.reshape(x, (2, x.shape[0] // 2))))
+            x = left + right
+    return tl.sum(x, axis=0)
 
 
 @triton.jit
@@ -230,10 +243,10 @@ def step_kernel(
                 z_next, model_input, row, rows, at, count, channels, moved, COPIES, LAST_NEXT,
                 LAST_INPUT,
             )  # fmt: skip
-        total = tl.sum(squared, axis=0)
+        total = _total(squared)
         to = terms + 2 * (row * table_rows + i) if HISTORY else terms + 2 * row
         tl.store(to, total, mask=known)
-        tl.store(to + 1, tl.sum(cross, axis=0), mask=known)
+        tl.store(to + 1, _total(cross), mask=known)
         if not HISTORY:
             tl.store(to, nan, mask=i >= table_rows)
             tl.store(to + 1, nan, mask=i >= table_rows)
@@ -289,5 +302,5 @@ def renoise_score_kernel(
         delta = c - u  # 0 beyond the row's end, and so is all that is summed there
         squared += delta * delta
         gap += delta * ((target - u) + (target - c))
-    tl.store(terms + 2 * i, tl.sum(squared, axis=0))
-    tl.store(terms + 2 * i + 1, tl.sum(gap, axis=0))
+    tl.store(terms + 2 * i, _total(squared))
+    tl.store(terms + 2 * i + 1, _total(gap))

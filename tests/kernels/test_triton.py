@@ -76,9 +76,10 @@ def test_triton_is_tested() -> None:
 
 
 def test_it_compiles_for_ampere_and_hopper_within_its_budget() -> None:
-    """To machine code, without a GPU. 64 warps of 32 threads share 65 536 registers: with 96 a
-    thread, 5 programs of 4 warps are resident on a multiprocessor. No spills; no contraction, which
-    the definition of the noise forbids."""
+    """To machine code, without a GPU. 64 warps of 32 threads share 65 536 registers: with 128 a
+    thread, 4 programs of 4 warps are resident on a multiprocessor; those beyond 96 fold the sums in
+    an order that no layout changes. No spills; no contraction, which the definition of the noise
+    forbids."""
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
@@ -88,7 +89,7 @@ def test_it_compiles_for_ampere_and_hopper_within_its_budget() -> None:
     assert len(rows) == 16
     for row in rows:
         assert (row["STACK"], row["LOCAL"], row["fma"]) == (0, 0, 0), row
-        assert row["REG"] <= 96, row
+        assert row["REG"] <= 128, row
         assert row["shared"] <= 8192, row
 
 
