@@ -28,14 +28,15 @@ from mitune.bench.baselines import FairLoop
 from mitune.bench.figures import doing
 from mitune.bench.random_model import TINY
 from mitune.bench.rungs import Setting, load_model
+from mitune.bench.step import timeable
 from mitune.bench.train import OurTrainer
+from mitune.bench.verify import fault
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
 from mitune.config.training import TuneConfig
 from mitune.engine.engine import Engine
 from mitune.engine.stream import Ready
-from mitune.runtime.convolutions import exact_convolutions
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes.prompts import prompts
 
@@ -79,9 +80,9 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def ready(precision: str = SETTING.precision) -> Ready:
+def ready() -> Ready:
     doing("loading")
-    prepared = Prepared(load_model(SETTING, "float32"), BACKEND, precision=precision)
+    prepared = Prepared(load_model(SETTING, "float32"), BACKEND, precision=SETTING.precision)
     doing("compiling ours")
     made = Ready(
         prepared,
@@ -96,9 +97,10 @@ def compile_ours() -> None:
     ready()
 
 
-def compile_float32() -> None:
-    with exact_convolutions():
-        ready("float32")
+def compile_step() -> None:
+    """Triton compiles a kernel for every layout and dtype that the comparison tries."""
+    for name in timeable(DEVICE):
+        note(implementation=name, fault=fault(name, DEVICE))
 
 
 def compile_fair() -> None:
@@ -181,7 +183,7 @@ LEVERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 STAGES: dict[str, Callable[[], None]] = {
     "compile-ours": compile_ours,
-    "compile-float32": compile_float32,
+    "compile-step": compile_step,
     "compile-fair": compile_fair,
     "compile-training": compile_training,
     "profile": profile,
