@@ -7,6 +7,7 @@ from typing import Any
 
 from mitune.arguments.option import Option, quoted
 from mitune.arguments.spec import options as options_of
+from mitune.arguments.spec import value_of
 from mitune.arguments.words import nearest
 from mitune.core import progress
 from mitune.core.errors import UserError
@@ -96,9 +97,9 @@ def write(command: object, folder: Path) -> None:
     kind: type = type(command)
     verb = kind.__name__.lower()
     values = {
-        name: _plain(getattr(command, name))
+        name: _plain(value)
         for name, option in options_of(kind).items()
-        if getattr(command, name) is not None
+        if (value := value_of(command, option)) is not None
     }
     text = (
         f"# Repeats this run: mitune {verb} --config FILE. Relative paths are those of the folder "

@@ -64,7 +64,8 @@ def _explain(option: Option, width: int) -> str:
     if option.repeated:
         text += " May be repeated."
     # A switch that is off by default needs no note.
-    default = "" if option.default is False else option.default_text()
+    default = option.default_text()
+    default = "" if option.switch and default in ("", "default: off") else default
     return _entry(head, f"{text} [{default}]" if default else text, width)
 
 

@@ -33,6 +33,8 @@ class Option:
         positional, repeated: how it is given.
         shown: what the help shows for a default of None.
         former: its former name, which is still accepted.
+        holder: the verb's field that holds the value under ``name``, if that is not the field of
+            that name itself (``FieldsOf``).
     """
 
     name: str
@@ -47,6 +49,7 @@ class Option:
     repeated: bool = False
     shown: Shown | None = None
     former: str | None = None
+    holder: str | None = None
 
     @property
     def flag(self) -> str:

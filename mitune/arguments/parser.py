@@ -9,6 +9,7 @@ from typing import TypeVar
 from mitune.arguments import file, words
 from mitune.arguments.help import list_verbs, show_options
 from mitune.arguments.option import Option, quoted
+from mitune.arguments.spec import gathered
 from mitune.arguments.spec import options as options_of
 from mitune.core.errors import UserError
 
@@ -81,5 +82,5 @@ def parse(arguments: Sequence[str], verb: Callable[..., Made], *, program: str) 
         if option.default is MISSING and option.name not in values:
             about = re.split(r"[.:;(]", option.words)[0].strip()
             raise UserError(f"{option.flag} is missing: expected {option.metavar} ({about})")
-    made: Made = verb(**values)
+    made: Made = verb(**gathered(verb, values))
     return made

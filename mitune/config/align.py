@@ -18,7 +18,7 @@ class AlignConfig:
     FOLLOWS: ClassVar[Mapping[str, str]] = TuneConfig.FOLLOWS
 
     rounds: int = 1
-    """R; each starts from the last one's adapter."""
+    """Rounds R; each starts from the last one's adapter."""
     build: BuildConfig = field(default_factory=BuildConfig)
     """Of every round's set; round r takes ``seed + r - 1``, so that none repeats another's
     noise."""

@@ -34,7 +34,7 @@ class PruneConfig:
     draft_precision: Precision = "bf16-mixed"
     """Of draft: the denoiser's precision meanwhile."""
     draft_steps: int | None = None
-    """Of draft: denoising steps meanwhile; None: as many as without it."""
+    """Of draft: denoising steps meanwhile; none: as many as without it."""
     audit: float = 0.05
     """Share of the prompts, drawn at random, that are left unpruned."""
     least_recall: float = 0.95

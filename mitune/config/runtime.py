@@ -11,16 +11,18 @@ class Runtime:
     """What runs the denoiser."""
 
     backend: Backend = "eager"
-    """A name of ``mitune.runtime.backends.BACKENDS``."""
+    """What runs the denoiser, for generation, scores and align's training: eager, operation by
+    operation; inductor compiles for a minute or more first and keeps the result; tensorrt needs a
+    GPU, and has no training."""
     attention: Attention = "auto"
-    """Of ``mitune.runtime.attention.ATTENTIONS``."""
+    """Implementation of the denoiser's attention; xformers where it is installed."""
     precision: Precision | None = None
-    """Of ``mitune.models.precision.PRECISIONS``; None is the model's own."""
+    """Of the denoiser; None is the model's own."""
     slots: int = 64
-    """Candidates in flight, the fixed batch of generation: changes speed and memory, not
-    results."""
+    """Candidates in flight, the batch of generation: changes speed and memory, not results."""
     cuda_graphs: bool = False
-    """Hold the tick of generation in a CUDA graph; on a GPU only."""
+    """Hold the tick of generation, and a micro-batch of align's training, in CUDA graphs; on a GPU
+    only. The same result."""
     implementation: Implementation = "auto"
     """Of the fused step: "auto" or a name of ``mitune_kernels.implementations``."""
 

@@ -24,11 +24,11 @@ class SamplerConfig:
     eta: float = 0.0
     """Noise of ddim, 0 (none) to 1."""
     convention: Convention = "paper"
-    """Weights of the score. Of diffusion: "paper" is Eq. 2 over all steps; "reference" is the
-    authors' code (no alpha_t, t > 50). Of a flow: "integral" or "mean"."""
-    t_min: float | None = None
+    """Weights of the score. Of diffusion: paper is Eq. 2 over all steps; reference is the authors'
+    code (no alpha_t, t > 50). Of a flow: integral or mean."""
+    t_min: int | float | None = None
     """Only steps with t > t_min count for the score, in diffusion 0 to T - 2, in a flow 0 to 1;
-    None is the convention's own."""
+    none is the convention's own."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from mitune.config.choices import Estimator, ReNoising, Rule, check_choice
+from mitune.config.choices import Convention, Estimator, ReNoising, Rule, check_choice
 from mitune.config.options import check_positive, check_seed, check_types, with_options
 from mitune.config.preset import Preset
 from mitune.config.pruning import PruneConfig
@@ -47,15 +47,14 @@ class BuildConfig:
     candidates: int = 50
     """Pool size M of each prompt."""
     keep: int = 1
-    """How many of each pool are kept."""
+    """How many of each pool are kept, the best first."""
     select: Rule = "mi"
-    """What is kept: the highest scores, or for controls "random" or "worst"."""
+    """What is kept: the highest scores, or for controls random or worst."""
     estimator: Estimator = "trajectory"
-    """What ranks a pool: "trajectory" is Eq. 2 along the sampler's own path, at no cost; the other
-    two re-noise each finished latent ``draws`` times (orthogonal: Eq. 2; standard: Kong et al.
-    2024)."""
+    """What ranks a pool: trajectory is Eq. 2 along the sampler's own path, at no cost; the other
+    two re-noise each finished latent (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
     draws: int = 64
-    """Of the estimators that re-noise."""
+    """Re-noising draws of the estimators that re-noise."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How candidates are sampled, and the weights of the score."""
     seed: int = 0
@@ -65,8 +64,8 @@ class BuildConfig:
     score and selection by mi alone."""
     recheck_ties: float | None = None
     """In half precision: make candidates within so many standard deviations of a pool's scores of
-    the k-th best once more in float32, so that rounding decides no near tie; None leaves it to
-    rounding. With the trajectory's score and selection by mi alone."""
+    the k-th best once more in float32, such as 0.4, so that rounding decides no near tie; none
+    leaves it to rounding. With the trajectory's score and selection by mi alone."""
     runtime: Runtime = field(default_factory=Runtime)
     """What runs the denoiser."""
 
@@ -105,14 +104,15 @@ class ScoreConfig:
     """Point-wise mutual information of given pictures, by re-noising."""
 
     estimator: ReNoising = "orthogonal"
-    """"orthogonal" is Eq. 2 of Wang et al.; "standard" is Kong et al. 2024, the exact point-wise
+    """orthogonal is Eq. 2 of Wang et al.; standard is Kong et al. 2024, the exact point-wise
     log-ratio on average, which can be negative."""
     draws: int = 64
     """(t, noise) pairs for each picture, t stratified; more is steadier."""
-    convention: str | None = None
-    """Weights, as ``mitune.Schedule.weights``; None is the first of the model's process."""
-    t_min: float | None = None
-    """Only t > t_min counts; None is the convention's own."""
+    convention: Convention | None = None
+    """Weights of the score: paper (Eq. 2) or reference (the authors' code); of a flow model
+    integral or mean."""
+    t_min: int | float | None = None
+    """Only t > t_min counts."""
     seed: int = 0
     """Keys the noise; equal seeds give every picture of the same position the same noise."""
     shared_noise: bool = False
@@ -126,6 +126,8 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_choice("estimator", self.estimator, ReNoising)
+        if self.convention is not None:
+            check_choice("convention", self.convention, Convention)
         check_positive(draws=self.draws, batch=self.batch)
         check_seed(self.seed)
 
@@ -137,7 +139,7 @@ class RealConfig:
     limit: int | None = None
     """Take only so many pictures, the first."""
     keep: int = 1
-    """How many pictures of a caption are kept."""
+    """How many pictures of a caption are kept, the best first."""
     score: ScoreConfig = field(default_factory=lambda: ScoreConfig(shared_noise=True))
     """What ranks them; one noise for all, so that a score depends on nothing but its picture and
     caption."""

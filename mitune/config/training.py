@@ -34,8 +34,9 @@ class TuneConfig:
     lr: float = 1e-4
     """Learning rate of AdamW's first step."""
     text_encoder_lr: float | None = None
-    """The text encoder's; None leaves the text encoder as it is. It gets an adapter of the same
-    method, rank and alpha on its attention's projections."""
+    """Train the text encoder too, with this learning rate, often far below the denoiser's, such as
+    5e-6; none leaves it as it is. It gets an adapter of the same method, rank and alpha on its
+    attention's projections."""
     lr_scheduler: LearningRate = "constant"
     """constant is the paper's; linear falls to 0, so that the adapter does not end wherever the
     last batches' noise threw it."""
@@ -48,9 +49,10 @@ class TuneConfig:
     clip: float = 1.0
     """Largest norm of the gradient over all trained tensors together; inf never clips."""
     t_range: tuple[int, int] = (500, 1000)
-    """Timesteps are uniform over t_range[0] <= t < t_range[1]; the authors' code has (0, 1000)."""
+    """First and end timestep that are trained on, uniformly. The paper: 500 1000; the authors'
+    code: 0 1000."""
     snr_gamma: float | None = None
-    """Weigh the loss by min-SNR with this gamma, 5 in its paper; None is the plain loss."""
+    """Weigh the loss by min-SNR with this gamma, 5 in its paper; none is the plain loss."""
     batch: int = 400
     """Samples of one optimizer step; may exceed the set, whose pairs then repeat."""
     micro_batch: int | Literal["auto"] = 8

@@ -68,7 +68,7 @@ def build_real_set(
     config = with_options(config or RealConfig.of(model.preset), options)
     scoring = replace(config.score, shared_noise=True)
     process = model.process
-    convention = scoring.convention or next(iter(process.conventions))
+    convention: str = scoring.convention or next(iter(process.conventions))
     process.least_t(convention, scoring.t_min)  # refuse bad values before reading the source
     runtime = scoring.runtime
     prepare(model, runtime)  # fail before the folder is created

@@ -95,13 +95,14 @@ def test_mistakes_in_words(arguments, words, as_json, capsys):
 
 def test_ways_to_give_a_value():
     made = parse(["--out=a", "--t_min", "5", "--guidance", "-1.5"], Build, program="mitune build")
-    assert (str(made.out), made.t_min, made.guidance, made.seed) == ("a", 5, -1.5, 0)
-    assert parse(["--out", "-a", "--t-min", "None"], Build, program="mitune build").t_min is None
+    assert (str(made.out), dict(made.settings)) == ("a", {"t_min": 5, "guidance": -1.5})
+    made = parse(["--out", "-a", "--t-min", "None"], Build, program="mitune build")
+    assert made.settings["t_min"] is None
     made = parse([*OUT, "--rungs", "25:20", "35:10", "--quiet"], Align, program="mitune align")
     assert (made.rungs, made.quiet) == (("25:20", "35:10"), True)
     tune = [*TUNE[1:], "--micro-batch", "auto", "--t-range", "0", "9"]
     made = parse(tune, Tune, program="mitune tune")
-    assert (made.micro_batch, made.t_range) == ("auto", (0, 9))
+    assert dict(made.settings) == {"micro_batch": "auto", "t_range": (0, 9)}
     words = ["--prompt", "--", "--x", "b.png"]
     with pytest.raises(UserError, match="--prompt has no value"):
         parse(words, Score, program="mitune score")
@@ -165,14 +166,20 @@ def test_a_file_and_words_that_override_it(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
         "verb: tune\nset: s\nlr: 1e-3\nt-range: [0, 9]\nquiet: on\nrank: 4\nmicro-batch: auto\n"
-        "snr_gamma: 5\nbatch: null\nout: a\nheld_out: é.txt\n",
+        "snr_gamma: 5\ntext-encoder-lr: null\nout: a\nheld_out: é.txt\n",
         encoding="utf-8-sig",
     )
     words = ["--config", str(path), "--no-json", "--rank", "8"]
     made = parse(words, Tune, program="mitune tune")
-    assert (made.lr, made.t_range, made.quiet, made.rank) == (1e-3, (0, 9), True, 8)
-    assert (made.micro_batch, made.snr_gamma, made.batch) == ("auto", 5.0, None)
-    assert (str(made.set), str(made.held_out)) == ("s", "é.txt")
+    assert made.settings == {
+        "lr": 1e-3,
+        "t_range": (0, 9),
+        "rank": 8,
+        "micro_batch": "auto",
+        "snr_gamma": 5.0,
+        "text_encoder_lr": None,
+    }
+    assert (str(made.set), str(made.held_out), made.quiet) == ("s", "é.txt", True)
 
 
 @pytest.mark.parametrize("verb", [Align, Build, Tune])

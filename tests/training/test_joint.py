@@ -30,8 +30,8 @@ from torch import Tensor
 import mitune
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
-from mitune.cli.options.configured import configured
-from mitune.cli.options.training import Tuning
+from mitune.cli.options.settings import configured
+from mitune.cli.program import parse
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
@@ -424,6 +424,8 @@ def test_the_card_tells_it(straight: Path) -> None:
 
 def test_the_option_reaches_the_config() -> None:
     preset = TuneConfig()
-    assert configured(Tuning(text_encoder_lr=5e-6), preset).text_encoder_lr == 5e-6
-    assert configured(Tuning(), preset).text_encoder_lr is None
-    assert configured(Tuning(method="full"), preset).method == "full"
+    words = ["tune", "--set", "s", "--out", "o"]
+    made = configured(parse([*words, "--text-encoder-lr", "5e-6"]), preset)
+    assert made.text_encoder_lr == 5e-6
+    assert configured(parse(words), preset) == preset
+    assert configured(parse([*words, "--method", "full"]), preset).method == "full"

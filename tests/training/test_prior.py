@@ -192,6 +192,8 @@ def test_the_verb_weighs_it_one_unless_told(
     monkeypatch.setattr(verb.Tune, "load", lambda self, adapter=None: shapes_model)
     monkeypatch.setattr(verb, "whole_set", lambda path, model: str(path))
     monkeypatch.setattr("mitune.training.loop.tune", tuned)
-    verb.Tune(set=Path("s"), out=Path("o"), quiet=True, **options).run()
+    own = {name: options[name] for name in options.keys() & {"prior"}}
+    settings = {name: options[name] for name in options.keys() - own.keys()}
+    verb.Tune(set=Path("s"), out=Path("o"), quiet=True, settings=settings, **own).run()
     assert seen["chosen"].prior_weight == weight
     assert seen["prior"] == ("p" if options else None)

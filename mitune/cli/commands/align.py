@@ -1,22 +1,21 @@
 """The verb that aligns a model with itself: align."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long
 from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.options.configured import given
 from mitune.cli.options.model import Common
-from mitune.cli.options.sampling import Pool
-from mitune.cli.options.training import Tuning
+from mitune.cli.options.pool import Pool
+from mitune.cli.options.settings import given, of_presets, settings_of
 from mitune.config.align import AlignConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Align(Common, Pool, Tuning):
+class Align(Common, Pool):
     """Align a model with itself: rounds of build, select and tune; then compare base and tuned.
 
     Leaves OUT/round-R/adapter (load it with diffusers' load_lora_weights), OUT/eval.json, and the
@@ -25,8 +24,6 @@ class Align(Common, Pool, Tuning):
 
     out: Path
     """Folder of the run."""
-    rounds: int = 1
-    """Rounds R; each starts from the last one's adapter."""
     eval_prompts: Annotated[
         Path | None,
         stands_for("the shapes world's test list; no comparison for other models"),
@@ -34,6 +31,14 @@ class Align(Common, Pool, Tuning):
     """Text file of held-out prompts for the comparison."""
     images: int = 4
     """Pictures of each prompt in the comparison."""
+    settings: Annotated[
+        Given,
+        settings_of(
+            AlignConfig,
+            of_presets(AlignConfig.of),
+            {"prune", "real_share", "prior_weight"},
+        ),
+    ] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         from mitune.adapters import adapter
@@ -74,7 +79,7 @@ class Align(Common, Pool, Tuning):
                 held_out,
                 out=self.out,
                 images=self.images,
-                seeds=[self.seed + 1_000_000],
+                seeds=[config.build.seed + 1_000_000],
                 runtime=replace(config.build.runtime, precision=None),
             )
         print(f"adapter: {last.adapter}")

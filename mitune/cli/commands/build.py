@@ -1,16 +1,16 @@
 """The verb that builds a fine-tuning set: build."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.options.configured import configured
 from mitune.cli.options.model import Common
-from mitune.cli.options.sampling import Pool
+from mitune.cli.options.pool import Pool
+from mitune.cli.options.settings import configured, of_presets, settings_of
 from mitune.config.sets import BuildConfig
 
 
@@ -23,6 +23,9 @@ class Build(Common, Pool):
     """Folder of the set (Parquet); the same command after an interruption goes on."""
     adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that generates."""
+    settings: Annotated[Given, settings_of(BuildConfig, of_presets(BuildConfig.of), {"prune"})] = (
+        field(default_factory=dict)
+    )
 
     def run(self) -> dict[str, Any]:
         from mitune.adapters.adapter_file import digest

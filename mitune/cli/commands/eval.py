@@ -1,20 +1,20 @@
 """The verb that compares base and adapter: eval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.defaults import of_preset
-from mitune.cli.options.configured import configured
-from mitune.cli.options.model import Common, Running
+from mitune.cli.options.model import Common
+from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval(Common, Running):
+class Eval(Common):
     """Compare base and adapter on the same prompts and the same noise, with standard errors."""
 
     adapter: Path
@@ -33,10 +33,11 @@ class Eval(Common, Running):
     """Denoising steps."""
     guidance: Annotated[float | None, of_preset("use_guidance")] = None
     """Guidance at which both are used."""
-    slots: int = 64
-    """Pictures in flight."""
     out: Annotated[Path | None, stands_for("stdout alone")] = None
     """Folder for eval.json and eval.png."""
+    settings: Annotated[Given, settings_of(Runtime, of_one(Runtime()), {"cuda_graphs"})] = field(
+        default_factory=dict
+    )
 
     def run(self) -> dict[str, Any]:
         from mitune.adapters import adapter

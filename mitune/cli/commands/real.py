@@ -1,22 +1,20 @@
 """The verb that makes a set of real captioned pictures: real."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import stands_for
+from mitune.arguments.fields import Given
 from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
-from mitune.cli.defaults import of_preset
-from mitune.cli.options.configured import configured
-from mitune.cli.options.model import Common, Running
-from mitune.config.choices import Convention, ReNoising
+from mitune.cli.options.model import Common
+from mitune.cli.options.settings import configured, of_presets, settings_of
 from mitune.config.sets import RealConfig
 from mitune.core import progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Real(Common, Running):
+class Real(Common):
     """Make a set of real captioned pictures, scored by mutual information, for `mitune tune
     --real`."""
 
@@ -25,22 +23,10 @@ class Real(Common, Running):
     shards, such as 'shards/*.tar'; or, with the package datasets, a data set's name."""
     out: Path
     """Folder of the set (Parquet); the same command after an interruption goes on."""
-    limit: Annotated[int | None, stands_for("all")] = None
-    """Only the first so many pictures."""
-    keep: int = 1
-    """How many pictures of one caption are kept, the best first."""
-    estimator: Annotated[ReNoising | None, of_preset("estimator", trajectory="orthogonal")] = None
-    """What scores a picture, by re-noising: orthogonal (Eq. 2) or standard (Kong et al. 2024)."""
-    draws: Annotated[int | None, of_preset("draws")] = None
-    """Draws of (t, noise) for each picture; more is steadier."""
-    convention: Annotated[Convention | None, of_preset("sampler.convention")] = None
-    """Weights of the score: paper (Eq. 2) or reference (the authors' code)."""
-    t_min: Annotated[int | float | None, of_preset("sampler.t_min")] = None
-    """Only t > t_min counts for the score; none: the convention's own."""
-    seed: int = 0
-    """Keys the draws of the score."""
-    batch: int = 64
-    """Re-noised copies in one call of the model: changes speed and memory, not results."""
+    settings: Annotated[
+        Given,
+        settings_of(RealConfig, of_presets(RealConfig.of), {"slots", "cuda_graphs"}, limit="all"),
+    ] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         from mitune.methods.real import build_real_set

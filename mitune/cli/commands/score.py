@@ -1,22 +1,21 @@
 """The verb that scores given pictures: score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-from mitune.arguments.fields import Positional, Repeated, stands_for
+from mitune.arguments.fields import Given, Positional, Repeated, stands_for
 from mitune.cli.commands.given import warn_long
-from mitune.cli.options.configured import configured
-from mitune.cli.options.model import Common, Running
-from mitune.config.choices import Convention, ReNoising
+from mitune.cli.options.model import Common
+from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.sets import ScoreConfig
 from mitune.core.errors import UserError, printable
 from mitune.core.prompts import check_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Common, Running):
+class Score(Common):
     """Point-wise mutual information of given pictures with prompts, in nats, by re-noising."""
 
     images: Positional[list[Path]]
@@ -26,18 +25,16 @@ class Score(Common, Running):
     """The prompt of all pictures; or repeated, one for each."""
     adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that scores."""
-    estimator: ReNoising = "orthogonal"
-    """orthogonal: Eq. 2; standard: Kong et al. 2024, the exact point-wise log-ratio on average,
-    which can be negative."""
-    draws: int = 64
-    """Draws of (t, noise) for each picture; more is steadier."""
-    seed: int = 0
-    """Keys the draws."""
-    convention: Annotated[Convention | None, stands_for("paper; of a flow model integral")] = None
-    """Weights of the score: paper (Eq. 2) or reference (the authors' code); of a flow model
-    integral or mean."""
-    t_min: Annotated[int | float | None, stands_for("the convention's own")] = None
-    """Only t > t_min counts."""
+    settings: Annotated[
+        Given,
+        settings_of(
+            ScoreConfig,
+            of_one(ScoreConfig()),
+            {"slots", "cuda_graphs", "batch"},
+            convention="paper; of a flow model integral",
+            t_min="the convention's own",
+        ),
+    ] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         from mitune.core.images import read_images
@@ -57,13 +54,9 @@ class Score(Common, Running):
         model = self.load(self.adapter)
         warn_long(model, prompts)
         pictures = read_images(self.images, model.picture_size)
-        values = score(
-            model,
-            prompts,
-            pictures,
-            # Pictures are compared, and equal ones score equally.
-            configured(self, ScoreConfig(shared_noise=True)),
-        ).tolist()
+        # Pictures are compared, and equal ones score equally.
+        config = configured(self, ScoreConfig(shared_noise=True))
+        values = score(model, prompts, pictures, config).tolist()
         rows: list[dict[str, Any]] = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
             for image, prompt, value in zip(self.images, prompts, values, strict=True)
@@ -78,4 +71,4 @@ class Score(Common, Running):
         for row in rows:
             name, prompt = printable(row["image"]), printable(row["prompt"])
             print(f"{row['mi_nats']:10.3f} nats  {name}  {prompt}")
-        return {"estimator": self.estimator, "draws": self.draws, "scores": rows}
+        return {"estimator": config.estimator, "draws": config.draws, "scores": rows}

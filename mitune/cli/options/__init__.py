@@ -1,8 +1,7 @@
-"""Options that several verbs share. None as a default always means the model's own preset (the
-paper's numbers)."""
+"""Options that several verbs share: of a verb's work from its configuration object (``settings``),
+of everything else from dataclasses that the verbs inherit."""
 
-from mitune.cli.options.model import Common, Output, Running, Source
-from mitune.cli.options.sampling import Pool, Pruned, Sampling
-from mitune.cli.options.training import Tuning
+from mitune.cli.options.model import Common, Output, Source
+from mitune.cli.options.pool import Pool, Pruned
 
-__all__ = ["Common", "Output", "Pool", "Pruned", "Running", "Sampling", "Source", "Tuning"]
+__all__ = ["Common", "Output", "Pool", "Pruned", "Source"]

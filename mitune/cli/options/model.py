@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from mitune.arguments.fields import stands_for
-from mitune.config.choices import Attention, Backend, Precision
+from mitune.config.choices import Precision
 
 if TYPE_CHECKING:
     from mitune.models.protocol import LatentModel
@@ -51,19 +51,6 @@ class Source(Output):
             precision=precision,
             variant=self.variant,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """What runs the denoiser."""
-
-    GROUP: ClassVar[str] = "model"
-
-    backend: Backend = "eager"
-    """What runs the denoiser. inductor compiles for a minute first and keeps the result; tensorrt
-    needs a GPU."""
-    attention: Attention = "auto"
-    """Implementation of the denoiser's attention; xformers where it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
