@@ -6,10 +6,11 @@ theirs.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mitune.config.preset import PAPER, Preset
 from mitune.core.errors import UserError
 
 
@@ -23,9 +24,11 @@ class Family:
         components: the pipeline's parts, each with the names of its allowed classes; None allows
             any class.
         networks: the parts that are networks, each with the stem of its weights file.
+        optional: the parts that a pipeline may do without.
         unused: parts that such a pipeline may have but no picture depends on; they are left out.
         harmless: ends of the names of weights that may be missing or left over.
         options: of the pipeline's constructor.
+        preset: the settings that its models use unless others are given.
         model: makes a :class:`mitune.models.pipeline_model.PipelineModel` from the arguments of its
             constructor. It is a function that imports the class when it is called, since the import
             takes seconds.
@@ -38,15 +41,21 @@ class Family:
     pipeline: str
     components: Mapping[str, tuple[str, ...] | None]
     networks: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
     unused: tuple[str, ...] = ()
     harmless: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    preset: Preset = PAPER
     model: Callable[..., Any]
     random: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
 
     def holds(self, pipeline: Any) -> bool:
         """Whether a loaded pipeline is of this family."""
         return type(pipeline).__name__ == self.pipeline
+
+    def fits(self, parts: Collection[str]) -> bool:
+        """Whether a pipeline of this family has parts of these names, and no others."""
+        return self.components.keys() - self.optional <= set(parts) <= self.components.keys()
 
 
 _REGISTERED: list[Family] = []
@@ -59,7 +68,7 @@ def register(family: Family) -> None:
 
 
 def families() -> list[Family]:
-    """All known families."""
+    """All known families: those of other programs first, so that they may replace one of ours."""
     import mitune.models as package
 
     own = [
@@ -67,7 +76,7 @@ def families() -> list[Family]:
         for entry in pkgutil.iter_modules(package.__path__)
         if entry.ispkg
     ]
-    return [*own, *_REGISTERED]
+    return [*_REGISTERED, *own]
 
 
 def assemble(parts: Mapping[str, Any]) -> tuple[Family, Any]:
@@ -80,13 +89,14 @@ def assemble(parts: Mapping[str, Any]) -> tuple[Family, Any]:
     import diffusers
 
     for family in families():
-        fits = parts.keys() == family.components.keys() and all(
-            classes is None or type(parts[name]).__name__ in classes
-            for name, classes in family.components.items()
-        )
-        if fits:
+        classes = family.components
+        if family.fits(parts) and all(
+            (allowed := classes[name]) is None or type(part).__name__ in allowed
+            for name, part in parts.items()
+        ):
             kind = getattr(diffusers, family.pipeline)
-            return family, kind(**parts, **dict.fromkeys(family.unused), **family.options)
+            absent = dict.fromkeys([*family.unused, *(family.optional - parts.keys())])
+            return family, kind(**parts, **absent, **family.options)
     raise ValueError(f"no family has the parts {sorted(parts)}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mitune.config.preset import PAPER, Preset
+from mitune.config.preset import Preset
 from mitune.core.errors import UserError
 from mitune.models.family import Family, expected, families
 
@@ -27,7 +27,7 @@ def load_model(
     device: torch.device,
     precision: str,
     variant: str | None = None,
-    preset: Preset = PAPER,
+    preset: Preset | None = None,
 ) -> Any:
     """Load the model (``mitune.models.protocol.LatentModel``) of the folder's family.
 
@@ -35,7 +35,7 @@ def load_model(
         source, variant: as :func:`load_pipeline`.
         device: where the networks run.
         precision: of the denoiser, a name in ``mitune.models.precision.PRECISIONS``.
-        preset: the settings that the model uses unless others are given.
+        preset: the settings that the model uses unless others are given; None: its family's.
 
     Raises:
         UserError: as :func:`load_pipeline`, or from the family's own checks.
@@ -63,14 +63,15 @@ def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]
 
     folder = _folder(source, variant)
     family, classes = _recognise(source, folder / _INDEX)
-    variants = _variants(source, folder, variant, family)
+    variants = _variants(source, folder, variant, family, classes)
     networks = {
         part: _network(source, folder, part, own, classes[part], family)
         for part, own in variants.items()
     }
+    absent = dict.fromkeys([*family.unused, *(family.optional - classes.keys())])
     with _told(source, "restore its files"):
         pipeline = getattr(diffusers, family.pipeline).from_pretrained(
-            str(folder), **networks, **dict.fromkeys(family.unused), **family.options
+            str(folder), **networks, **absent, **family.options
         )
     return family, pipeline
 
@@ -138,7 +139,7 @@ def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[
     # By its class; else by its parts, since other programs may write a class name of their own.
     family = next(
         (family for family in known if family.pipeline == own),
-        next((f for f in known if _parts(named, f) == f.components.keys()), None),
+        next((f for f in known if f.fits(_parts(named, f))), None),
     )
     if family is None and len(known) > 1:
         parts = ", ".join(sorted(named)) or "no parts"
@@ -152,12 +153,12 @@ def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[
             f"model {source} is a {own} with {', '.join(others)}: expected {expected()}; other "
             "families are not supported yet"
         )
-    if missing := sorted(family.components.keys() - named.keys()):
+    if missing := sorted(family.components.keys() - named.keys() - family.optional):
         raise UserError(
             f"model {source} is a {own} without {', '.join(missing)}: expected {family.title}"
         )
     for name, classes in family.components.items():
-        if classes and named[name][1] not in classes:
+        if classes and name in named and named[name][1] not in classes:
             raise UserError(
                 f"model {source}: its {name} is a {named[name][1]}: expected {' or '.join(classes)}"
             )
@@ -169,15 +170,22 @@ def _parts(named: Mapping[str, Any], family: Family) -> set[str]:
 
 
 def _variants(
-    source: str | Path, folder: Path, variant: str | None, family: Family
+    source: str | Path,
+    folder: Path,
+    variant: str | None,
+    family: Family,
+    named: Mapping[str, tuple[str, str]],
 ) -> dict[str, str | None]:
-    """For each network, the variant if the part has its files, else None for the plain weights."""
+    """For each network that the pipeline has, the variant if the part has its files, else None for
+    the plain weights."""
     found: dict[str, str | None] = {}
     for part, stem in family.networks.items():
+        if part not in named:
+            continue
         files = sorted(file.name for file in (folder / part).glob("*"))
         plain = any(f"{stem}.safetensors{end}" in files for end in ("", ".index.json"))
-        named = re.compile(rf"{stem}\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
-        others = list(dict.fromkeys(m[1] for f in files if (m := named.fullmatch(f))))
+        of_variant = re.compile(rf"{stem}\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
+        others = list(dict.fromkeys(m[1] for f in files if (m := of_variant.fullmatch(f))))
         found[part] = variant if variant in others else None
         if found[part] is None and not plain:
             raise UserError(f"model {source}: the {part} {_lacking(part, stem, files, others)}")

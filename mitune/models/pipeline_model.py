@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mitune.config.preset import PAPER, Preset
+from mitune.config.preset import Preset
 from mitune.core.errors import UserError
 from mitune.core.identity import parts_of, weights_digest
 from mitune.diffusion.process import Process
@@ -33,7 +33,7 @@ class PipelineModel:
         name: shown to people.
         device: where the networks run.
         precision: of the denoiser.
-        preset: the settings that the model uses unless others are given.
+        preset: the settings that the model uses unless others are given; None: its family's.
         fingerprint: pass it if it is known already, as hashing takes long.
 
     Raises:
@@ -56,14 +56,14 @@ class PipelineModel:
         *,
         device: torch.device,
         precision: str,
-        preset: Preset = PAPER,
+        preset: Preset | None = None,
         fingerprint: str | None = None,
     ) -> None:
         if not self.family.holds(pipeline):
             raise foreign(name, pipeline)
         self.pipeline, self.name = pipeline, name
         self.world: str | None = None
-        self.preset = preset
+        self.preset = preset or self.family.preset
         self.prepared: dict[Any, Any] = {}
         self.device, self.precision = device, precision
         self.dtype = PRECISIONS[precision]
@@ -95,12 +95,14 @@ class PipelineModel:
         ``dtype`` can hold. Here every part must be present and every weight usable; a family adds
         what makes its parts fit each other."""
         with naming_model(name):
+            there = [p for p in self.family.components if getattr(pipeline, p, None) is not None]
             for part in self.family.components:
-                if getattr(pipeline, part, None) is None:
+                if part not in there and part not in self.family.optional:
                     raise UserError(f"the {part} is missing: expected a whole pipeline")
             for part in self.family.networks:
-                own = dtype if part == self.denoiser else torch.float32
-                check_weights(part, getattr(pipeline, part), own)
+                if part in there:
+                    own = dtype if part == self.denoiser else torch.float32
+                    check_weights(part, getattr(pipeline, part), own)
 
     def shape_of_latents(self) -> tuple[int, ...]:
         """(C, H, W), from the denoiser's config."""

@@ -67,6 +67,17 @@ def check_unet(unet: Any, vae: Any) -> None:
 def check_vae(vae: Any) -> None:
     """Raise UserError unless an AutoencoderKL, by its config, takes pictures and scales its latents
     by a factor alone."""
+    check_pictures(vae)
+    for option in ("shift_factor", "latents_mean", "latents_std"):
+        if (value := vae.get(option)) is not None:
+            raise UserError(
+                f"the vae's {option} is {value!r}: expected null, as this family scales its "
+                "latents by scaling_factor alone"
+            )
+
+
+def check_pictures(vae: Any) -> None:
+    """Raise UserError unless an AutoencoderKL, by its config, takes pictures and has a scale."""
     if (vae.in_channels, vae.out_channels) != (3, 3):
         raise UserError(
             f"the vae takes {vae.in_channels} channels and makes {vae.out_channels}: expected "
@@ -78,12 +89,6 @@ def check_vae(vae: Any) -> None:
             f"the vae's scaling_factor is {scale!r}: expected a number above 0; restore it in "
             "vae/config.json"
         )
-    for option in ("shift_factor", "latents_mean", "latents_std"):
-        if (value := vae.get(option)) is not None:
-            raise UserError(
-                f"the vae's {option} is {value!r}: expected null, as this family scales its "
-                "latents by scaling_factor alone"
-            )
 
 
 def check_tokenizer(part: str, tokenizer: Any, text: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from sd3_pipeline import sd3_pipeline
 from tiny_parts import TEXTS, furthest, predict
 from toy_family import FAMILY, PRESET, Toy
-from toy_pipeline import pipeline
 
 import mitune
 from mitune.adapters import adapter
@@ -39,6 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("toy") / "model"
     pipeline().save_pretrained(place)
     return place
+
+
+def pipeline() -> StableDiffusion3Pipeline:
+    return sd3_pipeline(third=False, dual=False)
 
 
 def toy() -> Toy:

@@ -4,9 +4,20 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTextConfig, CLIPTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPTextConfig,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes.prompts import prompts
 
 TEXTS = ["a red circle", "a blue square above a green circle"]
 
@@ -29,6 +40,34 @@ def clip(tokenizer: Any, width: int, **changes: Any) -> CLIPTextConfig:
         eos_token_id=tokenizer.eos_token_id,
         **changes,
     )
+
+
+def t5_words() -> Any:
+    """A tokenizer of T5's kind, which knows the embedded world's words whole."""
+    pieces = sorted({"▁" + word for text in prompts("train") for word in text.split()})
+    letters = sorted(set("▁" + "".join(pieces)))
+    scores = [(piece, -1.0) for piece in ("<pad>", "</s>", "<unk>")]
+    scores += [(piece, -2.0) for piece in pieces] + [(letter, -9.0) for letter in letters]
+    backend = Tokenizer(Unigram(list(dict(scores).items()), unk_id=2, byte_fallback=False))
+    backend.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace()])
+    backend.post_processor = TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return T5TokenizerFast(tokenizer_object=backend, extra_ids=0, model_max_length=512)
+
+
+def t5(tokenizer: Any, width: int) -> T5EncoderModel:
+    """A text encoder of ``width``."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_ff=2 * width,
+        d_kv=8,
+        num_layers=2,
+        num_heads=2,
+        initializer_factor=2.0,
+    )
+    return T5EncoderModel(config).eval()
 
 
 def vae(blocks: int, **changes: Any) -> AutoencoderKL:

@@ -94,6 +94,7 @@ FAMILY = Family(
         "text_encoder_2": "model",
     },
     unused=("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"),
-    model=lambda *given, **options: Toy(*given, **(options | {"preset": PRESET})),
+    preset=PRESET,
+    model=lambda *given, **options: Toy(*given, **options),
 )
 Toy.family = FAMILY

@@ -68,9 +68,11 @@ def of_presets(of: Callable[[Any], Any]) -> Callable[[], Mapping[str, Any]]:
 
 def presets() -> Mapping[str, Preset]:
     """Those that the help tells apart."""
+    from mitune.models.family import families
     from mitune.worlds.shapes.preset import PRESET
 
-    return {"shapes": PRESET, "others": PAPER}
+    own = {f.pipeline.removesuffix("Pipeline"): f.preset for f in families() if f.preset != PAPER}
+    return {"shapes": PRESET, **own, "others": PAPER}
 
 
 def of_one(config: Any) -> Callable[[], Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""A tiny pipeline of the toy family: random weights, the embedded model's words."""
+"""A tiny StableDiffusion3Pipeline: random weights, the embedded model's words."""
 
 import torch
 from diffusers import (
@@ -6,16 +6,22 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from tiny_parts import clip, vae, words
-from toy_family import TEXT
+from tiny_parts import clip, t5, t5_words, vae, words
 from transformers import CLIPTextModelWithProjection
 
 WIDTHS = 12, 20
-"""Of the two text encoders."""
+"""Of the two CLIP encoders."""
+TEXT = 40
+"""Width of the transformer's text, and of T5."""
 
 
-def pipeline() -> StableDiffusion3Pipeline:
-    """With the same weights at every call."""
+def sd3_pipeline(third: bool = True, dual: bool = True) -> StableDiffusion3Pipeline:
+    """With the same weights at every call.
+
+    Args:
+        third: whether it has T5.
+        dual: whether a layer has the second attention of 3.5 medium.
+    """
     tokenizer = words()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -36,17 +42,20 @@ def pipeline() -> StableDiffusion3Pipeline:
             pooled_projection_dim=sum(WIDTHS),
             pos_embed_max_size=8,
             qk_norm="rms_norm",
+            dual_attention_layers=(0,) if dual else (),
         )
         torch.nn.init.normal_(transformer.proj_out.weight, std=0.3)
         decoder = vae(3, shift_factor=0.1)
+        long = t5_words() if third else None
+        t5_encoder = t5(long, TEXT) if third else None
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=decoder.eval(),
         text_encoder=encoders[0].eval(),
         text_encoder_2=encoders[1].eval(),
-        text_encoder_3=None,
+        text_encoder_3=t5_encoder,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        tokenizer_3=None,
+        tokenizer_3=long,
     )
