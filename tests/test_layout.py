@@ -6,7 +6,9 @@ from pathlib import Path
 import mitune
 
 PACKAGE = Path(mitune.__file__).parent
-NAMES = re.compile(r"(?i:stable[ _-]?diffusion|sdxl|sd3)|encoder_hidden_states|\.unet\b|alphas_cumprod")
+NAMES = re.compile(
+    r"(?i:stable[ _-]?diffusion|sdxl|sd3)|encoder_hidden_states|\.unet\b|alphas_cumprod"
+)
 FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
 COMPATIBILITY = {"moved.py"}

@@ -41,7 +41,7 @@ def random_model(name: str, device: torch.device, precision: str, seed: int = 0)
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         parts = random_models()[name](tokenizer)
-        parts |= {"vae": networks.vae(), "scheduler": networks.scheduler()}
+        parts = {"vae": networks.vae(), "scheduler": networks.scheduler(), **parts}
     family, pipeline = assemble(parts)
     model: LatentModel = family.model(
         pipeline, name, device=device, precision=precision, fingerprint=f"{name} {seed} {device}"

@@ -34,7 +34,8 @@ class Family:
             takes seconds.
         random: benchmarks without a download, by name. Each function makes the denoiser and the
             text encoders of a model with random weights from a tokenizer of 77 tokens, and returns
-            them with the tokenizers by the names of the pipeline's parts.
+            them with the tokenizers by the names of the pipeline's parts; with a scheduler and a
+            VAE if those of diffusion with four channels do not serve.
     """
 
     title: str

@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mitune.config.preset import PAPER
@@ -12,6 +13,12 @@ def _model(*arguments: Any, **options: Any) -> Any:
     from mitune.models.sd3.model import SD3
 
     return SD3(*arguments, **options)
+
+
+def _random(name: str, tokenizer: Any) -> dict[str, Any]:
+    from mitune.models.sd3.random_weights import random_parts
+
+    return random_parts(name, tokenizer)
 
 
 _CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -52,4 +59,8 @@ FAMILY = Family(
     harmless=("position_ids", "encoder.embed_tokens.weight"),
     preset=PRESET,
     model=_model,
+    random={
+        name: partial(_random, name)
+        for name in ("sd3-medium-random", "sd35-medium-random", "sd35-large-random")
+    },
 )

@@ -11,6 +11,12 @@ def _model(*arguments: Any, **options: Any) -> Any:
     return SDXL(*arguments, **options)
 
 
+def _random(tokenizer: Any) -> dict[str, Any]:
+    from mitune.models.sdxl.random_weights import random_parts
+
+    return random_parts(tokenizer)
+
+
 FAMILY = Family(
     title="a StableDiffusionXLPipeline",
     pipeline="StableDiffusionXLPipeline",
@@ -33,4 +39,5 @@ FAMILY = Family(
     harmless=("position_ids",),
     options={"add_watermarker": False},
     model=_model,
+    random={"sdxl-random": _random},
 )
