@@ -15,7 +15,7 @@ class Preset:
     Attributes:
         candidates: pool size M of each prompt.
         keep: how many of the pool are kept.
-        estimator: what the pool is ranked by: "trajectory", "orthogonal" or "standard".
+        estimator: what the pool is ranked by.
         draws: re-noising draws of the two latter.
         sampler: how the fine-tuning set's candidates are sampled.
         use_guidance: guidance at which base and tuned model are used and compared.

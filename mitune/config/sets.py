@@ -51,8 +51,9 @@ class BuildConfig:
     select: Rule = "mi"
     """What is kept: the highest scores, or for controls random or worst."""
     estimator: Estimator = "trajectory"
-    """What ranks a pool: trajectory is Eq. 2 along the sampler's own path, at no cost; the other
-    two re-noise each finished latent (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
+    """What ranks a pool: trajectory is Eq. 2 along the sampler's own path, at no cost; so is rfmi,
+    of a flow, as its authors run it, with guidance in it; the other two re-noise each finished
+    latent (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
     draws: int = 64
     """Re-noising draws of the estimators that re-noise."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -152,9 +153,7 @@ class RealConfig:
     def of(cls, preset: Preset, **options: Any) -> "RealConfig":
         """The preset's, with flat options in place of its own (``mitune.config.options``); with
         "orthogonal" where it needs a trajectory."""
-        estimator: ReNoising = "orthogonal"
-        if preset.estimator != "trajectory":
-            estimator = preset.estimator
+        estimator: ReNoising = "standard" if preset.estimator == "standard" else "orthogonal"
         score = ScoreConfig(
             estimator=estimator,
             draws=preset.draws,

@@ -4,12 +4,10 @@ Algorithm 1, lines 3-9)."""
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import torch
-
+from mitune.config.choices import ReNoising
 from mitune.config.options import with_options
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import BuildConfig, GenerateConfig
@@ -19,13 +17,13 @@ from mitune.core.provenance import environment
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
-from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import Request
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.runtime.prepared import prepare
-from mitune.scoring.estimate import pointwise_mi
+from mitune.scoring.pools import scored_by_renoising, scored_by_rfmi
+from mitune.scoring.rfmi import rfmi_weights
 from mitune.selection.prune import exact, for_run
 from mitune.selection.recheck import check_reach, recheck
 from mitune.selection.steering import Steering
@@ -126,6 +124,8 @@ class _Run:
         total = len(prompts) * config.candidates
         slots = min(config.runtime.slots, total)  # idle slots cost as much as busy ones
         self.config = replace(config, runtime=replace(config.runtime, slots=slots))
+        if config.estimator == "rfmi":
+            rfmi_weights(self.schedule, config.sampler.t_min)  # refuse before anything is drawn
 
     def settings(self, adapter: str | None) -> dict[str, Any]:
         """The settings that identify the set, as plain JSON."""
@@ -135,7 +135,7 @@ class _Run:
             "model_parts": self.model.parts,
             "adapter": adapter,
             "estimator": config.estimator,
-            "draws": config.draws if config.estimator != "trajectory" else None,
+            "draws": config.draws if config.estimator in get_args(ReNoising) else None,
             "seed": config.seed,
             "precision": self.precision,
             "backend": runtime.backend,
@@ -184,7 +184,11 @@ class _Run:
                 reach=config.recheck_ties,
                 block=slots,
             )
-        return made if config.estimator == "trajectory" else self._rescored(made)
+        if config.estimator == "trajectory":
+            return made
+        if config.estimator == "rfmi":
+            return scored_by_rfmi(made, self.schedule, config)
+        return scored_by_renoising(made, self.model, self.prompts, self.schedule, config)
 
     def _make(
         self, work: list[Request], policy: Callable[[int], Policy] | None, **changes: Any
@@ -208,34 +212,6 @@ class _Run:
         # A draft needs no pictures: only one candidate per pool takes the steps without weight.
         rough = exact(weights, 1)
         return self._make(work, lambda p: rough, sampler=cheap, precision=prune.draft_precision)
-
-    def _rescored(self, made: Iterable[Candidate]) -> Iterator[Candidate]:
-        """Replace the score of each candidate by the estimate from its re-noised latent, in the
-        order of arrival. All candidates share the same noise, because they are compared, and
-        because a score must depend only on its candidate.
-        """
-        config, prepared = self.config, prepare(self.model, self.config.runtime)
-        encoder = PromptEncoder(prepared.encode_prompts, self.prompts)
-        null, block = prepared.encode_null(), config.runtime.slots
-        made = iter(made)
-        while chunk := list(islice(made, block)):
-            rows = [encoder.row(candidate.prompt_index) for candidate in chunk]
-            scores = pointwise_mi(
-                prepared,
-                torch.stack([candidate.latent for candidate in chunk]).to(self.model.device),
-                {name: torch.stack([row[name] for row in rows]) for name in null},
-                null,
-                self.schedule,
-                estimator=config.estimator,
-                draws=config.draws,
-                seed=config.seed,
-                batch=block,
-                t_min=config.sampler.t_min,
-                convention=config.sampler.convention,
-                shared_noise=True,
-            )
-            for candidate, score in zip(chunk, scores.tolist(), strict=True):
-                yield replace(candidate, score=score)
 
 
 def _schedule(model: LatentModel, sampler: SamplerConfig) -> Schedule:

@@ -149,7 +149,7 @@ def test_other_settings_are_refused_with_the_difference(exact_model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"estimator": "path"}, "choose one of trajectory, orthogonal, standard"),
+        ({"estimator": "path"}, "choose one of trajectory, rfmi, orthogonal, standard"),
         ({"keep": 7}, "keep"),
         ({"keep": 0}, "keep"),
         ({"select": "best"}, "mi"),

@@ -104,6 +104,38 @@ def test_the_engine_draws_what_the_pipeline_does(backend: str) -> None:
     assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
 
 
+@torch.no_grad()
+def test_rfmi_is_its_authors_loop(tmp_path: Path) -> None:
+    """Their loop over the pipeline's parts: guided velocity, mean over 0.05 < t < 1."""
+    model, theirs = load(), sd3_pipeline()
+    config = replace(QUICK, estimator="rfmi", candidates=1)
+    built = mitune.build_set(model, TEXTS[:1], tmp_path, config).table()
+    key = candidate_keys([(0, TEXTS[0], 0)])
+    z = normal(key, torch.zeros(1, dtype=torch.int64), model.latent_shape)
+    text, null, pooled, null_pooled = theirs.encode_prompt(TEXTS[0], None, None)
+    theirs.scheduler.set_timesteps(STEPS)
+    found = []
+    for t in theirs.scheduler.timesteps:
+        v_c, v_u = (
+            theirs.transformer(z, words, both, t.expand(1)).sample
+            for words, both in ((text, pooled), (null, null_pooled))
+        )
+        guided = v_u + GUIDANCE * (v_c - v_u)
+        level = float(t) / 1000
+        if 0.05 < level < 1:
+            found.append((1 - level) / level * float((guided * (guided - v_u)).sum()))
+        z = theirs.scheduler.step(guided, t, z).prev_sample
+    assert len(found) == STEPS - 2  # the first t is 1, and the last below 0.05
+    expected = sum(found) / len(found)
+    assert built["score"][0].as_py() == pytest.approx(expected, rel=1e-4)
+
+
+def test_rfmi_is_refused_for_diffusion(tmp_path: Path, shapes_model: Any) -> None:
+    with pytest.raises(UserError, match="estimator rfmi belongs to a flow"):
+        mitune.build_set(shapes_model, TEXTS, tmp_path / "set", estimator="rfmi")
+    assert not (tmp_path / "set").exists()
+
+
 def test_pictures_are_decoded_and_encoded_as_the_pipeline_does() -> None:
     model = load()
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
