@@ -52,6 +52,7 @@ def load(
     device: str | None = None,
     precision: str = "float32",
     variant: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> LatentModel:
     """Load a model, with or without an adapter on it.
 
@@ -64,6 +65,8 @@ def load(
             generates with bfloat16 products in an otherwise float32 model; latents and scores stay
             float32.
         variant: weight variant of a folder, such as "fp16".
+        size: (height, width) of the pictures in pixels; None: the model's own. The embedded model
+            has no other.
 
     Raises:
         UserError: something of these does not exist, does not fit, or is not known.
@@ -73,11 +76,18 @@ def load(
     loaded: LatentModel
     if not isinstance(model, (str, Path)):
         name = type(model).__name__
-        loaded = family_of(name, model).model(model, name, device=where, precision=precision)
+        family = family_of(name, model)
+        loaded = family.model(model, name, device=where, precision=precision, size=size)
     elif str(model) == "shapes":
         loaded = load_shapes(device=where, precision=precision)
+        if size not in (None, loaded.picture_size):
+            height, width = loaded.picture_size
+            raise UserError(
+                f"size is given and the model is shapes: expected {width}x{height}, the size of "
+                "its world's pictures"
+            )
     else:
-        loaded = load_model(model, device=where, precision=precision, variant=variant)
+        loaded = load_model(model, device=where, precision=precision, variant=variant, size=size)
     if adapter is not None:
         adapters.load(loaded, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded

@@ -54,15 +54,18 @@ def _shown(of: FieldsOf, config: type, path: tuple[str, ...]) -> Shown:
 
 
 def default_text(defaults: Mapping[str, Any], path: Sequence[str]) -> str:
-    """The value at ``path`` in each of ``defaults``: one if they agree, else each with its key."""
+    """The value at ``path`` in each of ``defaults``: one if they agree, else each with its key. The
+    last stands for all that have the same."""
     texts = {}
     for whose, value in defaults.items():
         for name in path:
             value = getattr(value, name)
         texts[whose] = _plain(value)
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    each = ", ".join(f"{whose}: {text}" for whose, text in texts.items())
+    last, rest = texts.popitem()
+    others = {whose: text for whose, text in texts.items() if text != rest}
+    if not others:
+        return rest
+    each = ", ".join(f"{whose}: {text}" for whose, text in [*others.items(), (last, rest)])
     return f"the model's preset ({each})"
 
 

@@ -28,6 +28,7 @@ def load_model(
     precision: str,
     variant: str | None = None,
     preset: Preset | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Any:
     """Load the model (``mitune.models.protocol.LatentModel``) of the folder's family.
 
@@ -36,12 +37,15 @@ def load_model(
         device: where the networks run.
         precision: of the denoiser, a name in ``mitune.models.precision.PRECISIONS``.
         preset: the settings that the model uses unless others are given; None: its family's.
+        size: (height, width) of its pictures in pixels; None: the model's own.
 
     Raises:
         UserError: as :func:`load_pipeline`, or from the family's own checks.
     """
     family, pipeline = load_pipeline(source, variant)
-    return family.model(pipeline, str(source), device=device, precision=precision, preset=preset)
+    return family.model(
+        pipeline, str(source), device=device, precision=precision, preset=preset, size=size
+    )
 
 
 def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]:

@@ -35,6 +35,7 @@ class PipelineModel:
         precision: of the denoiser.
         preset: the settings that the model uses unless others are given; None: its family's.
         fingerprint: pass it if it is known already, as hashing takes long.
+        size: (height, width) of its pictures in pixels; None: that of the denoiser's config.
 
     Raises:
         UserError: a pipeline of another family, or one that ``check`` refuses.
@@ -58,6 +59,7 @@ class PipelineModel:
         precision: str,
         preset: Preset | None = None,
         fingerprint: str | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         if not self.family.holds(pipeline):
             raise foreign(name, pipeline)
@@ -89,6 +91,8 @@ class PipelineModel:
         self.scheduler = pipeline.scheduler
         self.process: Process = Schedule.levels(self.scheduler).process
         self.latent_shape: tuple[int, ...] = self.shape_of_latents()
+        if size is not None and size != self.picture_size:
+            self._resize(size)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         """Raise UserError, naming the model and the part, unless the parts make one model that
@@ -111,6 +115,41 @@ class PipelineModel:
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return config.in_channels, height, width
 
+    def _resize(self, size: tuple[int, int]) -> None:
+        """Draw pictures of ``size``; it is a part of the model's identity then.
+
+        Raises:
+            UserError: a side that the networks cannot have.
+        """
+        step, most = self.size_step, self.largest_side
+        for side in size:
+            if side < step or side % step or (most is not None and side > most):
+                upto = "" if most is None else f", up to {most}"
+                raise UserError(
+                    f"size is {size[1]}x{size[0]}: expected sides that are multiples of {step}"
+                    f"{upto}; the model's own is {self.picture_size[1]}x{self.picture_size[0]}"
+                )
+        channels, *_ = self.latent_shape
+        self.latent_shape = channels, *(side // self._scale for side in size)
+        self.parts = {**self.parts, "size": {"height": size[0], "width": size[1]}}
+
+    @property
+    def size_step(self) -> int:
+        """Pixels of which a picture's sides are multiples: those of one latent, doubled by each
+        halving in a UNet, so that its maps divide evenly."""
+        config = self.networks[self.denoiser].config
+        return int(self._scale * 2 ** (len(config.block_out_channels) - 1))
+
+    @property
+    def largest_side(self) -> int | None:
+        """Of a picture, in pixels; None: there is none."""
+        return None
+
+    @property
+    def _scale(self) -> int:
+        """Pixels of a latent's side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
     @property
     def passes(self) -> RuntimePasses:
         """No rewriting, unless a family overrides this."""
@@ -129,9 +168,8 @@ class PipelineModel:
     @property
     def picture_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the pictures that decode from ``latent_shape``."""
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = self.latent_shape[-2:]
-        return height * scale, width * scale
+        return height * self._scale, width * self._scale
 
     @property
     def prompt_limit(self) -> int:

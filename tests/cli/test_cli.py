@@ -174,7 +174,7 @@ def test_help_of_the_program_names_every_verb(capsys, monkeypatch):
 def test_help_shows_the_presets_numbers(capsys):
     run("build", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "the model's preset (shapes: 25, others: 50)" in text
+    assert "the model's preset (shapes: 25, StableDiffusion3: 40, others: 50)" in text
     assert f"shapes: {PRESET.sampler.t_min}, others: none" in text
     run("real", "--help")  # which cannot rank by trajectory
     text = " ".join(capsys.readouterr().out.split())
@@ -192,7 +192,7 @@ def test_version(capsys):
         (["--prompts", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--prompts", "EMPTY"], "is empty"),
         (["--candidates", "2", "--keep", "3"], "keep"),
-        (["--estimator", "magic"], "trajectory, orthogonal, standard"),
+        (["--estimator", "magic"], "trajectory, rfmi, orthogonal, standard"),
         (["--scheduler", "heun"], "ddpm, ddim, euler"),
         (["--device", "tpu"], "cpu, cuda"),
         (["--precision", "int4"], "float32, bfloat16, float16, bf16-mixed"),

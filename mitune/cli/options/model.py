@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from mitune.arguments.fields import stands_for
 from mitune.config.choices import Precision
+from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
     from mitune.models.protocol import LatentModel
@@ -34,6 +35,8 @@ class Source(Output):
     """Weight variant of a model folder, such as fp16."""
     device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
     """cpu, cuda or cuda:N."""
+    size: Annotated[str | None, stands_for("the model's own")] = None
+    """WIDTHxHEIGHT of the pictures in pixels, such as 832x1216; or one number for both."""
 
     def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model in float32, with ``adapter`` on it if any."""
@@ -50,7 +53,17 @@ class Source(Output):
             device=self.device,
             precision=precision,
             variant=self.variant,
+            size=None if self.size is None else _size(self.size),
         )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width)."""
+    width, _, height = text.partition("x")
+    height = height or width
+    if not (width.isdecimal() and height.isdecimal()) or len(width + height) > 10:
+        raise UserError(f"--size is {text}: expected WIDTHxHEIGHT, such as 832x1216, or one number")
+    return int(height), int(width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ T5_TOKENS = 256
 
 
 class SD3(PipelineModel):
-    """A StableDiffusion3Pipeline as a :class:`mitune.models.protocol.LatentModel`, for pictures of
-    the transformer's own size. Without the third encoder its text is zeros, as in the pipeline.
+    """A StableDiffusion3Pipeline as a :class:`mitune.models.protocol.LatentModel`. Without the
+    third encoder its text is zeros, as in the pipeline.
 
     Raises:
         UserError: a pipeline of another family; parts that do not fit each other; weights that are
@@ -44,6 +44,16 @@ class SD3(PipelineModel):
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
         check_parts(name, pipeline)
+
+    @property
+    def size_step(self) -> int:
+        """A patch."""
+        return self._scale * int(self.networks[self.denoiser].config.patch_size)
+
+    @property
+    def largest_side(self) -> int:
+        """The transformer has so many places."""
+        return self.size_step * int(self.networks[self.denoiser].config.pos_embed_max_size)
 
     @property
     def prompt_limit(self) -> int:

@@ -24,8 +24,8 @@ _NULL = "null"
 
 
 class SDXL(PipelineModel):
-    """A StableDiffusionXLPipeline as a :class:`mitune.models.protocol.LatentModel`, for pictures of
-    the UNet's own size.
+    """A StableDiffusionXLPipeline as a :class:`mitune.models.protocol.LatentModel`. The UNet is
+    given the pictures' size as the size of an uncropped original.
 
     No prompt is zeros in place of both embeddings where the pipeline's
     ``force_zeros_for_empty_prompt`` says so, as in the published base model; else it is the empty
