@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from mitune.methods.align import align
     from mitune.methods.build import build_set
     from mitune.methods.real import build_real_set
-    from mitune.scoring.score import score
+    from mitune.pipelines.best_of import best_of
+    from mitune.pipelines.guider import guider
+    from mitune.pipelines.score import score
     from mitune.sets import FineTuningSet
     from mitune.training.loop import tune
 else:  # a type checker would take __getattr__ for a promise of every name
@@ -52,7 +54,9 @@ else:  # a type checker would take __getattr__ for a promise of every name
             "SamplerConfig": "mitune.config.sampling",
             "ScoreConfig": "mitune.config.sets",
             "Schedule": "mitune.diffusion.schedule",
-            "score": "mitune.scoring.score",
+            "score": "mitune.pipelines.score",
+            "best_of": "mitune.pipelines.best_of",
+            "guider": "mitune.pipelines.guider",
             "FineTuningSet": "mitune.sets",
             "TuneConfig": "mitune.config.training",
             "tune": "mitune.training.loop",
@@ -76,9 +80,11 @@ __all__ = [
     "TuneConfig",
     "UserError",
     "align",
+    "best_of",
     "build_real_set",
     "build_set",
     "generate",
+    "guider",
     "load",
     "score",
     "tune",

@@ -10,8 +10,9 @@ from mitune.adapters import adapter as adapters
 from mitune.core.errors import UserError
 from mitune.models.family import family_of
 from mitune.models.loading import load_model
-from mitune.models.precision import check_precision
+from mitune.models.precision import PRECISIONS, check_precision
 from mitune.models.protocol import LatentModel
+from mitune.models.verify import check_live, naming_model
 from mitune.worlds.shapes.model import load_shapes
 
 
@@ -77,6 +78,8 @@ def load(
     if not isinstance(model, (str, Path)):
         name = type(model).__name__
         family = family_of(name, model)
+        with naming_model(name):
+            check_live(model)
         loaded = family.model(model, name, device=where, precision=precision, size=size)
     elif str(model) == "shapes":
         loaded = load_shapes(device=where, precision=precision)
@@ -91,3 +94,35 @@ def load(
     if adapter is not None:
         adapters.load(loaded, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded
+
+
+def adopt(pipeline: Any) -> LatentModel:
+    """A diffusers pipeline as a model that shares its networks, on their device and in their
+    dtypes; nothing in it is changed. A model is returned as it is.
+
+    Raises:
+        UserError: a pipeline of no known family, or one that cannot be used as it is.
+    """
+    if not hasattr(pipeline, "components"):
+        model: LatentModel = pipeline
+        return model
+    name = type(pipeline).__name__
+    family = family_of(name, pipeline)
+    with naming_model(name):
+        check_live(pipeline)
+    denoiser = getattr(pipeline, family.denoiser)
+    precision = next((n for n, dtype in PRECISIONS.items() if dtype == denoiser.dtype), None)
+    if precision is None:
+        raise UserError(
+            f"model {name}: the {family.denoiser} is in {denoiser.dtype}: expected one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    made: LatentModel = family.model(
+        pipeline,
+        name,
+        device=denoiser.device,
+        precision=precision,
+        fingerprint="a pipeline in use",
+        as_it_is=True,
+    )
+    return made

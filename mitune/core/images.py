@@ -142,6 +142,29 @@ def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
         ) from error
 
 
+def from_pictures(pictures: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+    """Pictures in memory as ``decode_image`` makes them of files: ``[N, 3, height, width]`` float32
+    in [0, 1], for ``size`` (height, width).
+
+    Raises:
+        UserError: something that is not a picture.
+    """
+    for number, picture in enumerate(pictures):
+        if not isinstance(picture, Image.Image):
+            raise UserError(
+                f"picture {number} is a {type(picture).__name__}: expected a PIL.Image, or one "
+                "tensor of all pictures"
+            )
+    made = [_tensor(_upright(picture), (size[1], size[0])) for picture in pictures]
+    return torch.stack(made) if made else torch.zeros(0, 3, *size)
+
+
+def as_pictures(pixels: Tensor) -> list[Image.Image]:
+    """``[N, 3, height, width]`` in [0, 1], as ``PIL.Image`` of 8 bits."""
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return [Image.fromarray(each.numpy()) for each in values.cpu()]
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:

@@ -23,7 +23,8 @@ class Family:
         pipeline: name of the pipeline's class in diffusers.
         components: the pipeline's parts, each with the names of its allowed classes; None allows
             any class.
-        networks: the parts that are networks, each with the stem of its weights file.
+        networks: the parts that are networks, each with the stem of its weights file; the denoiser
+            first.
         optional: the parts that a pipeline may do without.
         unused: parts that such a pipeline may have but no picture depends on; they are left out.
         harmless: ends of the names of weights that may be missing or left over.
@@ -53,6 +54,11 @@ class Family:
     def holds(self, pipeline: Any) -> bool:
         """Whether a loaded pipeline is of this family."""
         return type(pipeline).__name__ == self.pipeline
+
+    @property
+    def denoiser(self) -> str:
+        """The part that predicts."""
+        return next(iter(self.networks))
 
     def fits(self, parts: Collection[str]) -> bool:
         """Whether a pipeline of this family has parts of these names, and no others."""

@@ -1,6 +1,7 @@
 """What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class PipelineModel:
         preset: the settings that the model uses unless others are given; None: its family's.
         fingerprint: pass it if it is known already, as hashing takes long.
         size: (height, width) of its pictures in pixels; None: that of the denoiser's config.
+        as_it_is: leave every network in the dtype and on the device that it has.
 
     Raises:
         UserError: a pipeline of another family, or one that ``check`` refuses.
@@ -60,6 +62,7 @@ class PipelineModel:
         preset: Preset | None = None,
         fingerprint: str | None = None,
         size: tuple[int, int] | None = None,
+        as_it_is: bool = False,
     ) -> None:
         if not self.family.holds(pipeline):
             raise foreign(name, pipeline)
@@ -81,6 +84,9 @@ class PipelineModel:
         for part in (self.denoiser, *self.encoders, "vae"):
             network = getattr(pipeline, part)
             if network is None:
+                continue
+            if as_it_is:
+                self.networks[part] = network
                 continue
             # Only the denoiser runs in the chosen precision: text encoders run once per prompt and
             # people look at the VAE's pictures, so neither is worth a rounding error.
@@ -219,7 +225,11 @@ class PipelineModel:
     def too_long(self, prompts: Sequence[str], /) -> list[str]:
         """The prompts of which the model would see only the beginning, as they are too long."""
         tokenizer, limit = self._widest(), self.prompt_limit
-        return [p for p in prompts if len(tokenizer(p, truncation=False).input_ids) > limit]
+        lengths = [
+            len(tokenizer(text, truncation=False).input_ids)
+            for text in self.texts(prompts, tokenizer)
+        ]
+        return [p for p, length in zip(prompts, lengths, strict=True) if length > limit]
 
     def _widest(self) -> Any:
         """The tokenizer that takes the longest prompts."""
@@ -238,17 +248,38 @@ class PipelineModel:
         """
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         scaled = latents.to(self.device) / self.vae.config.scaling_factor + shift
-        parts = [self.vae.decode(chunk, return_dict=False)[0] for chunk in scaled.split(_CHUNK)]
+        with self._vae_that_holds_its_numbers() as vae:
+            chunks = scaled.to(vae.dtype).split(_CHUNK)
+            parts = [vae.decode(chunk, return_dict=False)[0] for chunk in chunks]
         pictures: Tensor = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
-        return (pictures / 2 + 0.5).clamp(0, 1).cpu()
+        return (pictures.float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    @contextmanager
+    def _vae_that_holds_its_numbers(self) -> Iterator[Any]:
+        """The VAE; in float32 meanwhile if it is in float16 and its config says that its numbers
+        leave that range, as SDXL's do."""
+        vae = self.vae
+        if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
+            yield vae
+            return
+        vae.to(torch.float32)
+        try:
+            yield vae
+        finally:
+            vae.to(torch.float16)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, /) -> Tensor:
         """Encode pictures ``[N, 3, h, w]`` in [0, 1] to latents ``[N, C, H, W]`` float32, the mode
         of the encoder's distribution."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        parts = [
-            self.vae.encode(chunk.to(self.device) * 2 - 1).latent_dist.mode()
-            for chunk in images.split(_CHUNK)
-        ]
+        with self._vae_that_holds_its_numbers() as vae:
+            scaled = (images.to(self.device) * 2 - 1).to(vae.dtype)
+            parts = [vae.encode(chunk).latent_dist.mode().float() for chunk in scaled.split(_CHUNK)]
         return (torch.cat(parts) - shift) * float(self.vae.config.scaling_factor)
+
+    def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
+        """The prompts as ``tokenizer`` is given them: a textual inversion of several vectors is
+        several tokens."""
+        convert = getattr(self.pipeline, "maybe_convert_prompt", None)
+        return list(prompts) if convert is None else list(convert(list(prompts), tokenizer))

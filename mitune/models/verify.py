@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mitune.core.errors import UserError
 from mitune.core.identity import merges_of
@@ -18,6 +19,27 @@ def naming_model(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"model {name}: {error}") from error
+
+
+def check_live(pipeline: Any) -> None:
+    """Raise UserError unless a pipeline that is in use can be read as it is: what its hooks and
+    LoRAs do to its networks would be lost."""
+    networks = {
+        name: part
+        for name, part in pipeline.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    for name, network in networks.items():
+        if any(hasattr(module, "_hf_hook") for module in network.modules()):
+            raise UserError(
+                f"the {name} is offloaded by hooks: expected a pipeline on one device; call "
+                "pipe.remove_all_hooks() and pipe.to(device) first"
+            )
+        if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
+            raise UserError(
+                f"the {name} carries LoRAs: expected plain weights; call pipe.fuse_lora() and then "
+                "pipe.unload_lora_weights(), or give the file as adapter="
+            )
 
 
 def check_weights(part: str, module: torch.nn.Module, dtype: torch.dtype) -> None:

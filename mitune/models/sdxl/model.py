@@ -89,8 +89,10 @@ class SDXL(PipelineModel):
         """``{tokenizer: [N, L]}`` int64 on the model's device, and which rows are no prompt."""
         found = {}
         for name in self.tokenizers:
-            ids = getattr(self.pipeline, name)(
-                list(prompts), padding="max_length", truncation=True, return_tensors="pt"
+            tokenizer = getattr(self.pipeline, name)
+            texts = self.texts(prompts, tokenizer)
+            ids = tokenizer(
+                texts, padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids
             found[name] = ids.to(self.device)
         found[_NULL] = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)

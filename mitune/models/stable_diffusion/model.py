@@ -85,7 +85,7 @@ class StableDiffusion(PipelineModel):
         """``{"input_ids": [N, L]}`` int64 on the model's device, and an ``attention_mask`` of the
         same shape if the text encoder's config asks for one."""
         found = self.tokenizer(
-            list(prompts),
+            self.texts(prompts, self.tokenizer),
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,
