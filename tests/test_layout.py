@@ -11,8 +11,8 @@ NAMES = re.compile(
 )
 FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
-COMPATIBILITY = {"moved.py"}
-"""Keeps the names that modules and attributes had."""
+COMPATIBILITY = {"moved.py", "compat/selection.py", "compat/__init__.py"}
+"""Keep the names that modules and attributes had, and those of the authors' classes."""
 
 
 def test_nothing_outside_its_folder_names_a_family():

@@ -48,6 +48,10 @@ class PipelineModel:
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """All text encoders, including those that cannot have an adapter."""
+    text_name: ClassVar[str]
+    """The name of the text's hidden states in the conditioning."""
+    pooled_name: ClassVar[str | None] = None
+    """The name of the pooled text there; None: there is none."""
     text_targets: Mapping[str, tuple[str, ...]] = {}
     export_prefixes: Mapping[str, str] = {}
     shard_blocks: tuple[type[nn.Module], ...] = ()
@@ -257,7 +261,7 @@ class PipelineModel:
     @contextmanager
     def _vae_that_holds_its_numbers(self) -> Iterator[Any]:
         """The VAE; in float32 meanwhile if it is in float16 and its config says that its numbers
-        leave that range, as SDXL's do."""
+        leave that range."""
         vae = self.vae
         if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
             yield vae

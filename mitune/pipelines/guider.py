@@ -20,7 +20,7 @@ class MIGuidance(ClassifierFreeGuidance):  # type: ignore[misc]
     sampler's own path, from the two predictions that guidance makes anyway.
 
     The second prediction must be that of no prompt: with a negative prompt the number is not
-    mutual information. Some pipelines, such as SD3's, make it only with ``negative_prompt=""``.
+    mutual information. Some pipelines make it only with ``negative_prompt=""``.
 
     Args:
         guidance_scale: as diffusers'; at 1 both predictions are made all the same.

@@ -33,6 +33,7 @@ class SD3(PipelineModel):
 
     family = FAMILY
     denoiser = "transformer"
+    text_name, pooled_name = TEXT, POOLED
     encoders = "text_encoder", "text_encoder_2", "text_encoder_3"
     tokenizers = "tokenizer", "tokenizer_2", "tokenizer_3"
     # As diffusers' train_dreambooth_lora_sd3, which leaves the third encoder as it is.

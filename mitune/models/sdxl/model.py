@@ -38,6 +38,7 @@ class SDXL(PipelineModel):
 
     family = FAMILY
     denoiser = "unet"
+    text_name, pooled_name = TEXT, POOLED
     encoders = "text_encoder", "text_encoder_2"
     tokenizers = "tokenizer", "tokenizer_2"
     # As diffusers' train_dreambooth_lora_sdxl.

@@ -28,6 +28,7 @@ class StableDiffusion(PipelineModel):
 
     family = FAMILY
     denoiser = "unet"
+    text_name = TEXT
     # The layers that diffusers' train_dreambooth_lora adapts.
     text_targets: Mapping[str, tuple[str, ...]] = {
         "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj")
