@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
 from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import TEXTS, furthest, predict
 
 import mitune
 from mitune.adapters import adapter
 from mitune.adapters.export.whole_model import merge
+from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys, normal
+from mitune.evaluation.report import compare_adapter
 from mitune.models.sdxl.model import POOLED, SDXL, SIZES, TEXT
 from mitune.runtime.prepared import Prepared
 
@@ -128,6 +131,43 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, joint: b
     assert furthest(predict(load(merged)), tuned) < 1e-5
     plain = StableDiffusionXLPipeline.from_pretrained(merged)
     assert plain.config.force_zeros_for_empty_prompt is True
+
+
+def test_a_kohya_file_is_what_diffusers_reads_of_it(tmp_path: Path) -> None:
+    """Of a LoRA, which that form holds exactly, on the UNet and both text encoders."""
+    model = load()
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", QUICK)
+    config = replace(TRAINING, method="lora", text_encoder_lr=1e-2)
+    out = mitune.tune(model, built, tmp_path / "adapter", config)
+    for form in ("kohya", "comfyui"):
+        made = export_adapter(model, out, tmp_path / form, form)
+        names = load_file(made.file)
+        assert any(name.startswith("lora_unet_down_blocks_1_attentions_0_") for name in names)
+        for encoder in ("lora_te1_text_model_encoder_layers_0", "lora_te2_text_model_encoder"):
+            assert any(name.startswith(encoder) for name in names)
+    adapter.load(model, out)
+    tuned = predict(model)
+    theirs = sdxl_pipeline()
+    theirs.load_lora_weights(tmp_path / "kohya" / "kohya.safetensors")
+    theirs.fuse_lora(components=["unet", "text_encoder", "text_encoder_2"])
+    theirs.unload_lora_weights()
+    assert furthest(predict(load(theirs)), tuned) < 1e-5
+
+
+def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path) -> None:
+    model = load()
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", QUICK)
+    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
+    table = compare_adapter(
+        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
+    )["table"]
+    base, tuned = (row["mean"] for row in table)
+    assert base != tuned
+    adapter.detach(model)
+    whole = mitune.tune(model, built, tmp_path / "full", replace(TRAINING, method="full"))
+    merged = merge(model, whole, tmp_path / "merged")
+    adapter.load(model, whole)
+    assert furthest(predict(load(merged)), predict(model)) < 1e-5
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])

@@ -45,6 +45,12 @@ class SDXL(PipelineModel):
     text_targets: Mapping[str, tuple[str, ...]] = dict.fromkeys(
         encoders, ("q_proj", "k_proj", "v_proj", "out_proj")
     )
+    # As for the older models; te1 and te2 are kohya's and ComfyUI's names of the two encoders.
+    export_prefixes: Mapping[str, str] = {
+        "unet": "lora_unet_",
+        "text_encoder": "lora_te1_text_model_",
+        "text_encoder_2": "lora_te2_text_model_",
+    }
     shard_blocks = (BasicTransformerBlock, ResnetBlock2D)
 
     def __init__(self, pipeline: Any, name: str, **options: Any) -> None:
