@@ -1,0 +1,44 @@
+"""AuraFlow."""
+
+from dataclasses import replace
+from typing import Any
+
+from mitune.config.preset import PAPER
+from mitune.config.sampling import SamplerConfig
+from mitune.models.family import Family
+
+
+def _model(*arguments: Any, **options: Any) -> Any:
+    from mitune.models.aura_flow.model import AuraFlow
+
+    return AuraFlow(*arguments, **options)
+
+
+PRESET = replace(
+    PAPER,
+    sampler=SamplerConfig(steps=50, guidance=3.5, scheduler="euler", convention="integral"),
+    use_guidance=3.5,
+    tuning=replace(PAPER.tuning, t_range=(0, 1000)),
+)
+"""Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
+None was measured for this family."""
+
+FAMILY = Family(
+    title="an AuraFlowPipeline",
+    pipeline="AuraFlowPipeline",
+    components={
+        "transformer": ("AuraFlowTransformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("T5EncoderModel", "UMT5EncoderModel"),
+        "tokenizer": None,
+        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    },
+    networks={
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    },
+    harmless=("encoder.embed_tokens.weight",),
+    preset=PRESET,
+    model=_model,
+)

@@ -1,0 +1,154 @@
+"""What every family has to do that has no module of its own here, against diffusers' pipelines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from aura_flow_pipeline import aura_flow_pipeline
+from tiny_parts import TEXTS, furthest, predict
+
+import mitune
+from mitune.adapters import adapter
+from mitune.adapters.export.whole_model import merge
+from mitune.adapters.export.write import export_adapter
+from mitune.core.errors import UserError
+from mitune.diffusion.noise import candidate_keys, normal
+from mitune.evaluation.report import compare_adapter
+
+STEPS, GUIDANCE = 5, 4.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family, and how its pipeline is asked for the same."""
+
+    pipeline: Callable[[], Any]
+    guidance: Callable[[float], float] = lambda scale: scale
+    """From our scale to that of the pipeline's call."""
+    compiles: bool = True
+
+
+CASES = {"AuraFlow": Case(aura_flow_pipeline)}
+EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+TRAINING = mitune.TuneConfig(
+    rank=2, alpha=2, batch=4, micro_batch=2, iterations=3, lr=0.1, t_range=(0, 1000)
+)
+
+
+def quick(model: Any) -> Any:
+    sampler = replace(model.preset.sampler, steps=STEPS, guidance=GUIDANCE)
+    return mitune.BuildConfig(candidates=3, sampler=sampler, runtime=mitune.Runtime(slots=4))
+
+
+@EVERY
+def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> None:
+    case.pipeline().save_pretrained(tmp_path)
+    live, loaded = mitune.load(case.pipeline()), mitune.load(tmp_path)
+    assert type(live) is type(loaded)
+    assert (live.fingerprint, live.parts) == (loaded.fingerprint, loaded.parts)
+    assert torch.equal(predict(live), predict(loaded))
+
+
+@EVERY
+@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
+def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> None:
+    """From the same noise, with guidance, in slots that do not divide the pool; so its text is the
+    pipeline's too, and that of no prompt."""
+    model = mitune.load(case.pipeline())
+    made = list(
+        mitune.generate(
+            model,
+            TEXTS,
+            candidates=2,
+            sampler=quick(model).sampler,
+            seed=3,
+            slots=3,
+            backend=backend if case.compiles else "eager",
+        )
+    )
+    keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
+    noise = normal(keys, torch.zeros(len(made), dtype=torch.int64), model.latent_shape)
+    height, width = model.picture_size
+    theirs = case.pipeline()(
+        prompt=[c.prompt for c in made],
+        height=height,
+        width=width,
+        latents=noise,
+        num_inference_steps=STEPS,
+        guidance_scale=case.guidance(GUIDANCE),
+        output_type="latent",
+    ).images
+    assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
+    assert all(c.score > 0 for c in made)  # a sum of squares
+
+
+@EVERY
+def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Case) -> None:
+    model = mitune.load(case.pipeline())
+    base = predict(model)
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
+    assert torch.equal(predict(model), base)
+    scores = mitune.score(model, TEXTS, torch.stack([x for _, x in built.selected()]), draws=2)
+    assert scores.isfinite().all()
+    table = compare_adapter(
+        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
+    )["table"]
+    assert table[0]["mean"] != table[1]["mean"]
+    adapter.load(model, out)
+    tuned = predict(model)
+    assert furthest(tuned, base) > 1e-3
+    adapter.detach(model)
+    theirs = case.pipeline()
+    theirs.load_lora_weights(export_adapter(model, out, tmp_path / "export", "diffusers").path)
+    theirs.fuse_lora()
+    theirs.unload_lora_weights()
+    assert furthest(predict(mitune.load(theirs)), tuned) < 1e-5
+    assert furthest(predict(mitune.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
+
+
+@EVERY
+@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
+def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case, backend: str) -> None:
+    first = mitune.load(case.pipeline())
+    built = mitune.build_set(first, TEXTS, tmp_path / "set", quick(first))
+    runs = []
+    for options in ({"gradient": "peft"}, {"backend": backend if case.compiles else "eager"}):
+        model = mitune.load(case.pipeline())
+        config = replace(TRAINING, eps=1e-4)
+        out = mitune.tune(model, built, tmp_path / str(len(runs)), config, **options)
+        adapter.load(model, out)
+        runs.append(predict(model))
+    assert furthest(runs[1], runs[0]) < 1e-4
+
+
+@EVERY
+def test_parts_that_do_not_fit_are_refused(case: Case) -> None:
+    for change, words in (
+        (lambda p: p.transformer.register_to_config(in_channels=8), "takes 8 channels"),
+        (lambda p: setattr(p, "text_encoder", None), "the text_encoder is missing"),
+    ):
+        pipeline = case.pipeline()
+        change(pipeline)
+        with pytest.raises(UserError, match=words):
+            mitune.load(pipeline)
+    text = "transformer takes text of width 9"
+    aura = aura_flow_pipeline()
+    aura.transformer.register_to_config(joint_attention_dim=9)
+    with pytest.raises(UserError, match=text):
+        mitune.load(aura)
+
+
+@EVERY
+def test_sizes(case: Case) -> None:
+    model = mitune.load(case.pipeline())
+    height, width = model.picture_size
+    step = model.size_step
+    assert mitune.load(case.pipeline(), size=(height + step, width)).latent_shape != (
+        model.latent_shape
+    )
+    with pytest.raises(UserError, match="multiples of"):
+        mitune.load(case.pipeline(), size=(height + 1, width))
