@@ -22,7 +22,6 @@ from mitune.bench.rungs import (
     run_settled,
     with_own_denoiser,
 )
-from mitune.diffusion.schedule import Schedule
 from mitune.engine.engine import counted_steps
 from mitune.engine.policies import Finish
 from mitune.models.protocol import LatentModel
@@ -129,10 +128,7 @@ class Rungs:
     def weights(self) -> Tensor:
         """The weight of each step in the score."""
         sampler = self.setting.sampler
-        schedule = Schedule.from_diffusers(
-            self._full.scheduler, steps=sampler.steps, kind=sampler.scheduler
-        )
-        return schedule.weights(sampler.convention, sampler.t_min)
+        return self._full.schedule(sampler).weights(sampler.convention, sampler.t_min)
 
     def finish(self) -> Finish:
         """The exact policy: only the best candidate takes the steps without weight."""

@@ -7,6 +7,7 @@ computed once on the host in float64. States of diffusion are variance-preservin
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,14 @@ class Schedule:
 
     @classmethod
     def from_diffusers(
-        cls, scheduler: Any, steps: int = 50, kind: str | None = None, eta: float = 0.0
+        cls,
+        scheduler: Any,
+        steps: int = 50,
+        kind: str | None = None,
+        eta: float = 0.0,
+        *,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> "Schedule":
         """Build the table of ``steps`` steps that equals the diffusers class step by step.
 
@@ -59,13 +67,15 @@ class Schedule:
             steps: N, 1 to T.
             kind: one of SOLVERS; None takes the scheduler's own class.
             eta: noise of ddim, 0 to 1.
+            sigmas: of a flow: its times before the shift, in the place of the scheduler's own N.
+            mu: of a flow whose shift depends on the size of the picture: that shift.
 
         Raises:
             UserError: an unknown solver, a number out of range, or a config whose step is not
                 affine.
         """
         if solvers.is_flow(scheduler):
-            return cls._flow(scheduler, steps, kind)
+            return cls._flow(scheduler, steps, kind, sigmas, mu)
         kind, native = solvers.resolve(scheduler, kind)
         levels = squared_signal(native)
         total = len(levels)
@@ -101,11 +111,18 @@ class Schedule:
         )
 
     @classmethod
-    def _flow(cls, scheduler: Any, steps: int, kind: str | None) -> "Schedule":
+    def _flow(
+        cls,
+        scheduler: Any,
+        steps: int,
+        kind: str | None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> "Schedule":
         """Euler's method in rectified flow: ``z' = z + (t' - t) v``, for any spacing."""
         if kind not in (None, "euler"):
             raise UserError(f"scheduler {kind!r} does not solve a flow: choose euler")
-        timesteps, times, scale = solvers.derive_flow(scheduler, steps)
+        timesteps, times, scale = solvers.derive_flow(scheduler, steps, sigmas, mu)
         return cls(
             name="euler",
             timesteps=timesteps,

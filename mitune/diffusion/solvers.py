@@ -4,7 +4,7 @@ Every solver moves from z to a weighted sum of the predicted x0, the predicted e
 noise; both predictions are affine in z and in the model's output.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import diffusers
@@ -181,9 +181,29 @@ def plain_flow(scheduler: Any) -> dict[str, Any]:
     return {**config, "_class_name": _FLOW, **dict.fromkeys(_FLOW_STEPS, False)}
 
 
-def derive_flow(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, float]:
+def size_shift(scheduler: Any, tokens: int) -> float | None:
+    """``mu`` of a flow whose shift depends on the size of the picture, as diffusers' pipelines
+    compute it from the number of the network's tokens; None if the shift does not."""
+    config = {**getattr(scheduler, "config", scheduler)}
+    if not config.get("use_dynamic_shifting"):
+        return None
+    least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    slope = (high - low) / (most - least)
+    return float(tokens * slope + low - slope * least)
+
+
+def derive_flow(
+    scheduler: Any,
+    steps: int,
+    sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
+) -> tuple[Tensor, Tensor, float]:
     """Timesteps ``[N]`` as the network is given them and times ``[N + 1]`` down to 0, both float64;
     and the network's timestep at t = 1.
+
+    Args:
+        scheduler, steps, sigmas, mu: as ``Schedule.from_diffusers``.
 
     Raises:
         UserError: a step that is not Euler's, a spacing that depends on the picture's size, or a
@@ -191,13 +211,16 @@ def derive_flow(scheduler: Any, steps: int) -> tuple[Tensor, Tensor, float]:
     """
     config = {**getattr(scheduler, "config", scheduler)}
     for option in _FLOW_STEPS:
-        if config.get(option):
+        if config.get(option) and (option != "use_dynamic_shifting" or mu is None):
             raise UserError(f"the scheduler's {option} is {config[option]!r}: expected false")
     total = int(config.get("num_train_timesteps", 1000))
     if not 1 <= steps <= total:
         raise UserError(f"steps is {steps}: expected 1 to {total}, the model's training timesteps")
     native: Any = getattr(diffusers, _FLOW).from_config(config)
-    native.set_timesteps(steps)
+    if sigmas is None:
+        native.set_timesteps(steps, mu=mu)
+    else:
+        native.set_timesteps(sigmas=list(sigmas), mu=mu)
     return native.timesteps.double(), native.sigmas.double(), float(total)
 
 

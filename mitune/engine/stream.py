@@ -8,13 +8,13 @@ from mitune.config.runtime import Runtime
 from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
-from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.engine import Engine
 from mitune.engine.policies import Policy
 from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import EngineStats, Request
 from mitune.models.protocol import LatentModel
+from mitune.runtime.backends import need_fixed_shapes
 from mitune.runtime.prepared import Prepared, prepare
 
 
@@ -108,9 +108,8 @@ class Ready:
         stats: EngineStats | None = None,
     ) -> None:
         model, sampler, runtime = prepared.model, config.sampler, config.runtime
-        schedule = Schedule.from_diffusers(
-            model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
-        )
+        need_fixed_shapes(model, prepared.backend, runtime.cuda_graphs)
+        schedule = model.schedule(sampler)
         self.engine = Engine(
             prepared,
             schedule,

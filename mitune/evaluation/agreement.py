@@ -29,7 +29,6 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core import progress
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
-from mitune.diffusion.schedule import Schedule
 from mitune.evaluation.compare import Estimate, draw_candidates
 from mitune.load import pick_device
 from mitune.models.protocol import LatentModel
@@ -128,7 +127,7 @@ def gate(
     made = draw_candidates(model, prompts, images=candidates, sampler=sampler, seed=seed)
     latents = torch.stack([c.latent for c in made])
     texts = [c.prompt for c in made]
-    schedule = Schedule.from_diffusers(model.scheduler, steps=sampler.steps, kind=sampler.scheduler)
+    schedule = model.schedule(sampler)
     terms = torch.stack([c.terms[:, 0] for c in made]).double()
     scores: dict[tuple[str, float], Tensor] = {}
     for t_min in t_mins:

@@ -9,12 +9,10 @@ from typing import Any, get_args
 
 from mitune.config.choices import ReNoising
 from mitune.config.options import with_options
-from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import BuildConfig, GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
-from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.request import Request
@@ -106,7 +104,7 @@ class _Run:
 
     def __init__(self, model: LatentModel, prompts: Sequence[str], config: BuildConfig) -> None:
         self.model, self.prompts = model, prompts
-        self.schedule = _schedule(model, config.sampler)
+        self.schedule = model.schedule(config.sampler)
         self.weights = self.schedule.weights(config.sampler.convention, config.sampler.t_min)
         self.precision = config.runtime.precision or model.precision
         if config.prune:
@@ -208,16 +206,10 @@ class _Run:
         assert prune is not None
         cheap = self.config.sampler
         cheap = replace(cheap, steps=prune.draft_steps or cheap.steps)
-        weights = _schedule(self.model, cheap).weights(cheap.convention, cheap.t_min)
+        weights = self.model.schedule(cheap).weights(cheap.convention, cheap.t_min)
         # A draft needs no pictures: only one candidate per pool takes the steps without weight.
         rough = exact(weights, 1)
         return self._make(work, lambda p: rough, sampler=cheap, precision=prune.draft_precision)
-
-
-def _schedule(model: LatentModel, sampler: SamplerConfig) -> Schedule:
-    return Schedule.from_diffusers(
-        model.scheduler, steps=sampler.steps, kind=sampler.scheduler, eta=sampler.eta
-    )
 
 
 def _check_recheck(config: BuildConfig, precision: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mitune.config.preset import PAPER, Preset
 from mitune.core.errors import UserError
+from mitune.models.refusals import why_not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +119,26 @@ def family_of(name: str, pipeline: Any) -> Family:
 
 def expected() -> str:
     """What can be loaded, as a phrase for a message."""
-    return " or ".join(family.title for family in families())
+    *others, last = (family.title for family in families())
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def foreign(name: str, pipeline: Any) -> UserError:
     """The error for a pipeline that belongs to no known family."""
+    return refused(name, type(pipeline).__name__)
+
+
+def refused(name: str, pipeline: str, parts: str = "") -> UserError:
+    """The error for a model that belongs to no known family.
+
+    Args:
+        name: of the model.
+        pipeline: the name of its pipeline's class.
+        parts: a phrase that describes it further.
+    """
+    if (why := why_not(pipeline)) is not None:
+        return UserError(f"model {name} is a {pipeline}, which {why}; expected {expected()}")
     return UserError(
-        f"model {name} is a {type(pipeline).__name__}: expected {expected()}; other families are "
-        "not supported yet"
+        f"model {name} is a {pipeline}{parts}: expected {expected()}; other families are not "
+        "supported yet"
     )

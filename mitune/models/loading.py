@@ -16,7 +16,7 @@ import torch
 
 from mitune.config.preset import Preset
 from mitune.core.errors import UserError
-from mitune.models.family import Family, expected, families
+from mitune.models.family import Family, expected, families, refused
 
 _INDEX = "model_index.json"
 
@@ -147,10 +147,7 @@ def _recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[
     )
     if family is None and len(known) > 1:
         parts = ", ".join(sorted(named)) or "no parts"
-        raise UserError(
-            f"model {source} is a {own} of {parts}: expected {expected()}; other families are not "
-            "supported yet"
-        )
+        raise refused(str(source), str(own), f" of {parts}")
     family = family or known[0]
     if others := sorted(_parts(named, family) - family.components.keys()):
         raise UserError(

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mitune.config.preset import Preset
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.identity import parts_of, weights_digest
 from mitune.diffusion.process import Process
 from mitune.diffusion.schedule import Schedule
+from mitune.diffusion.solvers import size_shift
 from mitune.models.family import Family, foreign
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
@@ -185,6 +187,28 @@ class PipelineModel:
     def prompt_limit(self) -> int:
         """How many tokens of a prompt the model sees."""
         return int(self._widest().model_max_length)
+
+    def schedule(self, sampler: SamplerConfig, /) -> Schedule:
+        """The table of the sampler's steps, as the family's pipeline takes them."""
+        height, width = self.latent_shape[-2:]
+        return Schedule.from_diffusers(
+            self.scheduler,
+            steps=sampler.steps,
+            kind=sampler.scheduler,
+            eta=sampler.eta,
+            sigmas=self.flow_sigmas(sampler.steps),
+            mu=size_shift(self.scheduler, height * width // self.patch**2),
+        )
+
+    @property
+    def patch(self) -> int:
+        """Side of the square of latents that is one token of a transformer."""
+        return int(self.networks[self.denoiser].config.get("patch_size") or 1)
+
+    def flow_sigmas(self, steps: int) -> list[float] | None:
+        """Of a flow: the times that the family's pipeline gives its scheduler; None: the
+        scheduler's own."""
+        return None
 
     def pipeline_with(self, networks: Mapping[str, Any]) -> Any:
         """A pipeline like the model's own, but with these networks."""

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mitune.diffusion.process import Process
+from mitune.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
     from mitune.config.preset import Preset
+    from mitune.config.sampling import SamplerConfig
 
 Conditioning = Mapping[str, Tensor]
 """A flat mapping of per-row tensors; the first dimension of each is the row. A family chooses the
@@ -73,6 +75,8 @@ class RuntimePasses:
         float32: prefixes of the names of layers that stay in float32 in bf16-mixed.
         exact_block: prefix of the names of the layers that cause most of bf16-mixed's error in the
             difference of a pair; "" names none.
+        fixed_shapes: calls of equal shapes do the same operations, so that one can be compiled or
+            recorded for all.
     """
 
     shared_prefix: bool = False
@@ -81,6 +85,7 @@ class RuntimePasses:
     half_attention: bool = False
     float32: tuple[str, ...] = ()
     exact_block: str = ""
+    fixed_shapes: bool = True
 
 
 class LatentModel(Denoiser, Protocol):
@@ -142,6 +147,10 @@ class LatentModel(Denoiser, Protocol):
 
     @property
     def prompt_limit(self) -> int: ...
+
+    def schedule(self, sampler: "SamplerConfig", /) -> Schedule:
+        """The table of the sampler's steps for pictures of the model's size."""
+        ...
 
     def pipeline_with(self, networks: Mapping[str, Any], /) -> Any:
         """A diffusers pipeline like the model's own, but with these networks."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mitune.core.caches import cache_folder
 from mitune.core.errors import UserError
-from mitune.models.protocol import Conditioning
+from mitune.models.protocol import Conditioning, LatentModel
 from mitune.runtime.compile.inductor import Run, compile_run
 from mitune.runtime.compile.tensorrt import TensorRT
 from mitune.runtime.cpu_workers import Cores, threads
@@ -18,6 +18,17 @@ BACKENDS = {
     "inductor": "torch.compile of the network for one shape; on a CPU one worker for each core",
     "tensorrt": "an engine for each shape, where TensorRT is installed and a GPU is there",
 }
+
+
+def need_fixed_shapes(model: LatentModel, backend: str, cuda_graphs: bool) -> None:
+    """Raise UserError if what is asked for needs calls of one shape, which the family has not."""
+    if model.passes.fixed_shapes or (backend == "eager" and not cuda_graphs):
+        return
+    asked = "cuda_graphs is on" if cuda_graphs else f"backend is {backend}"
+    raise UserError(
+        f"{asked}, and a {type(model).__name__} takes each text at its own length: expected "
+        "backend eager without cuda_graphs"
+    )
 
 
 def run_by(backend: str, network: Any, call: Callable[..., Tensor]) -> Run:

@@ -25,7 +25,7 @@ from mitune.models.protocol import (
     denoiser_of,
 )
 from mitune.runtime.attention import set_attention
-from mitune.runtime.backends import PerCore, run_by
+from mitune.runtime.backends import PerCore, need_fixed_shapes, run_by
 from mitune.runtime.cfg_batch import share_prefix
 from mitune.runtime.compile.tensorrt import TensorRT
 from mitune.runtime.convolutions import tried_convolutions
@@ -68,6 +68,7 @@ class Prepared:
         self.attention = attention
         self.precision = precision or model.precision
         check_precision(self.precision)
+        need_fixed_shapes(model, backend, cuda_graphs=False)
         tell_if_slow(self.precision, model.device)
         own = PRECISIONS[self.precision]
         # The engine's latents are float32; the kernels support nothing wider.

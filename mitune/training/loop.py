@@ -20,6 +20,7 @@ from mitune.core.files import atomic_write, file_lock, make_folder
 from mitune.core.identity import check_same_model
 from mitune.core.provenance import environment, versions
 from mitune.models.protocol import LatentModel, denoiser_of
+from mitune.runtime.backends import need_fixed_shapes
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.training import checkpoint, manifest, shards
 from mitune.training.batch_size import find_batch_size
@@ -116,6 +117,7 @@ def tune(
     # Check everything before the first file is written.
     if manifest.check(folder, wanted) and adapters.finished(folder):
         return folder
+    need_fixed_shapes(model, chosen.backend, chosen.cuda_graphs)
     if chosen.cuda_graphs:
         need_gpu(model.device)
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])

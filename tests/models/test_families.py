@@ -9,6 +9,7 @@ import pytest
 import torch
 from aura_flow_pipeline import aura_flow_pipeline
 from tiny_parts import TEXTS, furthest, predict
+from z_image_pipeline import z_image_pipeline
 
 import mitune
 from mitune.adapters import adapter
@@ -28,10 +29,19 @@ class Case:
     pipeline: Callable[[], Any]
     guidance: Callable[[float], float] = lambda scale: scale
     """From our scale to that of the pipeline's call."""
+    size: tuple[int, int] | None = None
     compiles: bool = True
 
+    def load(self, source: Any = None) -> Any:
+        return mitune.load(self.pipeline() if source is None else source, size=self.size)
 
-CASES = {"AuraFlow": Case(aura_flow_pipeline)}
+
+CASES = {
+    "AuraFlow": Case(aura_flow_pipeline),
+    "Z-Image": Case(
+        z_image_pipeline, guidance=lambda scale: scale - 1, size=(32, 32), compiles=False
+    ),
+}
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TRAINING = mitune.TuneConfig(
     rank=2, alpha=2, batch=4, micro_batch=2, iterations=3, lr=0.1, t_range=(0, 1000)
@@ -46,7 +56,7 @@ def quick(model: Any) -> Any:
 @EVERY
 def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> None:
     case.pipeline().save_pretrained(tmp_path)
-    live, loaded = mitune.load(case.pipeline()), mitune.load(tmp_path)
+    live, loaded = case.load(), case.load(tmp_path)
     assert type(live) is type(loaded)
     assert (live.fingerprint, live.parts) == (loaded.fingerprint, loaded.parts)
     assert torch.equal(predict(live), predict(loaded))
@@ -57,7 +67,7 @@ def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> 
 def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> None:
     """From the same noise, with guidance, in slots that do not divide the pool; so its text is the
     pipeline's too, and that of no prompt."""
-    model = mitune.load(case.pipeline())
+    model = case.load()
     made = list(
         mitune.generate(
             model,
@@ -87,7 +97,7 @@ def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> No
 
 @EVERY
 def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Case) -> None:
-    model = mitune.load(case.pipeline())
+    model = case.load()
     base = predict(model)
     built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
     out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
@@ -106,18 +116,18 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     theirs.load_lora_weights(export_adapter(model, out, tmp_path / "export", "diffusers").path)
     theirs.fuse_lora()
     theirs.unload_lora_weights()
-    assert furthest(predict(mitune.load(theirs)), tuned) < 1e-5
-    assert furthest(predict(mitune.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
+    assert furthest(predict(case.load(theirs)), tuned) < 1e-5
+    assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
 
 
 @EVERY
 @pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
 def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case, backend: str) -> None:
-    first = mitune.load(case.pipeline())
+    first = case.load()
     built = mitune.build_set(first, TEXTS, tmp_path / "set", quick(first))
     runs = []
     for options in ({"gradient": "peft"}, {"backend": backend if case.compiles else "eager"}):
-        model = mitune.load(case.pipeline())
+        model = case.load()
         config = replace(TRAINING, eps=1e-4)
         out = mitune.tune(model, built, tmp_path / str(len(runs)), config, **options)
         adapter.load(model, out)
@@ -129,26 +139,47 @@ def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case, backend: str) 
 def test_parts_that_do_not_fit_are_refused(case: Case) -> None:
     for change, words in (
         (lambda p: p.transformer.register_to_config(in_channels=8), "takes 8 channels"),
+        (
+            lambda p: p.vae.register_to_config(latent_channels=16),
+            "the vae's latents have 16: expected the same number",
+        ),
         (lambda p: setattr(p, "text_encoder", None), "the text_encoder is missing"),
     ):
         pipeline = case.pipeline()
         change(pipeline)
         with pytest.raises(UserError, match=words):
             mitune.load(pipeline)
-    text = "transformer takes text of width 9"
-    aura = aura_flow_pipeline()
-    aura.transformer.register_to_config(joint_attention_dim=9)
-    with pytest.raises(UserError, match=text):
-        mitune.load(aura)
+    pipeline = case.pipeline()
+    width = next(
+        n for n in ("cap_feat_dim", "joint_attention_dim") if n in pipeline.transformer.config
+    )
+    pipeline.transformer.register_to_config(**{width: 9})
+    with pytest.raises(UserError, match="transformer takes text of width 9"):
+        mitune.load(pipeline)
+
+
+@EVERY
+def test_what_is_compiled_for_one_shape_is_refused_where_there_is_none(
+    tmp_path: Path, case: Case
+) -> None:
+    if case.compiles:
+        return
+    model = case.load()
+    words = "takes each text at its own length: expected backend eager"
+    with pytest.raises(UserError, match=f"backend is inductor, .* {words}"):
+        mitune.build_set(model, TEXTS, tmp_path / "set", quick(model), backend="inductor")
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    for options in ({"backend": "inductor"}, {"cuda_graphs": True}):
+        with pytest.raises(UserError, match=words):
+            mitune.tune(model, built, tmp_path / "adapter", TRAINING, **options)
 
 
 @EVERY
 def test_sizes(case: Case) -> None:
-    model = mitune.load(case.pipeline())
+    model = case.load()
     height, width = model.picture_size
     step = model.size_step
-    assert mitune.load(case.pipeline(), size=(height + step, width)).latent_shape != (
-        model.latent_shape
-    )
+    taller = mitune.load(case.pipeline(), size=(height + step, width))
+    assert taller.latent_shape != model.latent_shape
     with pytest.raises(UserError, match="multiples of"):
         mitune.load(case.pipeline(), size=(height + 1, width))

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from tokenizers import Tokenizer
-from tokenizers.models import Unigram
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -54,6 +55,21 @@ def t5_words() -> Any:
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
     return T5TokenizerFast(tokenizer_object=backend, extra_ids=0, model_max_length=512)
+
+
+def chat_words() -> Any:
+    """A tokenizer of a language model that is talked to, which knows the embedded world's words."""
+    found = sorted({word for text in prompts("train") for word in text.split()})
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<user>", "<model>", *found])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=1024,
+        chat_template="{% for m in messages %}<user> {{ m.content }} {% endfor %}<model>",
+    )
 
 
 def t5(tokenizer: Any, width: int) -> T5EncoderModel:

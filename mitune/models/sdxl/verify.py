@@ -22,6 +22,12 @@ def check_conditioning(unet: Any, encoders: Sequence[Any]) -> None:
             f"the unet's addition_embed_type is {config.addition_embed_type!r}: expected "
             "'text_time', as in Stable Diffusion XL"
         )
+    if config.time_cond_proj_dim is not None:
+        raise UserError(
+            "the unet is given its guidance as a number (time_cond_proj_dim), as distilled models "
+            "are: expected one that is not, since there is no prediction without the prompt to "
+            "compare with"
+        )
     width = sum(encoder.hidden_size for encoder in encoders)
     if config.cross_attention_dim != width:
         raise UserError(

@@ -1,0 +1,128 @@
+"""Z-Image as a denoiser: a transformer over the tokens of the picture and of the text, which is as
+long as its prompt; rectified flow. Its text is encoded by a language model, in a chat template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
+from torch import Tensor
+
+from mitune.core.errors import UserError
+from mitune.models.pipeline_model import PipelineModel
+from mitune.models.protocol import Conditioning, RuntimePasses
+from mitune.models.verify import check_pictures, naming_model
+from mitune.models.z_image import FAMILY
+
+TEXT, LENGTH = "text", "length"
+"""The conditioning: ``[N, L, D]``, zeros after the text, and ``[N]`` int64, its tokens."""
+_MASK = "attention_mask"
+TOKENS = 512
+"""Of a prompt in its template, as many as the pipeline gives the encoder by default."""
+_SIDE = 1024
+"""Pixels of the pipeline's pictures by default: the config does not say it."""
+
+
+class ZImage(PipelineModel):
+    """A ZImagePipeline as a :class:`mitune.models.protocol.LatentModel`.
+
+    Its pipeline guides by ``cond + scale (cond - uncond)``: its scale s is a guidance of 1 + s.
+
+    Raises:
+        UserError: a pipeline of another family; parts that do not fit each other; weights that are
+            not finite.
+    """
+
+    family = FAMILY
+    denoiser = "transformer"
+    text_name = TEXT
+    shard_blocks = (ZImageTransformerBlock,)
+
+    def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
+        super().check(pipeline, name, dtype)
+        network, vae = pipeline.transformer.config, pipeline.vae.config
+        with naming_model(name):
+            check_pictures(vae)
+            if network.in_channels != vae.latent_channels:
+                raise UserError(
+                    f"the transformer takes {network.in_channels} channels and the vae's latents "
+                    f"have {vae.latent_channels}: expected the same number of each"
+                )
+            if network.cap_feat_dim != pipeline.text_encoder.config.hidden_size:
+                raise UserError(
+                    f"the transformer takes text of width {network.cap_feat_dim} and the "
+                    f"text_encoder makes {pipeline.text_encoder.config.hidden_size}: expected the "
+                    "same; give the encoder that the transformer was trained with"
+                )
+
+    @property
+    def passes(self) -> RuntimePasses:
+        """Texts keep their own length: nothing is compiled for one shape."""
+        return RuntimePasses(fixed_shapes=False)
+
+    def shape_of_latents(self) -> tuple[int, ...]:
+        side = _SIDE // self._scale
+        return self.networks[self.denoiser].config.in_channels, side, side
+
+    @property
+    def size_step(self) -> int:
+        """A patch."""
+        return self._scale * self.patch
+
+    @property
+    def patch(self) -> int:
+        return int(self.networks[self.denoiser].config.all_patch_size[0])
+
+    @property
+    def prompt_limit(self) -> int:
+        """512 tokens, those of the template included."""
+        return min(TOKENS, super().prompt_limit)
+
+    def flow_sigmas(self, steps: int) -> list[float]:
+        """Evenly from 1 to 1 / steps."""
+        return torch.linspace(1.0, 1 / steps, steps).tolist()
+
+    def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
+        """The transformer's times count from noise, 0, to the picture, 1, and so does what it
+        predicts."""
+        texts = [
+            text[:length] for text, length in zip(cond[TEXT], cond[LENGTH].tolist(), strict=True)
+        ]
+        made = network(list(z.unsqueeze(2).unbind()), (1000 - t) / 1000, texts, return_dict=False)[
+            0
+        ]
+        return -torch.stack(list(made)).squeeze(2)
+
+    def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
+        return [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+            for prompt in prompts
+        ]
+
+    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, ``[N, L]`` on the model's device."""
+        tokenizer = self.pipeline.tokenizer
+        found = tokenizer(
+            self.texts(prompts, tokenizer),
+            padding="max_length",
+            max_length=TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return {name: found[name].to(self.device) for name in ("input_ids", _MASK)}
+
+    def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        mask = tokens[_MASK].bool()
+        made = self.networks["text_encoder"](
+            input_ids=tokens["input_ids"], attention_mask=mask, output_hidden_states=True
+        )
+        # The text's own tokens first, wherever the tokenizer pads.
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+        states = made.hidden_states[-2].masked_fill(~mask[..., None], 0.0)
+        text = states.gather(1, order[..., None].expand_as(states))
+        return {TEXT: text.to(self.dtype), LENGTH: mask.sum(1)}

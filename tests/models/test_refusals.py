@@ -1,0 +1,48 @@
+"""Models that cannot be aligned say why, from the class of their pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sdxl_pipeline import sdxl_pipeline
+
+import mitune
+from mitune.core.errors import UserError
+from mitune.models.refusals import why_not
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        ("StableDiffusionInpaintPipeline", "given a mask and a picture too"),
+        ("FluxFillPipeline", "given a mask and a picture too"),
+        ("StableDiffusionXLImg2ImgPipeline", "starts from a picture"),
+        ("QwenImageEditPipeline", "starts from a picture"),
+        ("WanPipeline", "draws videos"),
+        ("HunyuanVideoPipeline", "draws videos"),
+        ("StableDiffusionControlNetPipeline", "steered by another network"),
+        ("LatentConsistencyModelPipeline", "distilled to few steps"),
+        ("SanaSprintPipeline", "distilled to few steps"),
+        ("FluxPipeline", "given its guidance as a number"),
+        ("StableAudioPipeline", "makes sound"),
+    ],
+)
+def test_a_folder_of_such_a_pipeline_is_refused_with_the_reason(
+    tmp_path: Path, pipeline: str, words: str
+) -> None:
+    index = {"_class_name": pipeline, "transformer": ["diffusers", "SomeModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"is a {pipeline}, which .*{words}.* expected an? "):
+        mitune.load(tmp_path)
+
+
+def test_what_is_only_not_there_yet_has_no_reason() -> None:
+    for pipeline in ("QwenImagePipeline", "SanaPipeline", "CogView4Pipeline", "ChromaPipeline"):
+        assert why_not(pipeline) is None
+
+
+def test_guidance_as_a_number_is_refused() -> None:
+    pipeline = sdxl_pipeline()
+    pipeline.unet.register_to_config(time_cond_proj_dim=8)
+    with pytest.raises(UserError, match="given its guidance as a number"):
+        mitune.load(pipeline)

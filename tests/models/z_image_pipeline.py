@@ -1,0 +1,50 @@
+"""A tiny ZImagePipeline: random weights, the embedded model's words in a chat template."""
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from tiny_parts import chat_words, vae
+from transformers import Qwen3Config, Qwen3Model
+
+TEXT = 24
+"""Width of the transformer's text, and of the language model."""
+
+
+def z_image_pipeline() -> ZImagePipeline:
+    """With the same weights at every call."""
+    tokenizer = chat_words()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=TEXT,
+            axes_dims=[4, 6, 6],
+            axes_lens=[1024, 64, 64],
+        )
+        for name, weight in transformer.named_parameters():
+            if name.endswith("weight") and ("attention.to" in name or "all_final" in name):
+                torch.nn.init.normal_(weight, std=0.3)
+        encoder = Qwen3Model(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=TEXT,
+                intermediate_size=2 * TEXT,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=12,
+                initializer_range=0.5,
+            )
+        )
+        decoder = vae(3, shift_factor=0.1)
+    return ZImagePipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=decoder.eval(),
+        text_encoder=encoder.eval(),
+        tokenizer=tokenizer,
+    )
