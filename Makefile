@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rounding floor cuda lint type bench bench-compare results table7 table8 docs clean
+.PHONY: help demo test rounding floor cuda lint type bench bench-compare results table7 table8 families docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -88,6 +88,9 @@ bench: $(STAMP)  ## benchmarks, stored for bench-compare
 
 bench-compare: $(STAMP) ## benchmarks against the last stored run
 	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-compare --benchmark-compare-fail=median:15% $(STORED)
+
+families: $(STAMP) ## the table of docs/families.md, from the tests that show its cells
+	$(BIN)/python bench/families.py docs/families.md
 
 docs: $(STAMP)   ## the reference of the public interface, as text
 	$(BIN)/python -m pydoc mitune

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from aura_flow_pipeline import aura_flow_pipeline
-from tiny_parts import TEXTS, furthest, predict
+from tiny_parts import TEXTS, furthest, predict, with_lora
 from z_image_pipeline import z_image_pipeline
 
 import mitune
@@ -112,10 +112,8 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     tuned = predict(model)
     assert furthest(tuned, base) > 1e-3
     adapter.detach(model)
-    theirs = case.pipeline()
-    theirs.load_lora_weights(export_adapter(model, out, tmp_path / "export", "diffusers").path)
-    theirs.fuse_lora()
-    theirs.unload_lora_weights()
+    exported = export_adapter(model, out, tmp_path / "export", "diffusers")
+    theirs = with_lora(case.pipeline(), exported.path)
     assert furthest(predict(case.load(theirs)), tuned) < 1e-5
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
 

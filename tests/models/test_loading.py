@@ -126,8 +126,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 84
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
     # The folder as a whole.
-    "empty index": (write(INDEX, b"{}"), "of no parts: expected a StableDiffusion"),
-    "index of a list": (write(INDEX, b"[]"), "of no parts: expected a StableDiffusion"),
+    "empty index": (write(INDEX, b"{}"), "of no parts: expected an AuraFlow"),
+    "index of a list": (write(INDEX, b"[]"), "of no parts: expected an AuraFlow"),
     "half an index": (write(INDEX, b'{"_class'), "model_index.json cannot be read"),
     "index without vae": (drop(INDEX, "vae"), "without vae"),
     "second text encoder": (

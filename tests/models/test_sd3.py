@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from sd3_pipeline import sd3_pipeline
-from tiny_parts import TEXTS, furthest, predict
+from tiny_parts import TEXTS, furthest, predict, with_lora
 
 import mitune
 from mitune.adapters import adapter
@@ -165,8 +165,7 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, joint: b
     assert furthest(tuned, base) > 1e-3
     adapter.detach(model)
     exported = export_adapter(model, out, tmp_path / "export", "diffusers")
-    theirs = sd3_pipeline()
-    theirs.load_lora_weights(exported.path)
+    theirs = with_lora(sd3_pipeline(), exported.path)
     assert furthest(predict(load(theirs)), tuned) < 1e-5
     merged = merge(model, out, tmp_path / "merged")
     assert furthest(predict(load(merged)), tuned) < 1e-5

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from sdxl_pipeline import sdxl_pipeline
-from tiny_parts import TEXTS, furthest, predict
+from tiny_parts import TEXTS, furthest, predict, with_lora
 
 import mitune
 from mitune.adapters import adapter
@@ -124,13 +124,18 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, joint: b
     assert furthest(tuned, base) > 1e-3
     assert not model.encode_null()[TEXT].any()
     adapter.detach(model)
-    theirs = sdxl_pipeline()
-    theirs.load_lora_weights(out)
+    theirs = with_lora(sdxl_pipeline(), out)
     assert furthest(predict(load(theirs)), tuned) < 1e-5
     merged = merge(model, out, tmp_path / "merged")
     assert furthest(predict(load(merged)), tuned) < 1e-5
     plain = StableDiffusionXLPipeline.from_pretrained(merged)
     assert plain.config.force_zeros_for_empty_prompt is True
+
+
+def test_a_pool_is_pruned(tmp_path: Path) -> None:
+    pruned = replace(QUICK, prune=mitune.PruneConfig(policy="halving", rungs=((3, 2),), audit=0.0))
+    built = mitune.build_set(load(), TEXTS, tmp_path, pruned).table()
+    assert sorted(built["pruned"].to_pylist()) == [False] * 4 + [True] * 2
 
 
 def test_a_kohya_file_is_what_diffusers_reads_of_it(tmp_path: Path) -> None:
@@ -147,10 +152,7 @@ def test_a_kohya_file_is_what_diffusers_reads_of_it(tmp_path: Path) -> None:
             assert any(name.startswith(encoder) for name in names)
     adapter.load(model, out)
     tuned = predict(model)
-    theirs = sdxl_pipeline()
-    theirs.load_lora_weights(tmp_path / "kohya" / "kohya.safetensors")
-    theirs.fuse_lora(components=["unet", "text_encoder", "text_encoder_2"])
-    theirs.unload_lora_weights()
+    theirs = with_lora(sdxl_pipeline(), tmp_path / "kohya" / "kohya.safetensors")
     assert furthest(predict(load(theirs)), tuned) < 1e-5
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from joint_model import pipeline as tiny_pipeline
 from sd3_pipeline import sd3_pipeline
 from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import TEXTS, furthest
@@ -16,7 +18,17 @@ from mitune.diffusion.noise import candidate_keys, normal
 
 STEPS, GUIDANCE = 4, 3.0
 SAMPLER = mitune.SamplerConfig(steps=STEPS, guidance=GUIDANCE, scheduler="euler")
+
+
+def sd_pipeline() -> Any:
+    """Its scheduler is another one, but the steps are DDIM's."""
+    made = tiny_pipeline()
+    made.scheduler = DDIMScheduler.from_config(made.scheduler.config)
+    return made
+
+
 FAMILIES = [
+    pytest.param(sd_pipeline, (48, 32), replace(SAMPLER, scheduler="ddim"), id="1.x, 2.x"),
     pytest.param(sdxl_pipeline, (96, 64), SAMPLER, id="UNet"),
     pytest.param(sd3_pipeline, (48, 32), replace(SAMPLER, convention="integral"), id="transformer"),
 ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from sd3_pipeline import sd3_pipeline
-from tiny_parts import TEXTS, furthest, predict
+from tiny_parts import TEXTS, furthest, predict, with_lora
 from toy_family import FAMILY, PRESET, Toy
 
 import mitune
@@ -145,8 +145,7 @@ def test_from_a_pool_to_an_exported_adapter(tmp_path: Path, joint: bool) -> None
     merged = mitune.load(merge(model, out, tmp_path / "merged"))
     assert furthest(predict(merged), tuned) < 1e-5
     exported = export_adapter(model, out, tmp_path / "export", "diffusers")
-    theirs = pipeline()
-    theirs.load_lora_weights(exported.path)
+    theirs = with_lora(pipeline(), exported.path)
     assert furthest(predict(mitune.load(theirs)), tuned) < 1e-5
     with pytest.raises(UserError, match="without a kohya form"):
         export_adapter(model, out, tmp_path / "kohya", "kohya")

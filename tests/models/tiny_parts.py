@@ -98,6 +98,14 @@ def vae(blocks: int, **changes: Any) -> AutoencoderKL:
     )
 
 
+def with_lora(pipeline: Any, path: Any) -> Any:
+    """``pipeline`` with what its own ``load_lora_weights`` reads at ``path``, in its weights."""
+    pipeline.load_lora_weights(path)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    return pipeline
+
+
 def furthest(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference, as a part of ``other``'s largest element."""
     return float((one - other).abs().max() / other.abs().max())

@@ -63,7 +63,7 @@ def test_pictures_are_scored_under_a_pipeline() -> None:
     pictures = as_pictures(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     pixels = from_pictures(pictures, (64, 64))
     expected = mitune.score(model, TEXTS, pixels, draws=4)
-    assert torch.equal(mitune.score(pipe, TEXTS, pictures, draws=4), expected)
+    assert furthest(mitune.score(pipe, TEXTS, pictures, draws=4), expected) < 1e-4
     assert not torch.equal(expected, torch.zeros(2))
     larger = [picture.resize((96, 64)) for picture in pictures]  # cropped and resized
     assert mitune.score(pipe, TEXTS, larger, draws=4).shape == (2,)
