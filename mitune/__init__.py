@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mitune.load import load
     from mitune.methods.align import align
     from mitune.methods.build import build_set
+    from mitune.methods.pictures import export_pictures
     from mitune.methods.real import build_real_set
     from mitune.pipelines.best_of import best_of
     from mitune.pipelines.guider import guider
@@ -45,6 +46,7 @@ else:  # a type checker would take __getattr__ for a promise of every name
             "generate": "mitune.engine.stream",
             "load": "mitune.load",
             "build_real_set": "mitune.methods.real",
+            "export_pictures": "mitune.methods.pictures",
             "AlignConfig": "mitune.config.align",
             "BuildConfig": "mitune.config.sets",
             "GenerateConfig": "mitune.config.sets",
@@ -83,6 +85,7 @@ __all__ = [
     "best_of",
     "build_real_set",
     "build_set",
+    "export_pictures",
     "generate",
     "guider",
     "load",

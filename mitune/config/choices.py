@@ -22,6 +22,7 @@ Gradient = Literal["peft", "merged"]
 TrainingBackend = Literal["eager", "inductor"]
 Tracker = Literal["tensorboard", "wandb"]
 Form = Literal["diffusers", "comfyui", "kohya", "merged"]
+PictureForm = Literal["pairs", "imagefolder", "webdataset"]
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

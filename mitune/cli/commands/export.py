@@ -1,35 +1,71 @@
-"""The verb that writes an adapter for another program: export."""
+"""The verb that writes an adapter, or a set's pictures, for another program: export."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from mitune.arguments.fields import stands_for
 from mitune.cli.options.model import Source
-from mitune.config.choices import Form
+from mitune.config.choices import Form, PictureForm
+from mitune.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Source):
-    """Write an adapter in the form that another program reads, with a model card beside it.
+    """Write an adapter, or the pictures of a set, in the form that another program reads.
 
-    Forms: diffusers; comfyui (LoRA and DoRA, exact in ComfyUI at strength 1); kohya (plain LoRA,
-    which every program reads; of a DoRA an approximation, with its error reported); merged (as
-    'mitune merge'). docs/adapters.md says more.
+    Of --adapter, with a model card beside it: diffusers; comfyui (LoRA and DoRA, exact in ComfyUI
+    at strength 1); kohya (plain LoRA, which every program reads; of a DoRA an approximation, with
+    its error reported); merged (as 'mitune merge'). docs/adapters.md says more.
+
+    Of --set: pairs (the best and the worst candidate of each pool, in Parquet as Diffusion-DPO's
+    trainers read it); imagefolder and webdataset (the selected pictures with their prompts).
     """
 
-    adapter: Path
-    """Folder or file of the LoRA or DoRA."""
+    adapter: Annotated[Path | None, stands_for("none")] = None
+    """Folder or file of the LoRA or DoRA; with --set the one that drew its candidates."""
+    set: Annotated[Path | None, stands_for("none")] = None
+    """Folder that `mitune build` made."""
     out: Path
-    """New folder; its name becomes that of the file in it."""
-    format: Form
+    """New folder; its name becomes that of an adapter's file in it."""
+    format: Form | PictureForm
     """What the other program reads."""
     rank: Annotated[int | None, stands_for("twice the rank of a DoRA, a LoRA's own")] = None
     """For kohya: rank of the plain LoRA."""
 
     def run(self) -> dict[str, Any]:
+        pictures = self.format in get_args(PictureForm)
+        if pictures and self.set is None:
+            raise UserError(f"format {self.format} is of a set's pictures: give --set")
+        if not pictures and (self.set is not None or self.adapter is None):
+            raise UserError(f"format {self.format} is of an adapter: give --adapter, and no --set")
+        return self._pictures() if pictures else self._adapter()
+
+    def _pictures(self) -> dict[str, Any]:
+        from mitune.adapters.adapter_file import digest
+        from mitune.adapters.export.folder import check_new
+        from mitune.cli.commands.given import whole_set
+        from mitune.methods.pictures import export_pictures
+
+        assert self.set is not None
+        check_new(self.out)
+        model = self.load(self.adapter)
+        form: Any = self.format
+        count = export_pictures(
+            model,
+            whole_set(self.set, model),
+            self.out,
+            form,
+            adapter=None if self.adapter is None else digest(self.adapter),
+        )
+        what = "pairs" if form == "pairs" else "pictures"
+        print(f"{form}: {count} {what} in {self.out}")
+        return {"format": form, "path": str(self.out), what: count}
+
+    def _adapter(self) -> dict[str, Any]:
         from mitune.adapters.export.write import check_request, export_adapter
 
+        assert self.adapter is not None
         check_request(self.adapter, self.out, self.format, self.rank)
         done = export_adapter(self.load(), self.adapter, self.out, self.format, rank=self.rank)
         print(f"{self.format}: {done.file or done.path}")
