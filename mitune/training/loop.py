@@ -31,6 +31,7 @@ from mitune.training.gradient import Gradient, gradient_of
 from mitune.training.interrupt import deferred_interrupt
 from mitune.training.mixing import Ranked, prior_pairs, real_pairs
 from mitune.training.processes import Processes, joined
+from mitune.training.recomputed import recomputed
 
 CHECKPOINTS = "checkpoints"
 
@@ -129,7 +130,10 @@ def tune(
         )
     try:
         _put(model, chosen, start)
-        with joined(model.device) as processes:
+        with (
+            joined(model.device) as processes,
+            recomputed(model, chosen.gradient_checkpointing),
+        ):
             state = _begin(model, chosen, processes)
             with _writing(folder, processes) as first:
                 # Check again under the lock: another run may have used the folder in the meantime.

@@ -17,7 +17,13 @@ from mitune.core.files import atomic_write, is_ours
 from mitune.models.protocol import LatentModel
 
 # These change only speed, memory or checkpoints, so a resumed run may use other values.
-_FREE = ("micro_batch", "cuda_graphs", "checkpoint_every", "keep_checkpoints")
+_FREE = (
+    "micro_batch",
+    "cuda_graphs",
+    "gradient_checkpointing",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 # These have no meaning without an adapter.
 _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 

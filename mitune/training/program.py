@@ -86,7 +86,8 @@ def _key(model: LatentModel, config: TuneConfig) -> tuple[Any, ...]:
         for name, tensor in denoiser.state_dict(keep_vars=True).items()
         if ".lora_" not in name
     )
-    return config.backend, model.precision, torch.get_num_threads(), layers, frozen
+    recomputes = config.gradient_checkpointing
+    return config.backend, model.precision, recomputes, torch.get_num_threads(), layers, frozen
 
 
 def _layout(compiled: bool, device: torch.device) -> torch.memory_format:
