@@ -59,15 +59,17 @@ def load(
 
     Args:
         model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded
-            pipeline of a family that ``mitune.models`` has.
+            pipeline of a family that ``mitune.models`` has, whose networks the model takes over:
+            they move to ``device``, are frozen, and change to float32, the denoiser to
+            ``precision``.
         adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
         device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
         precision: of the denoiser: "float32", "bfloat16", "float16", or "bf16-mixed", which
             generates with bfloat16 products in an otherwise float32 model; latents and scores stay
             float32.
         variant: weight variant of a folder, such as "fp16".
-        size: (height, width) of the pictures in pixels; None: the model's own. The embedded model
-            has no other.
+        size: (height, width) of the pictures in pixels, as everywhere in Python (the command
+            line's --size is WIDTHxHEIGHT); None: the model's own. The embedded model has no other.
 
     Raises:
         UserError: something of these does not exist, does not fit, or is not known.
@@ -98,11 +100,13 @@ def load(
 
 def adopt(pipeline: Any) -> LatentModel:
     """A diffusers pipeline as a model that shares its networks, on their device and in their
-    dtypes; nothing in it is changed. A model is returned as it is.
+    dtypes; nothing in it is changed. A model is returned as it is, and a name or a folder loaded.
 
     Raises:
         UserError: a pipeline of no known family, or one that cannot be used as it is.
     """
+    if isinstance(pipeline, (str, Path)):
+        return load(pipeline)
     if not hasattr(pipeline, "components"):
         model: LatentModel = pipeline
         return model

@@ -3,6 +3,7 @@
 
 import pickle
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mitune.sets import FineTuningSet, SetWriter
 _SLASH = "\u2215"
 """Stands for / in the name of a folder."""
 _LONGEST = 200
-"""Characters of the prompt in the name of a folder; ``prompt.txt`` has it all."""
+"""Bytes of the prompt in the name of a folder; ``prompt.txt`` has it all."""
 
 
 def write_selected(folder: Path | str, prompt: str, seed: int, selected: Any) -> Path:
@@ -33,7 +34,7 @@ def write_selected(folder: Path | str, prompt: str, seed: int, selected: Any) ->
         Its own folder.
     """
     own = Selected(*selected)
-    place = Path(folder) / f"{prompt[:_LONGEST].replace('/', _SLASH)}_{seed}"
+    place = Path(folder) / f"{_short(prompt)}_{seed}"
     place.mkdir(parents=True, exist_ok=True)
     torch.save(own.prompt_embeds.cpu(), place / "prompt_embeds.pt")
     if own.pooled_prompt_embeds is not None:
@@ -42,6 +43,17 @@ def write_selected(folder: Path | str, prompt: str, seed: int, selected: Any) ->
     own.images[0].save(place / "image.png")
     (place / "prompt.txt").write_text(prompt, encoding="utf-8")
     return place
+
+
+def _short(prompt: str) -> str:
+    """The prompt as a name that every file system takes; of a long one its beginning and a digest,
+    so that two prompts never share a folder."""
+    name = prompt.replace("/", _SLASH)
+    whole = name.encode()
+    if len(whole) <= _LONGEST:
+        return name
+    digest = sha256(whole).hexdigest()[:12]
+    return f"{whole[: _LONGEST - 13].decode(errors='ignore')} {digest}"
 
 
 def import_set(folder: Path | str, out: Path | str, model: LatentModel) -> FineTuningSet:
@@ -102,7 +114,7 @@ def import_set(folder: Path | str, out: Path | str, model: LatentModel) -> FineT
 def _prompt(place: Path) -> str:
     text, _, seed = place.name.rpartition("_")
     whole = place / "prompt.txt"
-    if not seed.isdecimal():
+    if not seed.removeprefix("-").isdecimal():
         raise UserError(f"folder {place} is not named PROMPT_SEED: expected a number at its end")
     return whole.read_text(encoding="utf-8") if whole.is_file() else text.replace(_SLASH, "/")
 
@@ -117,7 +129,8 @@ def _latent(path: Path, model: LatentModel) -> Tensor:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}): expected {expected}") from error
-    if not isinstance(latent, Tensor) or latent.numel() != torch.Size(model.latent_shape).numel():
+    shapes = (model.latent_shape, (1, *model.latent_shape))
+    if not isinstance(latent, Tensor) or tuple(latent.shape) not in shapes:
         shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
         raise UserError(f"{path} holds {shape}: expected {expected}")
     return latent.float().reshape(model.latent_shape)

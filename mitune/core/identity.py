@@ -50,6 +50,7 @@ _FLOW = (
 """Options of the rectified-flow scheduler."""
 # Only options that do not follow from the shapes of the weights.
 _TEXT_ENCODER = ("hidden_act", "layer_norm_eps", "num_attention_heads", "use_attention_mask")
+_LONGEST = 4096
 _PROBES = [
     "A photo of TWO cats, sitting on a sofa;  don't (ever) move!",
     "Zürich 2026: naïve café ½ 東京 🙂",
@@ -167,7 +168,8 @@ def _chosen(module: Any) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    length = tokenizer.model_max_length
+    # Some tokenizers say no length, which transformers makes a huge number.
+    length = min(tokenizer.model_max_length, _LONGEST)
     ids = tokenizer(_PROBES, padding="max_length", max_length=length, truncation=True).input_ids
     vocabulary = [sorted(tokenizer.get_vocab().items()), merges_of(tokenizer)]
     return {"vocabulary": _sha(vocabulary), "encoding": _sha(ids), "model_max_length": length}

@@ -87,6 +87,12 @@ def export_pictures(
         )
     settings = fine_tuning_set.settings
     check_same_model(f"set {fine_tuning_set.path}", settings, model)
+    drawn = settings.get("precision", model.precision)
+    if form == "pairs" and drawn != model.precision:
+        raise UserError(
+            f"set {fine_tuning_set.path} was drawn in {drawn} and the model is in "
+            f"{model.precision}: expected the same, as the losers are drawn again"
+        )
     if form == "pairs" and settings.get("adapter") != adapter:
         raise UserError(
             f"set {fine_tuning_set.path} was drawn with another adapter: expected the one of its "

@@ -30,10 +30,12 @@ def check_live(pipeline: Any) -> None:
         if isinstance(part, torch.nn.Module)
     }
     for name, network in networks.items():
-        if any(hasattr(module, "_hf_hook") for module in network.modules()):
+        hooked = ("_hf_hook", "_diffusers_hook")  # of accelerate, and of diffusers
+        if any(hasattr(module, hook) for module in network.modules() for hook in hooked):
             raise UserError(
-                f"the {name} is offloaded by hooks: expected a pipeline on one device; call "
-                "pipe.remove_all_hooks() and pipe.to(device) first"
+                f"the {name} has hooks, of offloading or of casting: expected a plain network on "
+                "one device; call pipe.remove_all_hooks() and pipe.to(device) first, or load the "
+                "pipeline again without them"
             )
         if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
             raise UserError(

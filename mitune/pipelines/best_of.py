@@ -43,11 +43,17 @@ def best_of(pipe: Any, prompt: str, n: int = 8, keep: int = 1, **options: Any) -
         n: pictures.
         keep: how many are returned.
         options: fields of ``GenerateConfig`` and of its parts by name, such as ``seed=1, steps=30,
-            guidance=5.0, backend="inductor"``; by default those of the family's preset.
+            guidance=5.0, backend="inductor"``; by default those of the family's preset, but for the
+            estimator: pictures are ranked along their own path.
 
     Raises:
         UserError: a pipeline that cannot be used as it is, or a number out of range.
     """
+    for name in ("candidates", "scored"):
+        if name in options:
+            raise UserError(
+                f"{name} is given: expected n, the number of pictures, all of them scored"
+            )
     model = adopt(pipe)
     if not 1 <= keep <= n:
         raise UserError(f"keep is {keep}: expected 1 to {n}, the number of pictures")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion.schedule import Schedule
+from mitune.diffusion.solvers import is_flow
 
 _SAME = 1e-3
 """Two timesteps that differ by less are one."""
@@ -90,25 +91,40 @@ class MIGuidance(ClassifierFreeGuidance):  # type: ignore[misc]
 
     def _weight(self) -> float:
         """Of the step that the pipeline takes, found by its timestep: a pipeline that begins later,
-        as from a picture, visits only the last ones."""
+        as from a picture, visits only the last ones, and sums over these."""
         if self.scheduler is None:
             raise UserError(
                 "the guider knows no scheduler: expected that of the pipeline; make it "
                 "with mitune.guider(pipe)"
             )
         if self._table is None:
-            schedule = Schedule.from_diffusers(self.scheduler, self._num_inference_steps)
-            weights = schedule.weights(self.convention, self.t_min)
-            self._table = schedule.timesteps, weights
+            self._table = visited(self.scheduler, self.convention, self.t_min)
         timesteps, weights = self._table
         now = float(torch.as_tensor(self._timestep).flatten()[0])
         apart, index = (timesteps - now).abs().min(0)
         if float(apart) > _SAME:
             raise UserError(
-                f"the pipeline is at timestep {now:g}, which {self._num_inference_steps} steps of "
-                "its scheduler do not visit: expected the scheduler's own spacing"
+                f"the pipeline is at timestep {now:g}, which its scheduler does not visit in "
+                f"{len(timesteps)} steps: expected the scheduler that the guider was made with"
             )
         return float(weights[index])
+
+
+def visited(scheduler: Any, convention: str | None, t_min: float | None) -> tuple[Tensor, Tensor]:
+    """The timesteps that a diffusers scheduler was set to, and the weight of each in the score,
+    both ``[N]`` float64."""
+    if scheduler.num_inference_steps is None:
+        raise UserError(
+            "the scheduler has no timesteps: expected the one that the pipeline has set; make the "
+            "guider with mitune.guider(pipe)"
+        )
+    if is_flow(scheduler):  # whatever times and shift the pipeline gave it
+        process = Schedule.levels(scheduler).process
+        timesteps = scheduler.timesteps.double().cpu()
+        name = convention or next(iter(process.conventions))
+        return timesteps, process.step_weights(timesteps, name, process.least_t(name, t_min))
+    schedule = Schedule.from_diffusers(scheduler, scheduler.num_inference_steps)
+    return schedule.timesteps, schedule.weights(convention, t_min)
 
 
 def guider(
@@ -124,11 +140,13 @@ def guider(
     ::
 
         pipe.update_components(guider=mitune.guider(pipe, guidance_scale=5.0))
-        images = pipe(prompt="a red circle", num_images_per_prompt=16, output="images")
-        best = images[pipe.guider.nats.argmax()]
+        images = pipe(
+            prompt="a red circle", num_images_per_prompt=16, negative_prompt="", output="images"
+        )
+        best = images[int(pipe.guider.nats.argmax())]
 
     Args:
-        pipe: has the ``scheduler`` that will be used; or that scheduler itself.
+        pipe: a modular pipeline, with the ``scheduler`` that it will use; or that scheduler itself.
         guidance_scale: of classifier-free guidance; the score does not see it.
         convention: weights of the score, as in ``mitune.Schedule.weights``; None: Eq. 2 for
             diffusion, the integral for a flow.

@@ -43,6 +43,11 @@ def score(
     own = adopt(model)
     if isinstance(prompts, str):
         raise UserError("prompts is one text: expected a list with one prompt for each picture")
+    if not isinstance(images_or_latents, (Tensor, Sequence)):
+        raise UserError(
+            f"images is a {type(images_or_latents).__name__}: expected a tensor, or a list of "
+            "PIL.Image"
+        )
     if not isinstance(images_or_latents, Tensor):
         images_or_latents = from_pictures(images_or_latents, own.picture_size)
     return score_tensors(own, prompts, images_or_latents, config, **options)

@@ -15,6 +15,30 @@ from mitune.models.protocol import LatentModel, take
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 
+_OVER = 1e-3
+"""How far rounding may lead out of the range."""
+
+
+def _checked(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures in the range and of the size that the model takes."""
+    if not pictures.is_floating_point():
+        raise UserError(
+            f"pictures are {str(pictures.dtype).removeprefix('torch.')}: expected floating point "
+            "in [0, 1]; divide bytes by 255"
+        )
+    if tuple(pictures.shape[2:]) != size:
+        height, width = pictures.shape[2:]
+        raise UserError(
+            f"pictures are {width}x{height}: expected {size[1]}x{size[0]}, the model's own; resize "
+            "them, or give PIL images, which are cropped and resized"
+        )
+    low, high = (float(value) for value in pictures.aminmax())
+    if not (low >= -_OVER and high <= 1 + _OVER):
+        raise UserError(
+            f"pictures reach from {low:g} to {high:g}: expected [0, 1]; map [-1, 1] by x / 2 + 0.5"
+        )
+    return pictures
+
 
 def score(
     model: LatentModel,
@@ -59,7 +83,7 @@ def score(
                 "latents "
                 f"[N, {', '.join(map(str, model.latent_shape))}]"
             )
-        latents = model.encode_images(latents)
+        latents = model.encode_images(_checked(latents, model.picture_size))
     # Encode each distinct prompt once, even if several pictures share it.
     distinct = list(dict.fromkeys(prompts))
     rows = torch.tensor([distinct.index(p) for p in prompts])

@@ -224,7 +224,7 @@ def test_choices_are_those_of_what_they_name():
         (choices.Backend, backends.BACKENDS),
         (choices.Attention, attention.ATTENTIONS),
         (choices.Rule, RULES),
-        (choices.Estimator, ["trajectory", *estimate.ESTIMATORS]),
+        (choices.Estimator, ["trajectory", "rfmi", *estimate.ESTIMATORS]),
         (choices.Implementation, ["auto", *mitune_kernels.implementations()]),
         (choices.ReNoising, estimate.ESTIMATORS),
         (choices.Tracker, TRACKERS),

@@ -103,7 +103,12 @@ def test_with_the_callers_generator_it_is_their_loop(folders: Any, kind: str) ->
 
 def test_keyed_noise_is_the_engines(folders: Any) -> None:
     pipe = MISelectionPipeline.from_pretrained(folders["sd"])
-    made = pipe([PROMPT], COUNT, STEPS, guidance_scale=GUIDANCE)
+    options = {
+        "num_images_per_prompt": COUNT,
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+    }
+    made = pipe([PROMPT], **options)
     pool = sorted(
         mitune.generate(
             mitune.load(folders["sd"]),
@@ -117,7 +122,7 @@ def test_keyed_noise_is_the_engines(folders: Any) -> None:
     )
     assert pipe.scores.tolist() == pytest.approx([c.score for c in pool], rel=1e-4)
     assert furthest(made.latents, pool[pipe.selected].latent[None]) < 1e-5
-    fewer = pipe(PROMPT, COUNT, STEPS, guidance_scale=GUIDANCE, batch=2)
+    fewer = pipe(PROMPT, **options, batch=2)
     assert furthest(fewer.latents, made.latents) < 1e-4
 
 
@@ -130,7 +135,13 @@ def test_another_scheduler_and_an_adapter_by_their_spelling(tmp_path: Path, fold
     file = next(out.glob("*.safetensors")).name
 
     def latents(pipe: Any) -> torch.Tensor:
-        return pipe(PROMPT, 2, STEPS, torch.Generator().manual_seed(1), GUIDANCE).latents
+        return pipe(
+            PROMPT,
+            num_images_per_prompt=2,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(1),
+            guidance_scale=GUIDANCE,
+        ).latents
 
     pipe = MISelectionXLPipeline.from_pretrained(folders["xl"])
     plain = latents(pipe)
@@ -144,13 +155,49 @@ def test_another_scheduler_and_an_adapter_by_their_spelling(tmp_path: Path, fold
     assert furthest(latents(pipe), tuned) < 1e-5
 
 
+def test_parts_are_given_as_to_diffusers(folders: Any) -> None:
+    """As their script does, with ``scheduler=DDPMScheduler...`` for most models."""
+    own = MISelectionXLPipeline.from_pretrained(folders["xl"])
+    scheduler = DDPMScheduler.from_config(own.scheduler.config, clip_sample=False)
+    pipe = MISelectionXLPipeline.from_pretrained(
+        folders["xl"], scheduler=scheduler, use_safetensors=True
+    )
+    assert pipe.scheduler is scheduler
+    made = [
+        each(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(1)).latents
+        for each in (own, pipe)
+    ]
+    assert furthest(*made) > 1e-3
+    flow = StableDiffusion3Pipeline_MI.from_pretrained(
+        folders["sd3"], text_encoder_3=None, tokenizer_3=None
+    )
+    assert flow(PROMPT, num_inference_steps=4, height=48, width=32).latents.shape == (1, 4, 12, 8)
+
+
+def test_an_adapter_fits_after_a_call_in_half_precision(tmp_path: Path, folders: Any) -> None:
+    model = mitune.load(folders["xl"])
+    built = mitune.build_set(model, [PROMPT], tmp_path / "set", candidates=2, steps=3)
+    config = mitune.TuneConfig(rank=2, batch=2, micro_batch=2, iterations=1)
+    out = mitune.tune(model, built, tmp_path / "adapter", config)
+    pipe = MISelectionXLPipeline.from_pretrained(folders["xl"], torch_dtype=torch.bfloat16)
+    pipe(PROMPT, num_inference_steps=2)
+    pipe.load_lora_weights(out)
+    assert pipe(PROMPT, num_inference_steps=2).latents.isfinite().all()
+
+
 def test_a_set_in_their_layout_trains(tmp_path: Path, folders: Any) -> None:
     pipe = MISelectionXLPipeline.from_pretrained(folders["xl"])
-    prompts = [PROMPT, "a circle / a square", "red " * 100]
+    prompts = [PROMPT, "a circle / a square", "red " * 100, "red " * 100 + "blue", "猫" * 100]
     for prompt in prompts:
         for seed in (1, 2):
             generator = torch.Generator().manual_seed(seed)
-            made = pipe(prompt, 2, 3, generator, GUIDANCE, return_dict=False)
+            made = pipe(
+                prompt,
+                num_images_per_prompt=2,
+                num_inference_steps=3,
+                generator=generator,
+                return_dict=False,
+            )
             place = write_selected(tmp_path / "theirs", prompt, seed, made)
     names = {"prompt_embeds.pt", "pooled_prompt_embeds.pt", "latents.pt", "image.png"}
     assert {file.name for file in place.iterdir()} == names | {"prompt.txt"}
@@ -160,7 +207,7 @@ def test_a_set_in_their_layout_trains(tmp_path: Path, folders: Any) -> None:
     built = import_set(tmp_path / "theirs", tmp_path / "set", model)
     selected = built.selected()
     assert sorted({prompt for prompt, _ in selected}) == sorted(prompts)
-    assert len(selected) == 6
+    assert len(selected) == 10
     config = mitune.TuneConfig(rank=2, batch=2, micro_batch=2, iterations=1)
     assert mitune.tune(model, built, tmp_path / "adapter", config).is_dir()
 
@@ -171,15 +218,24 @@ def test_mistakes_are_one_line(tmp_path: Path, folders: Any) -> None:
     with pytest.raises(UserError, match=r"torch_dtype is torch\.int8"):
         MISelectionPipeline.from_pretrained(folders["sd"], torch_dtype=torch.int8)
     pipe = MISelectionPipeline.from_pretrained(folders["sd"])
-    for arguments, words in (
-        (((PROMPT, PROMPT),), "expected one text"),
-        ((PROMPT, 0), "num_images_per_prompt is 0"),
-        ((PROMPT, 2, 0), "steps is 0"),
+    with pytest.raises(UserError, match="expected one text"):
+        pipe((PROMPT, PROMPT))
+    two = [torch.Generator(), torch.Generator()]
+    for options, words in (
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
+        ({"num_inference_steps": 0}, "steps is 0"),
+        ({"noise": "philox"}, "noise 'philox' is not known"),
+        ({"generator": 7}, "generator is a int: expected a torch.Generator"),
+        ({"generator": two, "noise": "keyed"}, "generator is a list and noise keyed"),
+        ({"generator": two, "num_images_per_prompt": 3}, "there are 2 generators: expected 3"),
+        ({"height": 33}, "expected sides that are multiples of"),
     ):
         with pytest.raises(UserError, match=words):
-            pipe(*arguments)
-    with pytest.raises(UserError, match="noise 'philox' is not known"):
-        pipe(PROMPT, 2, 2, noise="philox")
+            pipe(PROMPT, **options)
+    with pytest.raises(UserError, match="was given a dict: expected a folder or a file"):
+        pipe.load_lora_weights({})
+    with pytest.raises(UserError, match="from_pretrained was given revison: expected torch_dtype"):
+        MISelectionPipeline.from_pretrained(folders["sd"], revison="main")
     model = mitune.load("shapes", device="cpu")
     with pytest.raises(UserError, match="holds no folder PROMPT_SEED"):
         import_set(tmp_path, tmp_path / "set", model)
@@ -190,7 +246,8 @@ def test_mistakes_are_one_line(tmp_path: Path, folders: Any) -> None:
     (place / "latents.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UserError, match=r"latents\.pt cannot be read"):
         import_set(tmp_path, tmp_path / "set", model)
-    torch.save(torch.zeros(1, 4, 9, 9), place / "latents.pt")
-    with pytest.raises(UserError, match=r"holds \[1, 4, 9, 9\]: expected latents of shape"):
-        import_set(tmp_path, tmp_path / "set", model)
+    for shape in ((1, 4, 9, 9), (4, 4, 16)):
+        torch.save(torch.zeros(shape), place / "latents.pt")
+        with pytest.raises(UserError, match=r"holds \[.*\]: expected latents of shape"):
+            import_set(tmp_path, tmp_path / "set", model)
     assert not (tmp_path / "set").exists()

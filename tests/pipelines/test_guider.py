@@ -90,14 +90,43 @@ def test_its_options_are_the_scores() -> None:
         pipe(prompt=TEXTS, **options)
 
 
+def test_a_pipeline_that_begins_later_sums_over_its_part() -> None:
+    """As from a picture: diffusers then says how many steps are left."""
+    theirs = sdxl_pipeline()
+    theirs.scheduler.set_timesteps(6)
+    made = mitune.guider(theirs)
+    uncond, cond = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    for step, t in enumerate(theirs.scheduler.timesteps[3:]):
+        made.set_state(step, 3, t)
+        made.forward(cond, uncond)
+    weights = mitune.Schedule.from_diffusers(theirs.scheduler, 6).weights()
+    assert made.nats.item() == pytest.approx(float(weights[3:].sum() * 256), rel=1e-6)
+
+
+def test_the_times_that_a_pipeline_gives_its_flow_are_counted() -> None:
+    theirs = sd3_pipeline()
+    made = mitune.guider(theirs)
+    theirs.scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.2])
+    uncond, cond = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    for step, t in enumerate(theirs.scheduler.timesteps):
+        made.set_state(step, 3, t)
+        made.forward(cond, uncond)
+    t = theirs.scheduler.sigmas.double()
+    expected = sum((1 - t[i]) / t[i] * (t[i] - t[i + 1]) * 256 for i in range(3))
+    assert made.nats.item() == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_what_it_cannot_score_is_refused() -> None:
     theirs = sdxl_pipeline()
     made = mitune.guider(theirs)
     with pytest.raises(UserError, match="no scores yet"):
         _ = made.nats
     one, other = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    with pytest.raises(UserError, match="the scheduler has no timesteps"):
+        made.forward(one, other)
+    theirs.scheduler.set_timesteps(STEPS)
     made.set_state(0, STEPS, torch.tensor(3.25))
-    with pytest.raises(UserError, match=r"at timestep 3\.25, which 5 steps .* do not visit"):
+    with pytest.raises(UserError, match=r"at timestep 3\.25, which its scheduler does not visit"):
         made.forward(one, other)
     with pytest.raises(UserError, match="made no prediction without the prompt"):
         made.forward(one)

@@ -56,6 +56,10 @@ def test_a_model_has_its_best_too() -> None:
     assert best.image.size == (32, 32)
     with pytest.raises(UserError, match="keep is 4: expected 1 to 3"):
         mitune.best_of(model, "a red circle", n=3, keep=4)
+    for option in ({"candidates": 5}, {"scored": False}):
+        with pytest.raises(UserError, match="is given: expected n, the number of pictures"):
+            mitune.best_of(model, "a red circle", n=3, **option)
+    assert mitune.best_of("shapes", "a red circle", n=3, steps=4)[0].index == best.index
 
 
 def test_pictures_are_scored_under_a_pipeline() -> None:
@@ -71,6 +75,14 @@ def test_pictures_are_scored_under_a_pipeline() -> None:
         mitune.score(pipe, TEXTS[0], pictures)
     with pytest.raises(UserError, match="picture 0 is a str: expected a PIL"):
         mitune.score(pipe, TEXTS, ["a.png", "b.png"])
+    for images, words in (
+        (pictures[0], "images is a Image: expected a tensor, or a list"),
+        ((pixels * 255).to(torch.uint8), "pictures are uint8: expected floating point"),
+        (pixels * 2 - 1, r"pictures reach from -.* to .*: expected \[0, 1\]"),
+        (pixels[..., :32], "pictures are 32x64: expected 64x64"),
+    ):
+        with pytest.raises(UserError, match=words):
+            mitune.score(pipe, TEXTS, images)
 
 
 def test_another_scheduler_of_the_user_is_the_engines_solver_or_refused() -> None:
@@ -97,7 +109,7 @@ def test_hooks_and_loras_are_refused_by_name(tmp_path: Any) -> None:
     own = mitune.best_of(adapted, TEXTS[0], n=2, **QUICK)[0]
     assert furthest(fused.latent, own.latent) < 1e-4
     pipe.unet._hf_hook = object()
-    with pytest.raises(UserError, match="the unet is offloaded by hooks"):
+    with pytest.raises(UserError, match="the unet has hooks, of offloading"):
         mitune.load(pipe)
 
 

@@ -46,10 +46,13 @@ class Export(Source):
         from mitune.adapters.export.folder import check_new
         from mitune.cli.commands.given import whole_set
         from mitune.methods.pictures import export_pictures
+        from mitune.sets import FineTuningSet
 
         assert self.set is not None
         check_new(self.out)
-        model = self.load(self.adapter)
+        # Losers are drawn again, in the precision of the others.
+        own = FineTuningSet.open(self.set).settings.get("precision", "float32")
+        model = self._load(self.adapter, own)
         form: Any = self.format
         count = export_pictures(
             model,

@@ -59,8 +59,8 @@ class Source(Output):
 
 def _size(text: str) -> tuple[int, int]:
     """(height, width)."""
-    width, _, height = text.partition("x")
-    height = height or width
+    width, cross, height = text.partition("x")
+    height = height if cross else width
     if not (width.isdecimal() and height.isdecimal()) or len(width + height) > 10:
         raise UserError(f"--size is {text}: expected WIDTHxHEIGHT, such as 832x1216, or one number")
     return int(height), int(width)

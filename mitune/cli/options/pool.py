@@ -49,8 +49,14 @@ class Pruned:
                     f"--prune with one of {', '.join(get_args(Pruning))}"
                 )
             return None
+        for name in given:
+            if self.prune not in _POLICIES.get(name, (self.prune,)):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is given with --prune {self.prune}: it belongs to "
+                    f"{' and '.join(_POLICIES[name])}"
+                )
         if self.rungs is not None:
-            given["rungs"] = tuple(map(_rung, self.rungs))
+            given["rungs"] = tuple(_rung(rung, self.prune) for rung in self.rungs)
         return PruneConfig(policy=self.prune, **given)
 
 
@@ -66,8 +72,19 @@ class Pool(Pruned):
     """Only the first so many prompts."""
 
 
-def _rung(text: str) -> tuple[int, int]:
+_POLICIES = {
+    "rungs": ("halving", "threshold"),
+    "confidence": ("threshold",),
+    "verify": ("draft",),
+    "draft_precision": ("draft",),
+    "draft_steps": ("draft",),
+}
+"""The policies that take an option; audit is all policies'."""
+
+
+def _rung(text: str, policy: Pruning) -> tuple[int, int]:
     steps, colon, left = text.partition(":")
-    if not (steps.isdecimal() and (left.isdecimal() or not colon)):
+    alone = policy == "threshold" and not colon
+    if not (steps.isdecimal() and (left.isdecimal() or alone)):
         raise UserError(f"rung {text!r}: expected STEPS:CANDIDATES, such as 25:20")
     return int(steps), int(left or 1)
