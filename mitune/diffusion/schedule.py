@@ -180,19 +180,13 @@ class Schedule:
         """
         convention = convention or next(iter(self.process.conventions))
         least = self.process.least_t(convention, t_min)
-        given = self.process.conventions[convention] if t_min is None else t_min
         if not bool(self.process.counted(self.timesteps, least).any()):
+            given = self.process.conventions[convention] if t_min is None else t_min
             raise UserError(
                 f"t_min is {given:g}: no step of the schedule is above it, the first is at "
                 f"{float(self.timesteps[0]):g}; use a lower t_min or more steps"
             )
-        weights = self.process.step_weights(self.timesteps, convention, least)
-        if not bool((weights > 0).any()):  # of a flow, whose first step has none
-            raise UserError(
-                f"t_min is {given:g}: none of the {self.steps} steps above it has a weight in the "
-                "score; use a lower t_min or more steps"
-            )
-        return weights
+        return self.process.step_weights(self.timesteps, convention, least)
 
     def table(self, weights: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """``[N, 5]`` float32 on ``device`` for ``mitune_kernels.step``: a, b, sigma, weight, t."""

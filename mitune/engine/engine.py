@@ -245,8 +245,9 @@ class Engine:
 
 def counted_steps(weights: Tensor) -> int:
     """The number of steps after which a score is complete: the position of the last weight that is
-    not 0, counted from 1."""
-    return int(weights.nonzero()[-1]) + 1
+    not 0, counted from 1; all steps if there is none."""
+    counted = weights.nonzero()
+    return int(counted[-1]) + 1 if len(counted) else len(weights)
 
 
 def _drain(entries: deque[_Entry]) -> Iterator[_Entry]:

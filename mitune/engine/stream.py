@@ -110,10 +110,16 @@ class Ready:
         model, sampler, runtime = prepared.model, config.sampler, config.runtime
         need_fixed_shapes(model, prepared.backend, runtime.cuda_graphs)
         schedule = model.schedule(sampler)
+        weights = schedule.weights(sampler.convention, sampler.t_min)
+        if config.scored and not bool(weights.any()):  # the first step of a flow has none
+            raise UserError(
+                f"steps is {sampler.steps}: none of them has a weight in the score; use more steps "
+                "or a lower t_min"
+            )
         self.engine = Engine(
             prepared,
             schedule,
-            schedule.weights(sampler.convention, sampler.t_min),
+            weights,
             guidance=sampler.guidance,
             seed=config.seed,
             null=prepared.encode_null(),

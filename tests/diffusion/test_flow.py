@@ -175,7 +175,6 @@ def test_a_training_target_is_diffusers_own():
     [
         (lambda: schedule(0), "steps is 0: expected 1 to 1000"),
         (lambda: schedule(use_dynamic_shifting=True), "use_dynamic_shifting is True: expected"),
-        (lambda: schedule(2, 3.0).weights("mean"), "none of the 2 steps above it has a weight"),
         (lambda: schedule(stochastic_sampling=True), "stochastic_sampling is True: expected false"),
         (
             lambda: Schedule.from_diffusers(FlowMatchEulerDiscreteScheduler(), 5, kind="ddim"),

@@ -131,6 +131,15 @@ def test_rfmi_is_its_authors_loop(tmp_path: Path) -> None:
     assert built["score"][0].as_py() == pytest.approx(expected, rel=1e-4)
 
 
+def test_too_few_steps_for_a_score_are_one_line() -> None:
+    """The first t is 1, where the weight is 0, and the other one below 0.05."""
+    model = load()
+    options = {"candidates": 1, "steps": 2, "convention": "mean"}
+    with pytest.raises(UserError, match="steps is 2: none of them has a weight in the score"):
+        list(mitune.generate(model, TEXTS, **options))
+    assert len(list(mitune.generate(model, TEXTS, scored=False, **options))) == 2
+
+
 def test_rfmi_is_refused_for_diffusion(tmp_path: Path, shapes_model: Any) -> None:
     with pytest.raises(UserError, match="estimator rfmi belongs to a flow"):
         mitune.build_set(shapes_model, TEXTS, tmp_path / "set", estimator="rfmi")
