@@ -193,6 +193,17 @@ def test_version(capsys):
         (["--prompts", "EMPTY"], "is empty"),
         (["--candidates", "2", "--keep", "3"], "keep"),
         (["--estimator", "magic"], "trajectory, rfmi, orthogonal, standard"),
+        (["--size", "832x"], "--size is 832x: expected WIDTHxHEIGHT"),
+        (["--size", "64"], "size is given and the model is shapes: expected 32x32"),
+        (["--prune", "halving", "--rungs", "25"], "rung '25': expected STEPS:CANDIDATES"),
+        (
+            ["--prune", "halving", "--confidence", "0.9"],
+            "--confidence is given with --prune halving: it belongs to threshold",
+        ),
+        (
+            ["--prune", "draft", "--rungs", "25:20"],
+            "--rungs is given with --prune draft: it belongs to halving and threshold",
+        ),
         (["--scheduler", "heun"], "ddpm, ddim, euler"),
         (["--device", "tpu"], "cpu, cuda"),
         (["--precision", "int4"], "float32, bfloat16, float16, bf16-mixed"),

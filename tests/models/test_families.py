@@ -173,6 +173,15 @@ def test_what_is_compiled_for_one_shape_is_refused_where_there_is_none(
 
 
 @EVERY
+def test_a_tokenizer_that_says_no_length_is_read_as_the_pipeline_reads_it(case: Case) -> None:
+    pipeline = case.pipeline()
+    pipeline.tokenizer.model_max_length = int(1e30)
+    model, own = case.load(pipeline), case.load()
+    assert model.prompt_limit == own.prompt_limit
+    assert torch.equal(predict(model), predict(own))
+
+
+@EVERY
 def test_sizes(case: Case) -> None:
     model = case.load()
     height, width = model.picture_size

@@ -111,6 +111,10 @@ def test_hooks_and_loras_are_refused_by_name(tmp_path: Any) -> None:
     pipe.unet._hf_hook = object()
     with pytest.raises(UserError, match="the unet has hooks, of offloading"):
         mitune.load(pipe)
+    cast = sdxl_pipeline()
+    cast.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    with pytest.raises(UserError, match="the unet has hooks"):
+        mitune.load(cast)
 
 
 def test_a_textual_inversion_of_several_vectors_is_read_as_the_pipeline_reads_it() -> None:
