@@ -1,7 +1,6 @@
 """What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +13,11 @@ from mitune.core.identity import parts_of, weights_digest
 from mitune.diffusion.process import Process
 from mitune.diffusion.schedule import Schedule
 from mitune.diffusion.solvers import size_shift
+from mitune.models import autoencoder
 from mitune.models.family import Family, foreign
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
 from mitune.models.verify import check_weights, naming_model
-
-_CHUNK = 64
-"""Number of pictures in one batch of the VAE."""
 
 
 class PipelineModel:
@@ -264,7 +261,6 @@ class PipelineModel:
         found = (getattr(self.pipeline, name) for name in self.tokenizers)
         return max((each for each in found if each), key=lambda each: each.model_max_length)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor, /) -> Tensor:
         """Decode latents to pictures.
 
@@ -274,37 +270,12 @@ class PipelineModel:
         Returns:
             ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
         """
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        scaled = latents.to(self.device) / self.vae.config.scaling_factor + shift
-        with self._vae_that_holds_its_numbers() as vae:
-            chunks = scaled.to(vae.dtype).split(_CHUNK)
-            parts = [vae.decode(chunk, return_dict=False)[0] for chunk in chunks]
-        pictures: Tensor = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
-        return (pictures.float() / 2 + 0.5).clamp(0, 1).cpu()
+        return autoencoder.decode(self.vae, latents.to(self.device))
 
-    @contextmanager
-    def _vae_that_holds_its_numbers(self) -> Iterator[Any]:
-        """The VAE; in float32 meanwhile if it is in float16 and its config says that its numbers
-        leave that range."""
-        vae = self.vae
-        if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
-            yield vae
-            return
-        vae.to(torch.float32)
-        try:
-            yield vae
-        finally:
-            vae.to(torch.float16)
-
-    @torch.no_grad()
     def encode_images(self, images: Tensor, /) -> Tensor:
         """Encode pictures ``[N, 3, h, w]`` in [0, 1] to latents ``[N, C, H, W]`` float32, the mode
         of the encoder's distribution."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        with self._vae_that_holds_its_numbers() as vae:
-            scaled = (images.to(self.device) * 2 - 1).to(vae.dtype)
-            parts = [vae.encode(chunk).latent_dist.mode().float() for chunk in scaled.split(_CHUNK)]
-        return (torch.cat(parts) - shift) * float(self.vae.config.scaling_factor)
+        return autoencoder.encode(self.vae, images.to(self.device))
 
     def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
         """The prompts as ``tokenizer`` is given them: a textual inversion of several vectors is

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from aura_flow_pipeline import aura_flow_pipeline
+from sd3_pipeline import sd3_pipeline
+from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import TEXTS, furthest, predict, with_lora
 from z_image_pipeline import z_image_pipeline
 
@@ -42,6 +44,8 @@ CASES = {
         z_image_pipeline, guidance=lambda scale: scale - 1, size=(32, 32), compiles=False
     ),
 }
+OTHERS = {"SDXL": Case(sdxl_pipeline), "SD3": Case(sd3_pipeline)}
+"""Which have modules of their own."""
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TRAINING = mitune.TuneConfig(
     rank=2, alpha=2, batch=4, micro_batch=2, iterations=3, lr=0.1, t_range=(0, 1000)
@@ -104,10 +108,6 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     assert torch.equal(predict(model), base)
     scores = mitune.score(model, TEXTS, torch.stack([x for _, x in built.selected()]), draws=2)
     assert scores.isfinite().all()
-    table = compare_adapter(
-        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
-    )["table"]
-    assert table[0]["mean"] != table[1]["mean"]
     adapter.load(model, out)
     tuned = predict(model)
     assert furthest(tuned, base) > 1e-3
@@ -116,6 +116,24 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     theirs = with_lora(case.pipeline(), exported.path)
     assert furthest(predict(case.load(theirs)), tuned) < 1e-5
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), *OTHERS.values()], ids=[*CASES, *OTHERS])
+def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path, case: Case) -> None:
+    model = case.load()
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
+    table = compare_adapter(
+        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
+    )["table"]
+    base, tuned = (row["mean"] for row in table)
+    assert base != tuned
+    adapter.detach(model)
+    gentle = replace(TRAINING, method="full", lr=1e-3)
+    whole = mitune.tune(model, built, tmp_path / "full", gentle)
+    merged = merge(model, whole, tmp_path / "merged")
+    adapter.load(model, whole)
+    assert furthest(predict(case.load(merged)), predict(model)) < 1e-5
 
 
 @EVERY

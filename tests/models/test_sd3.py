@@ -19,7 +19,6 @@ from mitune.adapters.export.write import export_adapter
 from mitune.config.pruning import PruneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys, normal
-from mitune.evaluation.report import compare_adapter
 from mitune.models.sd3 import PRESET
 from mitune.models.sd3.model import POOLED, SD3, TEXT
 
@@ -179,22 +178,6 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, joint: b
     merged = merge(model, out, tmp_path / "merged")
     assert furthest(predict(load(merged)), tuned) < 1e-5
     assert StableDiffusion3Pipeline.from_pretrained(merged).text_encoder_3 is not None
-
-
-def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path) -> None:
-    model = load()
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", QUICK)
-    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
-    table = compare_adapter(
-        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
-    )["table"]
-    base, tuned = (row["mean"] for row in table)
-    assert base != tuned
-    adapter.detach(model)
-    whole = mitune.tune(model, built, tmp_path / "full", replace(TRAINING, method="full"))
-    merged = merge(model, whole, tmp_path / "merged")
-    adapter.load(model, whole)
-    assert furthest(predict(load(merged)), predict(model)) < 1e-5
 
 
 def test_the_second_attention_of_a_layer_is_adapted_too(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys, normal
-from mitune.evaluation.report import compare_adapter
 from mitune.models.sdxl.model import POOLED, SDXL, SIZES, TEXT
 from mitune.runtime.prepared import Prepared
 
@@ -154,22 +153,6 @@ def test_a_kohya_file_is_what_diffusers_reads_of_it(tmp_path: Path) -> None:
     tuned = predict(model)
     theirs = with_lora(sdxl_pipeline(), tmp_path / "kohya" / "kohya.safetensors")
     assert furthest(predict(load(theirs)), tuned) < 1e-5
-
-
-def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path) -> None:
-    model = load()
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", QUICK)
-    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
-    table = compare_adapter(
-        model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
-    )["table"]
-    base, tuned = (row["mean"] for row in table)
-    assert base != tuned
-    adapter.detach(model)
-    whole = mitune.tune(model, built, tmp_path / "full", replace(TRAINING, method="full"))
-    merged = merge(model, whole, tmp_path / "merged")
-    adapter.load(model, whole)
-    assert furthest(predict(load(merged)), predict(model)) < 1e-5
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection
+
+from mitune.models.small_clip import small_clip
 
 WIDTHS = 768, 1280
 """Of the two CLIP encoders."""
@@ -56,7 +58,7 @@ def random_parts(name: str, tokenizer: Any) -> dict[str, Any]:
     tokens are there as zeros and cost as much; see ``Family.random``."""
     denoiser = transformer(name)
     torch.nn.init.normal_(denoiser.proj_out.weight, std=0.05)
-    first, second = (_clip(tokenizer, width) for width in WIDTHS)
+    first, second = (CLIPTextModelWithProjection(small_clip(tokenizer, width)) for width in WIDTHS)
     return {
         "transformer": denoiser,
         "text_encoder": first,
@@ -74,19 +76,3 @@ def random_parts(name: str, tokenizer: Any) -> dict[str, Any]:
             shift_factor=0.0609,
         ),
     }
-
-
-def _clip(tokenizer: Any, width: int) -> CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=width // 64,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    return CLIPTextModelWithProjection(config)

@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from mitune.models.small_clip import small_clip
 
 WIDTHS = 768, 1280
 """Of the two text encoders; the second one's is that of the pooled embedding too."""
@@ -33,7 +35,7 @@ def random_parts(tokenizer: Any) -> dict[str, Any]:
     ``Family.random``."""
     unet = sdxl_unet()
     torch.nn.init.normal_(unet.conv_out.weight, std=0.05)  # predictions of about unit variance
-    first, second = (_clip(tokenizer, width) for width in WIDTHS)
+    first, second = (small_clip(tokenizer, width) for width in WIDTHS)
     return {
         "unet": unet,
         "text_encoder": CLIPTextModel(first),
@@ -41,18 +43,3 @@ def random_parts(tokenizer: Any) -> dict[str, Any]:
         "tokenizer": tokenizer,
         "tokenizer_2": tokenizer,
     }
-
-
-def _clip(tokenizer: Any, width: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=width // 64,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )

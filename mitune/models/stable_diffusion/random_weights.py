@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
+
+from mitune.models.small_clip import small_clip
 
 TEXT_WIDTH = 1024
 
@@ -37,26 +39,10 @@ UNETS = {"sd21-base-random": sd21_base_unet, "tiny-random": tiny_unet}
 
 
 def random_parts(name: str, tokenizer: Any) -> dict[str, Any]:
-    """A UNet with random weights and what encodes text for it; see ``Family.random``.
-
-    The text encoder is small, because it hardly matters for the cost of building a set.
-    """
+    """A UNet with random weights and what encodes text for it; see ``Family.random``."""
     unet = UNETS[name]()
     # With the default initialization of the output layer, predictions are so small that scores
     # drown in rounding. The real model predicts noise of unit variance.
     torch.nn.init.normal_(unet.conv_out.weight, std=0.05)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=16,
-            projection_dim=TEXT_WIDTH,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    )
+    text_encoder = CLIPTextModel(small_clip(tokenizer, TEXT_WIDTH))
     return {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
