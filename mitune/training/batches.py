@@ -215,7 +215,7 @@ def _check(model: LatentModel, pairs: Sequence[tuple[str, Tensor]], name: str) -
             raise UserError(
                 f"pair {number} ({prompt!r}) of the {name} has a latent of shape "
                 f"{list(latent.shape)}: expected {list(model.latent_shape)}; use a set built with "
-                "this model"
+                "this model, at this size"
             )
         if not latent.isfinite().all():
             raise UserError(
