@@ -68,11 +68,13 @@ kernel_tests=(tests/kernels tests/engine/test_on_gpu.py tests/training/test_capt
 if [ "$tiny" = --tiny ]; then
     device=cpu jobs=() levers=(cudnn) stages=(--device cpu --tiny --slots 2 --candidates 3 --steps 5 --micro-batch 1)
     size=(--model tiny-random --prompts 2 --candidates 3 --steps 5 --slots 2 --slow-prompts 1)
+    declare -A others=([sdxl]=tiny-random)
+    other_size=(--prompts 2 --candidates 2 --steps 3 --slots 2 --slow-prompts 1)
     rungs=(fused half exact "halving late" threshold)
     more_rungs=(slots)
     trained=(--model tiny-random --prompts 4 --batch 2 --micro-batch 1 --iterations 1)
     trainers=(merged authors fair) more_trainers=(peft)
-    order=(doctor tests step-5 main authors fair profile training profile-training levers float32
+    order=(doctor tests step-5 sdxl main authors fair profile training profile-training levers float32
         rest training-rest cache sanitizer)
     kernel_tests=(tests/kernels/test_noise_op.py -k "reference and golden or words")
     sanitized=(tests/kernels/test_step_op.py -k "cuda and no_rows")
@@ -83,6 +85,8 @@ else
     stages=()
     # Six prompts: with fewer, slots stay empty when pools shrink, and pruning gains nothing.
     size=(--model sd21-base-random --prompts 6 --candidates 50 --steps 20 --slots 50 --slow-prompts 1)
+    declare -A others=([sdxl]=sdxl-random [sd35]=sd35-medium-random)
+    other_size=(--prompts 2 --candidates 8 --steps 5 --slots 8 --slow-prompts 1)
     # The most telling first: a stage that is stopped has what it began with.
     rungs=(fused threshold "halving late" exact)
     more_rungs=(captured "captured triton" "captured cuda" compiled "halving early" half)
@@ -90,7 +94,7 @@ else
     trainers=(ours authors)
     more_trainers=(fair merged captured compiled peft)
     order=(doctor tests step-1024 training profile profile-training main authors fair levers
-        sanitizer cache step-128 training-rest float32 rest step-50)
+        sdxl sd35 sanitizer cache step-128 training-rest float32 rest step-50)
     sanitized=(tests/kernels -k "cuda and (formulas or loop or score_follows or keyed_noise)")
 fi
 
@@ -142,6 +146,13 @@ ladder() {
         sed '/^repeated/,$d' "$out/ladder-$name.txt"
 }
 
+# other MODEL: the rungs that tell most, of another denoiser at its own size.
+other() {
+    stage 150 "ladder-$1" "${mitune[@]}" bench generate --device "$device" --model "${others[$1]}" \
+        "${other_size[@]}" --precision bfloat16 --figures "$out/ladder-$1.jsonl" \
+        --only fused fair && sed '/^repeated/,$d' "$out/ladder-$1.txt"
+}
+
 # training SECONDS NAME RUNG...: one process, which loads the model once.
 training() {
     local most=$1 name=$2
@@ -189,6 +200,7 @@ run() {
         main) ladder 120 main "${rungs[@]}" ;;
         rest) ladder 200 rest "${more_rungs[@]}" ;;
         authors | fair) ladder 75 "$1" "$1" ;;
+        sdxl | sd35) other "$1" ;;
         float32) ladder 200 float32 "exact float32" ;;
         training) training 110 main "${trainers[@]}" ;;
         training-rest) training 90 rest "${more_trainers[@]}" ;;

@@ -73,15 +73,20 @@ def weights_digest(*modules: torch.nn.Module) -> str:
 
 
 def parts_of(
-    pipeline: Any, denoiser: str, encoders: Sequence[str], tokenizers: Sequence[str]
+    pipeline: Any,
+    denoiser: str,
+    encoders: Sequence[str],
+    tokenizers: Sequence[str],
+    scheduler: Any,
 ) -> dict[str, Any]:
     """Everything in a pipeline that changes a number, except the weights of the denoiser and the
     text encoders: by part, as plain JSON.
 
     Args:
-        pipeline: also has a ``vae`` and a ``scheduler``; its weights are as they were loaded. Text
+        pipeline: also has a ``vae``; its weights are as they were loaded. Text
             encoders and tokenizers that are None are left out.
         denoiser, encoders, tokenizers: names of its parts.
+        scheduler: whose noise levels and steps are used.
     """
     parts: dict[str, Any] = {denoiser: _chosen(getattr(pipeline, denoiser))}
     for name in encoders:
@@ -91,7 +96,7 @@ def parts_of(
     for name in tokenizers:
         if (tokenizer := getattr(pipeline, name)) is not None:
             parts[name] = _tokenizer(tokenizer)
-    parts["scheduler"] = _scheduler(pipeline.scheduler)
+    parts["scheduler"] = _scheduler(scheduler)
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
 

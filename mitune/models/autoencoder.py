@@ -1,4 +1,4 @@
-"""Pictures and latents through diffusers' AutoencoderKL, in its own dtype."""
+"""Pictures and latents through diffusers' AutoencoderKL or AutoencoderDC, in its own dtype."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     """Pictures ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
 
     Args:
-        vae: an AutoencoderKL.
+        vae: an AutoencoderKL or AutoencoderDC.
         latents: ``[N, C, H, W]`` float32 on its device, in the sampler's scale.
     """
     scaled = latents / vae.config.scaling_factor + _shift(vae)
@@ -30,11 +30,16 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(vae: Any, images: Tensor) -> Tensor:
     """Latents ``[N, C, H, W]`` float32 of pictures ``[N, 3, h, w]`` in [0, 1] on the device of
-    ``vae``: the mode of the encoder's distribution."""
+    ``vae``: the mode of the encoder's distribution where it makes one."""
     with _holding_its_numbers(vae):
         chunks = (images * 2 - 1).to(vae.dtype).split(_CHUNK)
-        parts = [vae.encode(chunk).latent_dist.mode().float() for chunk in chunks]
+        parts = [_latents(vae.encode(chunk)).float() for chunk in chunks]
     return (torch.cat(parts) - _shift(vae)) * float(vae.config.scaling_factor)
+
+
+def _latents(made: Any) -> Tensor:
+    found: Tensor = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
+    return found
 
 
 def _shift(vae: Any) -> float:

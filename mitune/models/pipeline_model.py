@@ -80,8 +80,9 @@ class PipelineModel:
         # Hashed before the dtype changes, so that a model has the same fingerprint in every
         # precision.
         self.fingerprint = fingerprint or weights_digest(*(part for part in trained if part))
+        self.scheduler = self.scheduler_of(pipeline)
         self.parts: Mapping[str, Any] = parts_of(
-            pipeline, self.denoiser, self.encoders, self.tokenizers
+            pipeline, self.denoiser, self.encoders, self.tokenizers, self.scheduler
         )
         self.networks: dict[str, Any] = {}
         for part in (self.denoiser, *self.encoders, "vae"):
@@ -97,7 +98,6 @@ class PipelineModel:
             if network.dtype != dtype:  # some diffusers networks warn about every conversion
                 network.to(dtype=dtype)
             self.networks[part] = network.to(device).eval().requires_grad_(False)
-        self.scheduler = pipeline.scheduler
         self.process: Process = Schedule.levels(self.scheduler).process
         self.latent_shape: tuple[int, ...] = self.shape_of_latents()
         if size is not None and size != self.picture_size:
@@ -116,6 +116,11 @@ class PipelineModel:
                 if part in there:
                     own = dtype if part == self.denoiser else torch.float32
                     check_weights(part, getattr(pipeline, part), own)
+
+    def scheduler_of(self, pipeline: Any) -> Any:
+        """The pipeline's scheduler; or one of the same noise levels for which the engine has a
+        solver."""
+        return pipeline.scheduler
 
     def shape_of_latents(self) -> tuple[int, ...]:
         """(C, H, W), from the denoiser's config."""

@@ -1,13 +1,15 @@
 """What every family has to do that has no module of its own here, against diffusers' pipelines."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from aura_flow_pipeline import aura_flow_pipeline
+from diffusers import DPMSolverMultistepScheduler, SanaPipeline
+from sana_pipeline import sana_pipeline
 from sd3_pipeline import sd3_pipeline
 from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import TEXTS, furthest, predict, with_lora
@@ -31,6 +33,8 @@ class Case:
     pipeline: Callable[[], Any]
     guidance: Callable[[float], float] = lambda scale: scale
     """From our scale to that of the pipeline's call."""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Options of that call beside the usual ones."""
     size: tuple[int, int] | None = None
     compiles: bool = True
 
@@ -40,6 +44,7 @@ class Case:
 
 CASES = {
     "AuraFlow": Case(aura_flow_pipeline),
+    "Sana": Case(sana_pipeline, call={"use_resolution_binning": False}),
     "Z-Image": Case(
         z_image_pipeline, guidance=lambda scale: scale - 1, size=(32, 32), compiles=False
     ),
@@ -94,6 +99,7 @@ def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> No
         num_inference_steps=STEPS,
         guidance_scale=case.guidance(GUIDANCE),
         output_type="latent",
+        **case.call,
     ).images
     assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
     assert all(c.score > 0 for c in made)  # a sum of squares
@@ -167,7 +173,9 @@ def test_parts_that_do_not_fit_are_refused(case: Case) -> None:
             mitune.load(pipeline)
     pipeline = case.pipeline()
     width = next(
-        n for n in ("cap_feat_dim", "joint_attention_dim") if n in pipeline.transformer.config
+        n
+        for n in ("cap_feat_dim", "joint_attention_dim", "caption_channels")
+        if n in pipeline.transformer.config
     )
     pipeline.transformer.register_to_config(**{width: 9})
     with pytest.raises(UserError, match="transformer takes text of width 9"):
@@ -208,3 +216,21 @@ def test_sizes(case: Case) -> None:
     assert taller.latent_shape != model.latent_shape
     with pytest.raises(UserError, match="multiples of"):
         mitune.load(case.pipeline(), size=(height + 1, width))
+
+
+def test_a_flow_of_dpm_solver_is_stepped_by_euler(tmp_path: Path) -> None:
+    """As Sana's published pipelines are; the merged model keeps its own solver."""
+    pipeline = sana_pipeline()
+    pipeline.scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    pipeline.save_pretrained(tmp_path / "model")
+    model, euler = mitune.load(tmp_path / "model"), mitune.load(sana_pipeline())
+    options = {"candidates": 1, "steps": STEPS, "guidance": GUIDANCE}
+    one, other = (list(mitune.generate(m, TEXTS, **options)) for m in (model, euler))
+    assert all(torch.equal(a.latent, b.latent) for a, b in zip(one, other, strict=True))
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
+    merged = SanaPipeline.from_pretrained(merge(model, out, tmp_path / "merged"))
+    assert isinstance(merged.scheduler, DPMSolverMultistepScheduler)
+    assert mitune.load(merged).parts["scheduler"] == model.parts["scheduler"]

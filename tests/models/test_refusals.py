@@ -37,7 +37,7 @@ def test_a_folder_of_such_a_pipeline_is_refused_with_the_reason(
 
 
 def test_what_is_only_not_there_yet_has_no_reason() -> None:
-    for pipeline in ("QwenImagePipeline", "SanaPipeline", "CogView4Pipeline", "ChromaPipeline"):
+    for pipeline in ("QwenImagePipeline", "CogView4Pipeline", "ChromaPipeline"):
         assert why_not(pipeline) is None
 
 

@@ -1,0 +1,43 @@
+"""Sana."""
+
+from dataclasses import replace
+from typing import Any
+
+from mitune.config.preset import PAPER
+from mitune.config.sampling import SamplerConfig
+from mitune.models.family import Family
+
+
+def _model(*arguments: Any, **options: Any) -> Any:
+    from mitune.models.sana.model import Sana
+
+    return Sana(*arguments, **options)
+
+
+PRESET = replace(
+    PAPER,
+    sampler=SamplerConfig(steps=20, guidance=4.5, scheduler="euler", convention="integral"),
+    use_guidance=4.5,
+    tuning=replace(PAPER.tuning, t_range=(0, 1000)),
+)
+"""Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
+None was measured for this family."""
+
+FAMILY = Family(
+    title="a SanaPipeline",
+    pipeline="SanaPipeline",
+    components={
+        "transformer": ("SanaTransformer2DModel",),
+        "vae": ("AutoencoderDC",),
+        "text_encoder": ("Gemma2Model",),
+        "tokenizer": None,
+        "scheduler": ("FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"),
+    },
+    networks={
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    },
+    preset=PRESET,
+    model=_model,
+)
