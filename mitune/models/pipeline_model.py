@@ -144,7 +144,7 @@ class PipelineModel:
                     f"{upto}; the model's own is {self.picture_size[1]}x{self.picture_size[0]}"
                 )
         channels, *_ = self.latent_shape
-        self.latent_shape = channels, *(side // self._scale for side in size)
+        self.latent_shape = channels, *(side // self.latent_scale for side in size)
         self.parts = {**self.parts, "size": {"height": size[0], "width": size[1]}}
 
     @property
@@ -152,7 +152,7 @@ class PipelineModel:
         """Pixels of which a picture's sides are multiples: those of one latent, doubled by each
         halving in a UNet, so that its maps divide evenly."""
         config = self.networks[self.denoiser].config
-        return int(self._scale * 2 ** (len(config.block_out_channels) - 1))
+        return int(self.latent_scale * 2 ** (len(config.block_out_channels) - 1))
 
     @property
     def largest_side(self) -> int | None:
@@ -160,7 +160,7 @@ class PipelineModel:
         return None
 
     @property
-    def _scale(self) -> int:
+    def latent_scale(self) -> int:
         """Pixels of a latent's side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
@@ -183,7 +183,7 @@ class PipelineModel:
     def picture_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the pictures that decode from ``latent_shape``."""
         height, width = self.latent_shape[-2:]
-        return height * self._scale, width * self._scale
+        return height * self.latent_scale, width * self.latent_scale
 
     @property
     def prompt_limit(self) -> int:

@@ -59,7 +59,7 @@ class AuraFlow(PipelineModel):
     @property
     def size_step(self) -> int:
         """A patch."""
-        return self._scale * self.patch
+        return self.latent_scale * self.patch
 
     @property
     def largest_side(self) -> int:

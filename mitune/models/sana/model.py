@@ -70,13 +70,13 @@ class Sana(PipelineModel):
         )
 
     @property
-    def _scale(self) -> int:
+    def latent_scale(self) -> int:
         return int(2 ** (len(self.vae.config.encoder_block_out_channels) - 1))
 
     @property
     def size_step(self) -> int:
         """A patch."""
-        return self._scale * self.patch
+        return self.latent_scale * self.patch
 
     @property
     def prompt_limit(self) -> int:

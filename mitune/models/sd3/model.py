@@ -49,7 +49,7 @@ class SD3(PipelineModel):
     @property
     def size_step(self) -> int:
         """A patch."""
-        return self._scale * self.patch
+        return self.latent_scale * self.patch
 
     @property
     def largest_side(self) -> int:

@@ -61,13 +61,13 @@ class ZImage(PipelineModel):
         return RuntimePasses(fixed_shapes=False)
 
     def shape_of_latents(self) -> tuple[int, ...]:
-        side = _SIDE // self._scale
+        side = _SIDE // self.latent_scale
         return self.networks[self.denoiser].config.in_channels, side, side
 
     @property
     def size_step(self) -> int:
         """A patch."""
-        return self._scale * self.patch
+        return self.latent_scale * self.patch
 
     @property
     def patch(self) -> int:
