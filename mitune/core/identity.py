@@ -50,6 +50,7 @@ _FLOW = (
 """Options of the rectified-flow scheduler."""
 # Only options that do not follow from the shapes of the weights.
 _TEXT_ENCODER = ("hidden_act", "layer_norm_eps", "num_attention_heads", "use_attention_mask")
+_PREFIX = "text_model."
 _LONGEST = 4096
 _PROBES = [
     "A photo of TWO cats, sitting on a sofa;  don't (ever) move!",
@@ -61,10 +62,15 @@ _PROBES = [
 
 
 def weights_digest(*modules: torch.nn.Module) -> str:
-    """SHA-256 over names and values of all tensors, in their own dtypes, in one pass."""
+    """SHA-256 over names and values of all tensors, in their own dtypes, in one pass. The same in
+    every version of transformers, of which those before 5 put ``text_model.`` before all names of
+    a CLIP text encoder."""
     digest = hashlib.sha256()
     for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
+        tensors = module.state_dict()
+        if all(name.startswith(_PREFIX) for name in tensors):
+            tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             # Hash a view of the memory, not a copy as bytes: weights are gigabytes.
             flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

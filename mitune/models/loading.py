@@ -19,6 +19,9 @@ from mitune.core.errors import UserError
 from mitune.models.family import Family, expected, families, refused
 
 _INDEX = "model_index.json"
+_PREFIX = "text_model."
+"""Of every name in a CLIP text encoder in transformers before 5, which does not know the names that
+files written by 5 have."""
 
 
 def load_model(
@@ -216,6 +219,12 @@ def _lacking(part: str, stem: str, files: list[str], variants: list[str]) -> str
     return f"has no weights: expected {wanted}; fetch the model again"
 
 
+def _without_prefix(told: Mapping[str, Any]) -> bool:
+    """Whether a text encoder lacks nothing but the prefix of its file's names."""
+    missing, left = set(told["missing_keys"]), set(told["unexpected_keys"])
+    return bool(missing) and missing == {_PREFIX + name for name in left}
+
+
 def _network(
     source: str | Path,
     folder: Path,
@@ -229,15 +238,23 @@ def _network(
     library = "transformers" if named[0] == "transformers" else "diffusers"
     kind: Any = getattr(importlib.import_module(library), named[1])
     harmless = re.compile(rf"(^|\.)({'|'.join(map(re.escape, family.harmless)) or '$.'})$")
+    options = {"dtype" if library == "transformers" else "torch_dtype": torch.float32}
     with _told(source, f"restore the files in {part}/"):
-        made, told = kind.from_pretrained(
-            str(folder),
-            subfolder=part,
-            variant=variant,
-            use_safetensors=True,
-            output_loading_info=True,
-            **{"dtype" if library == "transformers" else "torch_dtype": torch.float32},
-        )
+
+        def load(**more: Any) -> Any:
+            return kind.from_pretrained(
+                str(folder),
+                subfolder=part,
+                variant=variant,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+                **more,
+            )
+
+        made, told = load()
+        if _without_prefix(told):
+            made, told = load(key_mapping={rf"^(?!{_PREFIX}|text_projection\.)": _PREFIX})
     faults = []
     for key, what in (
         ("missing_keys", "lacks"),

@@ -5,7 +5,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
 
 from mitune.core.errors import UserError
+from mitune.core.identity import weights_digest
 from mitune.load import load, pick_device
+from mitune.models.loading import _without_prefix
 from mitune.worlds.shapes.model import FOLDER
 from mitune.worlds.shapes.prompts import prompts
 
@@ -117,3 +119,27 @@ def test_a_device_that_is_not_there():
 def test_unknown_precision():
     with pytest.raises(UserError, match="float32, bfloat16, float16"):
         load("shapes", precision="fp8")
+
+
+def test_a_text_encoder_has_one_fingerprint_in_every_version_of_transformers() -> None:
+    """Before 5 all of its names begin with text_model; ``make floor`` loads such an encoder."""
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embeddings = torch.nn.Linear(2, 3)
+
+    class Older(torch.nn.Module):
+        def __init__(self, whole: Whole) -> None:
+            super().__init__()
+            self.text_model = whole
+
+    whole = Whole()
+    assert weights_digest(whole) == weights_digest(Older(whole))
+    report = {
+        "missing_keys": ["text_model.embeddings.weight"],
+        "unexpected_keys": ["embeddings.weight"],
+    }
+    assert _without_prefix(report)
+    assert not _without_prefix({**report, "unexpected_keys": ["other.weight"]})
+    assert not _without_prefix({"missing_keys": [], "unexpected_keys": []})
