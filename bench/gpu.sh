@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All that wants a GPU, for one that is lent for minutes:
+# Everything that needs a GPU, for one that is lent for minutes:
 #
-#     bench/gpu.sh OUT SECONDS              the stages in their order, what tells most first, until the
-#                                           time is over
+#     bench/gpu.sh OUT SECONDS              the stages in their order, the most informative first,
+#                                           until the time is over
 #     bench/gpu.sh OUT SECONDS STAGE...     only these stages
 #     bench/gpu.sh OUT SECONDS --tiny       a rehearsal on a CPU, with a tiny model, nothing compiled
 #
@@ -87,7 +87,7 @@ else
     size=(--model sd21-base-random --prompts 6 --candidates 50 --steps 20 --slots 50 --slow-prompts 1)
     declare -A others=([sdxl]=sdxl-random [sd35]=sd35-medium-random)
     other_size=(--prompts 2 --candidates 8 --steps 5 --slots 8 --slow-prompts 1)
-    # The most telling first: a stage that is stopped has what it began with.
+    # The most informative first: a stage that is stopped has what it began with.
     rungs=(fused threshold "halving late" exact)
     more_rungs=(captured "captured triton" "captured cuda" compiled "halving early" half)
     trained=(--model sd21-base-random --batch 64 --micro-batch 16 --iterations 4 --exact-samples 0)
@@ -120,11 +120,11 @@ tests() {
             nice timeout "$(left)" "$python" bench/stages.py "lever-$name" --out "$out" \
             "${stages[@]}" > "$out/lever-$name.txt" 2> "$out/lever-$name.err" &
     done
-    local told
+    local outcome
     for name in "${pids[@]}"; do
-        wait "${name%%:*}" && told="exit 0" || { told=failed; failed=1; }
+        wait "${name%%:*}" && outcome="exit 0" || { outcome=failed; failed=1; }
         name=${name#*:}
-        say "$name: $told; $(cat "$out/$name.txt" "$out/$name.err" 2> /dev/null | tail -n 1 | cut -c1-160)"
+        say "$name: $outcome; $(cat "$out/$name.txt" "$out/$name.err" 2> /dev/null | tail -n 1 | cut -c1-160)"
     done
     # Run verbosely, so that even a run which the limit stops names what failed.
     grep "FAILED\|ERROR\|^E  " "$out/tests.txt" | cut -c1-200 | sort | uniq -c | sort -rn | head -n 25
@@ -146,7 +146,7 @@ ladder() {
         sed '/^repeated/,$d' "$out/ladder-$name.txt"
 }
 
-# other MODEL: the rungs that tell most, of another denoiser at its own size.
+# other MODEL: the most informative rungs, of another denoiser at its own size.
 other() {
     stage 150 "ladder-$1" "${mitune[@]}" bench generate --device "$device" --model "${others[$1]}" \
         "${other_size[@]}" --precision bfloat16 --figures "$out/ladder-$1.jsonl" \

@@ -128,24 +128,17 @@ class Loaded:
             family = family_of(self._name, self.pipeline)
             with naming_model(self._name):
                 check_live(self.pipeline)
-
-            def model(size: tuple[int, int] | None) -> LatentModel:
-                made: LatentModel = family.model(
-                    copy.copy(self.pipeline),
-                    self._name,
-                    device=pick_device(self._device or "cpu"),
-                    precision=self._precision,
-                    # Of the weights as they were loaded, before they change their precision.
-                    fingerprint=self._fingerprint,
-                    size=size,
-                )
-                self._fingerprint = made.fingerprint
-                return made
-
-            made = model(None)
-            if size != (None, None):
-                height, width = made.picture_size
-                made = model((size[0] or height, size[1] or width))
+            made = family.model(
+                copy.copy(self.pipeline),
+                self._name,
+                device=pick_device(self._device or "cpu"),
+                precision=self._precision,
+                # Of the weights as they were loaded, before they change their precision.
+                fingerprint=self._fingerprint,
+            )
+            self._fingerprint = made.fingerprint
+            height, width = made.picture_size
+            made.resize((size[0] or height, size[1] or width))
             if self._adapter is not None:
                 adapter.load(made, self._adapter, fingerprint=made.fingerprint)
             self._made = wanted, made

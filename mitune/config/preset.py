@@ -1,7 +1,7 @@
-"""The numbers a model is used with unless told otherwise: the paper's, but for models with
-their own."""
+"""The numbers with which a model is used if no others are given: the paper's, except for models
+that have their own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mitune.config.choices import Estimator
 from mitune.config.sampling import SamplerConfig
@@ -34,3 +34,20 @@ class Preset:
 PAPER = Preset()
 """Wang et al., section 4 and Table 5: M = 50, k = 1, 50 ancestral steps, guidance 7.5, DoRA rank
 32."""
+
+
+def flow_preset(steps: int, guidance: float) -> Preset:
+    """The paper's pool and adapter for a rectified flow: Euler's method, the exact integral, and
+    training over all times.
+
+    Args:
+        steps, guidance: those with which the family is used.
+    """
+    return replace(
+        PAPER,
+        sampler=SamplerConfig(
+            steps=steps, guidance=guidance, scheduler="euler", convention="integral"
+        ),
+        use_guidance=guidance,
+        tuning=replace(PAPER.tuning, t_range=(0, 1000)),
+    )

@@ -71,7 +71,7 @@ class TuneConfig:
     holds; on a GPU only."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's activations again in the backward pass instead of keeping them: less
-    memory, about a third more time, the same result beyond rounding."""
+    memory, more time, the same result beyond rounding."""
     checkpoint_every: int = 50
     """Steps between checkpoints; changes nothing in the result."""
     keep_checkpoints: int = 2

@@ -76,7 +76,7 @@ def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]
         for part, own in variants.items()
     }
     absent = dict.fromkeys([*family.unused, *(family.optional - classes.keys())])
-    with _told(source, "restore its files"):
+    with _one_line(source, "restore its files"):
         pipeline = getattr(diffusers, family.pipeline).from_pretrained(
             str(folder), **networks, **absent, **family.options
         )
@@ -84,7 +84,7 @@ def load_pipeline(source: str | Path, variant: str | None) -> tuple[Family, Any]
 
 
 @contextmanager
-def _told(source: str | Path, mend: str) -> Iterator[None]:
+def _one_line(source: str | Path, mend: str) -> Iterator[None]:
     """Turn an error of the libraries into one line; a damaged folder makes them raise anything."""
     try:
         yield
@@ -114,7 +114,7 @@ def _folder(source: str | Path, variant: str | None) -> Path:
             f"model folder {source} is not there: expected 'shapes', a diffusers folder, or a name "
             "on the hub, such as organisation/name"
         )
-    with _told(source, "check its spelling and the network"):
+    with _one_line(source, "check its spelling and the network"):
         unused = dict.fromkeys(name for family in families() for name in family.unused)
         fetched = DiffusionPipeline.download(
             str(source), use_safetensors=True, variant=variant, **unused
@@ -219,9 +219,9 @@ def _lacking(part: str, stem: str, files: list[str], variants: list[str]) -> str
     return f"has no weights: expected {wanted}; fetch the model again"
 
 
-def _without_prefix(told: Mapping[str, Any]) -> bool:
+def _without_prefix(report: Mapping[str, Any]) -> bool:
     """Whether a text encoder lacks nothing but the prefix of its file's names."""
-    missing, left = set(told["missing_keys"]), set(told["unexpected_keys"])
+    missing, left = set(report["missing_keys"]), set(report["unexpected_keys"])
     return bool(missing) and missing == {_PREFIX + name for name in left}
 
 
@@ -239,7 +239,7 @@ def _network(
     kind: Any = getattr(importlib.import_module(library), named[1])
     harmless = re.compile(rf"(^|\.)({'|'.join(map(re.escape, family.harmless)) or '$.'})$")
     options = {"dtype" if library == "transformers" else "torch_dtype": torch.float32}
-    with _told(source, f"restore the files in {part}/"):
+    with _one_line(source, f"restore the files in {part}/"):
 
         def load(**more: Any) -> Any:
             return kind.from_pretrained(
@@ -252,9 +252,9 @@ def _network(
                 **more,
             )
 
-        made, told = load()
-        if _without_prefix(told):
-            made, told = load(key_mapping={rf"^(?!{_PREFIX}|text_projection\.)": _PREFIX})
+        made, report = load()
+        if _without_prefix(report):
+            made, report = load(key_mapping={rf"^(?!{_PREFIX}|text_projection\.)": _PREFIX})
     faults = []
     for key, what in (
         ("missing_keys", "lacks"),
@@ -262,7 +262,7 @@ def _network(
         ("mismatched_keys", "has in another shape"),
     ):
         # A mismatched key comes with its shapes.
-        keys = sorted(each if isinstance(each, str) else str(each[0]) for each in told[key])
+        keys = sorted(each if isinstance(each, str) else str(each[0]) for each in report[key])
         if keys := [each for each in keys if not harmless.search(each)]:
             faults.append(f"{what} {len(keys)} weights, such as {keys[0]}")
     if faults:

@@ -47,6 +47,8 @@ class PipelineModel:
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """All text encoders, including those that cannot have an adapter."""
+    tokens: ClassVar[int | None] = None
+    """How many tokens of a prompt the family's pipeline reads at most; None: the tokenizer's."""
     text_name: ClassVar[str]
     """The name of the text's hidden states in the conditioning."""
     pooled_name: ClassVar[str | None] = None
@@ -100,8 +102,8 @@ class PipelineModel:
             self.networks[part] = network.to(device).eval().requires_grad_(False)
         self.process: Process = Schedule.levels(self.scheduler).process
         self.latent_shape: tuple[int, ...] = self.shape_of_latents()
-        if size is not None and size != self.picture_size:
-            self._resize(size)
+        if size is not None:
+            self.resize(size)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         """Raise UserError, naming the model and the part, unless the parts make one model that
@@ -129,12 +131,15 @@ class PipelineModel:
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return config.in_channels, height, width
 
-    def _resize(self, size: tuple[int, int]) -> None:
-        """Draw pictures of ``size``; it is a part of the model's identity then.
+    def resize(self, size: tuple[int, int]) -> None:
+        """Draw pictures of ``size``, (height, width); if it is not the model's own, it is a part of
+        the model's identity.
 
         Raises:
             UserError: a side that the networks cannot have.
         """
+        if size == self.picture_size:
+            return
         step, most = self.size_step, self.largest_side
         for side in size:
             if side < step or side % step or (most is not None and side > most):
@@ -149,10 +154,10 @@ class PipelineModel:
 
     @property
     def size_step(self) -> int:
-        """Pixels of which a picture's sides are multiples: those of one latent, doubled by each
-        halving in a UNet, so that its maps divide evenly."""
-        config = self.networks[self.denoiser].config
-        return int(self.latent_scale * 2 ** (len(config.block_out_channels) - 1))
+        """Pixels of which a picture's sides are multiples: those of a transformer's patch, or of a
+        latent, doubled by each halving in a UNet, so that its maps divide evenly."""
+        blocks = self.networks[self.denoiser].config.get("block_out_channels") or (1,)
+        return int(self.latent_scale * self.patch * 2 ** (len(blocks) - 1))
 
     @property
     def largest_side(self) -> int | None:
@@ -188,7 +193,8 @@ class PipelineModel:
     @property
     def prompt_limit(self) -> int:
         """How many tokens of a prompt the model sees."""
-        return int(self._widest().model_max_length)
+        limit = int(self._widest().model_max_length)
+        return limit if self.tokens is None else min(limit, self.tokens)
 
     def schedule(self, sampler: SamplerConfig, /) -> Schedule:
         """The table of the sampler's steps, as the family's pipeline takes them."""

@@ -88,6 +88,29 @@ def check_unet(unet: Any, vae: Any) -> None:
         )
 
 
+def check_transformer(network: Any, vae: Any, taken: int, made: int) -> None:
+    """Raise UserError unless a transformer, by its config, makes latents from latents of the VAE,
+    and takes text as wide as its encoder makes it.
+
+    Args:
+        network, vae: their configs.
+        taken: width of the text that the transformer takes.
+        made: width of the text that the text_encoder makes.
+    """
+    channels = network.get("out_channels") or network.in_channels
+    if not network.in_channels == channels == vae.latent_channels:
+        raise UserError(
+            f"the transformer takes {network.in_channels} channels and makes {channels}, and the "
+            f"vae's latents have {vae.latent_channels}: expected the same number of each; give a "
+            "text-to-image model"
+        )
+    if taken != made:
+        raise UserError(
+            f"the transformer takes text of width {taken} and the text_encoder makes {made}: "
+            "expected the same; give the encoder that the transformer was trained with"
+        )
+
+
 def check_vae(vae: Any) -> None:
     """Raise UserError unless an AutoencoderKL, by its config, takes pictures and scales its latents
     by a factor alone."""

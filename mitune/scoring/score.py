@@ -47,24 +47,8 @@ def score(
     config: ScoreConfig | None = None,
     **options: Any,
 ) -> Tensor:
-    """Estimate I(z, p) of N given pictures by re-noising: Eq. 2, or for the estimator "standard"
-    Kong et al. 2024.
-
-    Args:
-        model: from ``mitune.load``.
-        prompts: N texts.
-        images_or_latents: pictures ``[N, 3, h, w]`` in [0, 1], or latents ``[N, ...]`` of the
-            model's latent shape.
-        config: the estimator and the runtime settings; None uses the defaults.
-        options: fields of ``ScoreConfig`` and of its nested configs by name, such as ``draws=16``.
-            They override ``config``.
-
-    Returns:
-        ``[N]`` float32, nats.
-
-    Raises:
-        UserError: if the numbers of prompts and pictures differ, a prompt is not text, or the
-            estimator is unknown.
+    """For a model and tensors what ``mitune.score`` is (``mitune.pipelines.score``, which also
+    takes a user's own pipeline and PIL images).
     """
     config = with_options(config or ScoreConfig(), options)
     if len(prompts) != len(images_or_latents):

@@ -6,7 +6,7 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
 )
-from tiny_parts import t5, t5_words, vae
+from tiny_parts import strengthen, t5, t5_words, vae
 
 TEXT = 24
 """Width of the transformer's text, and of T5."""
@@ -30,10 +30,7 @@ def aura_flow_pipeline() -> AuraFlowPipeline:
             caption_projection_dim=16,
             pos_embed_max_size=64,
         )
-        # With the default initialization neither text nor adapter would show in the predictions.
-        for name, weight in transformer.named_parameters():
-            if name.endswith("weight") and ("attn" in name or "proj_out" in name):
-                torch.nn.init.normal_(weight, std=0.5)
+        strengthen(transformer, ("attn", "proj_out"), std=0.5)
         decoder, encoder = vae(3), t5(tokenizer, TEXT)
     return AuraFlowPipeline(
         transformer=transformer.eval(),

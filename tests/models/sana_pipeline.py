@@ -7,7 +7,7 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from tiny_parts import chat_words
+from tiny_parts import chat_words, strengthen
 from transformers import Gemma2Config, Gemma2Model
 
 TEXT = 24
@@ -32,9 +32,7 @@ def sana_pipeline() -> SanaPipeline:
             cross_attention_dim=16,
             caption_channels=TEXT,
         )
-        for name, weight in transformer.named_parameters():
-            if name.endswith("weight") and ("attn" in name or "proj_out" in name):
-                torch.nn.init.normal_(weight, std=0.5)
+        strengthen(transformer, ("attn", "proj_out"), std=0.5)
         encoder = Gemma2Model(
             Gemma2Config(
                 vocab_size=len(tokenizer),

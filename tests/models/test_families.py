@@ -35,6 +35,8 @@ class Case:
     """From our scale to that of the pipeline's call."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Options of that call beside the usual ones."""
+    scheduler: str | None = None
+    """The pipeline's own solver, where the preset has another one."""
     size: tuple[int, int] | None = None
     compiles: bool = True
 
@@ -49,7 +51,7 @@ CASES = {
         z_image_pipeline, guidance=lambda scale: scale - 1, size=(32, 32), compiles=False
     ),
 }
-OTHERS = {"SDXL": Case(sdxl_pipeline), "SD3": Case(sd3_pipeline)}
+OTHERS = {"SDXL": Case(sdxl_pipeline, scheduler="euler"), "SD3": Case(sd3_pipeline)}
 """Which have modules of their own."""
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TRAINING = mitune.TuneConfig(
@@ -57,8 +59,14 @@ TRAINING = mitune.TuneConfig(
 )
 
 
-def quick(model: Any) -> Any:
-    sampler = replace(model.preset.sampler, steps=STEPS, guidance=GUIDANCE)
+ALL = pytest.mark.parametrize("case", [*CASES.values(), *OTHERS.values()], ids=[*CASES, *OTHERS])
+
+
+def quick(model: Any, case: Case) -> Any:
+    own = model.preset.sampler
+    sampler = replace(
+        own, steps=STEPS, guidance=GUIDANCE, scheduler=case.scheduler or own.scheduler
+    )
     return mitune.BuildConfig(candidates=3, sampler=sampler, runtime=mitune.Runtime(slots=4))
 
 
@@ -71,7 +79,7 @@ def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> 
     assert torch.equal(predict(live), predict(loaded))
 
 
-@EVERY
+@ALL
 @pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
 def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> None:
     """From the same noise, with guidance, in slots that do not divide the pool; so its text is the
@@ -82,7 +90,7 @@ def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> No
             model,
             TEXTS,
             candidates=2,
-            sampler=quick(model).sampler,
+            sampler=quick(model, case).sampler,
             seed=3,
             slots=3,
             backend=backend if case.compiles else "eager",
@@ -109,7 +117,7 @@ def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> No
 def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Case) -> None:
     model = case.load()
     base = predict(model)
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case))
     out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
     assert torch.equal(predict(model), base)
     scores = mitune.score(model, TEXTS, torch.stack([x for _, x in built.selected()]), draws=2)
@@ -124,10 +132,10 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
 
 
-@pytest.mark.parametrize("case", [*CASES.values(), *OTHERS.values()], ids=[*CASES, *OTHERS])
+@ALL
 def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path, case: Case) -> None:
     model = case.load()
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case))
     out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
     table = compare_adapter(
         model, out, TEXTS, out=tmp_path, images=1, seeds=[0], steps=4, guidance=GUIDANCE
@@ -142,15 +150,15 @@ def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path, cas
     assert furthest(predict(case.load(merged)), predict(model)) < 1e-5
 
 
-@EVERY
+@ALL
 @pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
 def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case, backend: str) -> None:
     first = case.load()
-    built = mitune.build_set(first, TEXTS, tmp_path / "set", quick(first))
+    built = mitune.build_set(first, TEXTS, tmp_path / "set", quick(first, case))
     runs = []
     for options in ({"gradient": "peft"}, {"backend": backend if case.compiles else "eager"}):
         model = case.load()
-        config = replace(TRAINING, eps=1e-4)
+        config = replace(TRAINING, eps=1e-4, lr=1e-2)
         out = mitune.tune(model, built, tmp_path / str(len(runs)), config, **options)
         adapter.load(model, out)
         runs.append(predict(model))
@@ -191,8 +199,8 @@ def test_what_is_compiled_for_one_shape_is_refused_where_there_is_none(
     model = case.load()
     words = "takes each text at its own length: expected backend eager"
     with pytest.raises(UserError, match=f"backend is inductor, .* {words}"):
-        mitune.build_set(model, TEXTS, tmp_path / "set", quick(model), backend="inductor")
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+        mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case), backend="inductor")
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case))
     for options in ({"backend": "inductor"}, {"cuda_graphs": True}):
         with pytest.raises(UserError, match=words):
             mitune.tune(model, built, tmp_path / "adapter", TRAINING, **options)
@@ -229,7 +237,7 @@ def test_a_flow_of_dpm_solver_is_stepped_by_euler(tmp_path: Path) -> None:
     options = {"candidates": 1, "steps": STEPS, "guidance": GUIDANCE}
     one, other = (list(mitune.generate(m, TEXTS, **options)) for m in (model, euler))
     assert all(torch.equal(a.latent, b.latent) for a, b in zip(one, other, strict=True))
-    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model))
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, CASES["Sana"]))
     out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
     merged = SanaPipeline.from_pretrained(merge(model, out, tmp_path / "merged"))
     assert isinstance(merged.scheduler, DPMSolverMultistepScheduler)

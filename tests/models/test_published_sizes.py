@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import T5Config, T5EncoderModel
 
 from mitune.config.preset import PAPER
 from mitune.models.sd3.random_weights import transformer
@@ -61,3 +62,21 @@ def test_the_architecture_is_the_published_one(
     assert round(counter.get_total_flops() / 1e12, 3) == teraflop
     ends = tuple(f".{end}" for end in PAPER.tuning.targets)
     assert sum(name.endswith(ends) for name, _ in network.named_modules()) == adapted
+
+
+def test_t5_xxl_takes_19_gigabytes_in_float32() -> None:
+    """The third encoder of Stable Diffusion 3: the encoder of google/t5-v1_1-xxl."""
+    config = T5Config(
+        vocab_size=32128,
+        d_model=4096,
+        d_ff=10240,
+        d_kv=64,
+        num_heads=64,
+        num_layers=24,
+        feed_forward_proj="gated-gelu",
+    )
+    with torch.device("meta"):
+        encoder = T5EncoderModel(config)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert parameters == 4_762_310_656
+    assert round(4 * parameters / 1e9) == 19

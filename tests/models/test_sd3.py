@@ -83,27 +83,6 @@ def test_a_prompt_is_cut_where_the_longest_encoder_ends() -> None:
     assert furthest(with_t5.encode_prompts([beyond])[TEXT], theirs) < 1e-5
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_engine_draws_what_the_pipeline_does(backend: str) -> None:
-    """From the same noise, with guidance, in slots that do not divide the pool."""
-    model = load()
-    made = list(
-        mitune.generate(
-            model, TEXTS, candidates=2, sampler=SAMPLER, seed=3, slots=3, backend=backend
-        )
-    )
-    keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
-    noise = normal(keys, torch.zeros(len(made), dtype=torch.int64), model.latent_shape)
-    theirs = sd3_pipeline()(
-        prompt=[c.prompt for c in made],
-        latents=noise,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        output_type="latent",
-    ).images
-    assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
-
-
 @torch.no_grad()
 def test_rfmi_is_its_authors_loop(tmp_path: Path) -> None:
     """Their loop over the pipeline's parts: guided velocity, mean over 0.05 < t < 1."""
@@ -186,19 +165,6 @@ def test_the_second_attention_of_a_layer_is_adapted_too(tmp_path: Path) -> None:
     layers = {name.rsplit(".lora", 1)[0] for name in adapter.parameters(model)}
     assert any(".attn2.to_q" in name for name in layers)
     adapter.detach(model)
-
-
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_merged_gradient_is_pefts(tmp_path: Path, backend: str) -> None:
-    built = mitune.build_set(load(), TEXTS, tmp_path / "set", QUICK)
-    runs = []
-    for options in ({"gradient": "peft"}, {"backend": backend}):
-        model = load()
-        config = replace(TRAINING, eps=1e-4)
-        out = mitune.tune(model, built, tmp_path / str(len(runs)), config, **options)
-        adapter.load(model, out)
-        runs.append(predict(model))
-    assert furthest(runs[1], runs[0]) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from mitune.adapters import adapter
 from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
-from mitune.diffusion.noise import candidate_keys, normal
 from mitune.models.sdxl.model import POOLED, SDXL, SIZES, TEXT
 from mitune.runtime.prepared import Prepared
 
@@ -58,33 +57,6 @@ def test_text_and_no_text_are_diffusers_own(zeros: bool) -> None:
     assert bool(empty[TEXT].any()) is not zeros
     sizes = theirs._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, 16)
     assert torch.equal(ours[SIZES], sizes.expand(2, 6))
-
-
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_engine_draws_what_the_pipeline_does(backend: str) -> None:
-    """From the same noise, with guidance, in slots that do not divide the pool."""
-    model = load()
-    made = list(
-        mitune.generate(
-            model,
-            TEXTS,
-            candidates=2,
-            sampler=QUICK.sampler,
-            seed=3,
-            slots=3,
-            backend=backend,
-        )
-    )
-    keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
-    noise = normal(keys, torch.zeros(len(made), dtype=torch.int64), model.latent_shape)
-    theirs = sdxl_pipeline()(
-        prompt=[c.prompt for c in made],
-        latents=noise,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        output_type="latent",
-    ).images
-    assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
 
 
 def test_decoded_pictures_are_the_pipelines() -> None:
@@ -153,20 +125,6 @@ def test_a_kohya_file_is_what_diffusers_reads_of_it(tmp_path: Path) -> None:
     tuned = predict(model)
     theirs = with_lora(sdxl_pipeline(), tmp_path / "kohya" / "kohya.safetensors")
     assert furthest(predict(load(theirs)), tuned) < 1e-5
-
-
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_merged_gradient_is_pefts(tmp_path: Path, backend: str) -> None:
-    built = mitune.build_set(load(), TEXTS, tmp_path / "set", QUICK)
-    runs = []
-    for options in ({"gradient": "peft"}, {"backend": backend}):
-        model = load()
-        out = mitune.tune(
-            model, built, tmp_path / str(len(runs)), replace(TRAINING, eps=1e-4), **options
-        )
-        adapter.load(model, out)
-        runs.append(predict(model))
-    assert furthest(runs[1], runs[0]) < 1e-4
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -98,6 +98,14 @@ def vae(blocks: int, **changes: Any) -> AutoencoderKL:
     )
 
 
+def strengthen(network: Any, parts: tuple[str, ...], std: float) -> None:
+    """Draw the weights of the layers whose names hold one of ``parts`` again: with the default
+    initialization neither text nor adapter would show in the predictions."""
+    for name, weight in network.named_parameters():
+        if name.endswith("weight") and any(part in name for part in parts):
+            torch.nn.init.normal_(weight, std=std)
+
+
 def with_lora(pipeline: Any, path: Any) -> Any:
     """``pipeline`` with what its own ``load_lora_weights`` reads at ``path``, in its weights."""
     pipeline.load_lora_weights(path)

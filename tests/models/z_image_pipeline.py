@@ -2,7 +2,7 @@
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-from tiny_parts import chat_words, vae
+from tiny_parts import chat_words, strengthen, vae
 from transformers import Qwen3Config, Qwen3Model
 
 TEXT = 24
@@ -25,9 +25,7 @@ def z_image_pipeline() -> ZImagePipeline:
             axes_dims=[4, 6, 6],
             axes_lens=[1024, 64, 64],
         )
-        for name, weight in transformer.named_parameters():
-            if name.endswith("weight") and ("attention.to" in name or "all_final" in name):
-                torch.nn.init.normal_(weight, std=0.3)
+        strengthen(transformer, ("attention.to", "all_final"), std=0.3)
         encoder = Qwen3Model(
             Qwen3Config(
                 vocab_size=len(tokenizer),

@@ -67,7 +67,7 @@ def of_presets(of: Callable[[Any], Any]) -> Callable[[], Mapping[str, Any]]:
 
 
 def presets() -> Mapping[str, Preset]:
-    """Those that the help tells apart."""
+    """Those that the help distinguishes."""
     from mitune.models.family import families
     from mitune.worlds.shapes.preset import PRESET
 

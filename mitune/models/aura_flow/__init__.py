@@ -1,10 +1,8 @@
 """AuraFlow."""
 
-from dataclasses import replace
 from typing import Any
 
-from mitune.config.preset import PAPER
-from mitune.config.sampling import SamplerConfig
+from mitune.config.preset import flow_preset
 from mitune.models.family import Family
 
 
@@ -14,12 +12,7 @@ def _model(*arguments: Any, **options: Any) -> Any:
     return AuraFlow(*arguments, **options)
 
 
-PRESET = replace(
-    PAPER,
-    sampler=SamplerConfig(steps=50, guidance=3.5, scheduler="euler", convention="integral"),
-    use_guidance=3.5,
-    tuning=replace(PAPER.tuning, t_range=(0, 1000)),
-)
+PRESET = flow_preset(steps=50, guidance=3.5)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
 None was measured for this family."""
 

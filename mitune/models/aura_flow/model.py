@@ -12,11 +12,10 @@ from diffusers.models.transformers.auraflow_transformer_2d import (
 )
 from torch import Tensor
 
-from mitune.core.errors import UserError
 from mitune.models.aura_flow import FAMILY
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
-from mitune.models.verify import check_pictures, naming_model
+from mitune.models.verify import check_pictures, check_transformer, naming_model
 
 TEXT = "encoder_hidden_states"
 """The one conditioning tensor, ``[N, L, D]``; zeros where the prompt has no token."""
@@ -35,41 +34,23 @@ class AuraFlow(PipelineModel):
 
     family = FAMILY
     denoiser = "transformer"
+    tokens = TOKENS
     text_name = TEXT
     shard_blocks = (AuraFlowJointTransformerBlock, AuraFlowSingleTransformerBlock)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
-        network, vae = pipeline.transformer.config, pipeline.vae.config
+        network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
         with naming_model(name):
-            check_pictures(vae)
-            if not network.in_channels == network.out_channels == vae.latent_channels:
-                raise UserError(
-                    f"the transformer takes {network.in_channels} channels and makes "
-                    f"{network.out_channels}, and the vae's latents have {vae.latent_channels}: "
-                    "expected the same number of each; give a text-to-image model"
-                )
-            if pipeline.text_encoder.config.d_model != network.joint_attention_dim:
-                raise UserError(
-                    f"the transformer takes text of width {network.joint_attention_dim} and the "
-                    f"text_encoder makes {pipeline.text_encoder.config.d_model}: expected the "
-                    "same; give the encoder that the transformer was trained with"
-                )
-
-    @property
-    def size_step(self) -> int:
-        """A patch."""
-        return self.latent_scale * self.patch
+            check_pictures(pipeline.vae.config)
+            check_transformer(
+                network, pipeline.vae.config, network.joint_attention_dim, encoder.d_model
+            )
 
     @property
     def largest_side(self) -> int:
         """The transformer has a square of places."""
         return self.size_step * isqrt(self.networks[self.denoiser].config.pos_embed_max_size)
-
-    @property
-    def prompt_limit(self) -> int:
-        """256 tokens."""
-        return min(TOKENS, super().prompt_limit)
 
     def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         """The transformer's own times are those of the flow, 0 to 1."""

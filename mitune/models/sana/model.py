@@ -11,11 +11,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
 from torch import Tensor
 
-from mitune.core.errors import UserError
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
 from mitune.models.sana import FAMILY
-from mitune.models.verify import naming_model
+from mitune.models.verify import check_transformer, naming_model
 
 TEXT, MASK = "encoder_hidden_states", "encoder_attention_mask"
 """The conditioning tensors, by their names in the transformer's call: ``[N, L, D]``, and ``[N, L]``
@@ -40,25 +39,17 @@ class Sana(PipelineModel):
 
     family = FAMILY
     denoiser = "transformer"
+    tokens = TOKENS
     text_name = TEXT
     shard_blocks = (SanaTransformerBlock,)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
-        network, vae = pipeline.transformer.config, pipeline.vae.config
+        network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
         with naming_model(name):
-            if not network.in_channels == network.out_channels == vae.latent_channels:
-                raise UserError(
-                    f"the transformer takes {network.in_channels} channels and makes "
-                    f"{network.out_channels}, and the vae's latents have {vae.latent_channels}: "
-                    "expected the same number of each; give a text-to-image model"
-                )
-            if network.caption_channels != pipeline.text_encoder.config.hidden_size:
-                raise UserError(
-                    f"the transformer takes text of width {network.caption_channels} and the "
-                    f"text_encoder makes {pipeline.text_encoder.config.hidden_size}: expected the "
-                    "same; give the encoder that the transformer was trained with"
-                )
+            check_transformer(
+                network, pipeline.vae.config, network.caption_channels, encoder.hidden_size
+            )
 
     def scheduler_of(self, pipeline: Any) -> Any:
         """Euler's method with the shift of a DPM-Solver for flows."""
@@ -72,16 +63,6 @@ class Sana(PipelineModel):
     @property
     def latent_scale(self) -> int:
         return int(2 ** (len(self.vae.config.encoder_block_out_channels) - 1))
-
-    @property
-    def size_step(self) -> int:
-        """A patch."""
-        return self.latent_scale * self.patch
-
-    @property
-    def prompt_limit(self) -> int:
-        """300 tokens, without the instruction's."""
-        return min(TOKENS, super().prompt_limit)
 
     def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         velocity: Tensor = network(

@@ -1,11 +1,9 @@
 """Stable Diffusion 3 and 3.5."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mitune.config.preset import PAPER
-from mitune.config.sampling import SamplerConfig
+from mitune.config.preset import flow_preset
 from mitune.models.family import Family
 
 
@@ -23,12 +21,7 @@ def _random(name: str, tokenizer: Any) -> dict[str, Any]:
 
 _CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
 
-PRESET = replace(
-    PAPER,
-    sampler=SamplerConfig(steps=40, guidance=4.5, scheduler="euler", convention="integral"),
-    use_guidance=4.5,
-    tuning=replace(PAPER.tuning, t_range=(0, 1000)),
-)
+PRESET = flow_preset(steps=40, guidance=4.5)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are those on the card of Stable
 Diffusion 3.5 Medium. None was measured for this family."""
 

@@ -33,6 +33,7 @@ class SD3(PipelineModel):
 
     family = FAMILY
     denoiser = "transformer"
+    tokens = T5_TOKENS
     text_name, pooled_name = TEXT, POOLED
     encoders = "text_encoder", "text_encoder_2", "text_encoder_3"
     tokenizers = "tokenizer", "tokenizer_2", "tokenizer_3"
@@ -47,19 +48,9 @@ class SD3(PipelineModel):
         check_parts(name, pipeline)
 
     @property
-    def size_step(self) -> int:
-        """A patch."""
-        return self.latent_scale * self.patch
-
-    @property
     def largest_side(self) -> int:
         """The transformer has so many places."""
         return self.size_step * int(self.networks[self.denoiser].config.pos_embed_max_size)
-
-    @property
-    def prompt_limit(self) -> int:
-        """256 tokens of T5's; without it those of CLIP."""
-        return min(T5_TOKENS, super().prompt_limit)
 
     def call(self, network: Any, z: Tensor, t: Tensor, cond: Conditioning, /) -> Tensor:
         velocity: Tensor = network(

@@ -8,10 +8,9 @@ import torch
 from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import Tensor
 
-from mitune.core.errors import UserError
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning, RuntimePasses
-from mitune.models.verify import check_pictures, naming_model
+from mitune.models.verify import check_pictures, check_transformer, naming_model
 from mitune.models.z_image import FAMILY
 
 TEXT, LENGTH = "text", "length"
@@ -35,25 +34,18 @@ class ZImage(PipelineModel):
 
     family = FAMILY
     denoiser = "transformer"
+    tokens = TOKENS
     text_name = TEXT
     shard_blocks = (ZImageTransformerBlock,)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
-        network, vae = pipeline.transformer.config, pipeline.vae.config
+        network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
         with naming_model(name):
-            check_pictures(vae)
-            if network.in_channels != vae.latent_channels:
-                raise UserError(
-                    f"the transformer takes {network.in_channels} channels and the vae's latents "
-                    f"have {vae.latent_channels}: expected the same number of each"
-                )
-            if network.cap_feat_dim != pipeline.text_encoder.config.hidden_size:
-                raise UserError(
-                    f"the transformer takes text of width {network.cap_feat_dim} and the "
-                    f"text_encoder makes {pipeline.text_encoder.config.hidden_size}: expected the "
-                    "same; give the encoder that the transformer was trained with"
-                )
+            check_pictures(pipeline.vae.config)
+            check_transformer(
+                network, pipeline.vae.config, network.cap_feat_dim, encoder.hidden_size
+            )
 
     @property
     def passes(self) -> RuntimePasses:
@@ -65,18 +57,8 @@ class ZImage(PipelineModel):
         return self.networks[self.denoiser].config.in_channels, side, side
 
     @property
-    def size_step(self) -> int:
-        """A patch."""
-        return self.latent_scale * self.patch
-
-    @property
     def patch(self) -> int:
         return int(self.networks[self.denoiser].config.all_patch_size[0])
-
-    @property
-    def prompt_limit(self) -> int:
-        """512 tokens, those of the template included."""
-        return min(TOKENS, super().prompt_limit)
 
     def flow_sigmas(self, steps: int) -> list[float]:
         """Evenly from 1 to 1 / steps."""
