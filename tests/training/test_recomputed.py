@@ -62,7 +62,7 @@ def test_less_is_kept_and_the_gradient_is_the_same(gradient: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
 def test_a_training_ends_the_same(tmp_path: Path, backend: str) -> None:
     made = []
     for on in (False, True):
