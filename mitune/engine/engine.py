@@ -51,8 +51,8 @@ class Engine:
     """Slots, and the candidates in them.
 
     Args:
-        denoise, schedule, weights, guidance, null, latent_shape, input_dtype, slots, device,
-            implementation: as :class:`mitune.engine.slots.Slots`.
+        denoise, schedule, weights, guidance, renormalise, null, latent_shape, input_dtype, slots,
+            device, implementation: as :class:`mitune.engine.slots.Slots`.
         seed: the run's seed, which keys all noise.
         scored: whether candidates carry the score and terms of their path; NaN if not. Without
             scores and at guidance 1 the denoiser is called with the conditional rows only.
@@ -67,6 +67,7 @@ class Engine:
         weights: Tensor,
         *,
         guidance: float,
+        renormalise: Callable[[Tensor, Tensor], Tensor] | None = None,
         seed: int,
         null: Conditioning,
         latent_shape: Sequence[int],
@@ -84,6 +85,7 @@ class Engine:
             schedule,
             weights,
             guidance=guidance,
+            renormalise=renormalise,
             null=null,
             latent_shape=latent_shape,
             input_dtype=input_dtype,

@@ -39,6 +39,7 @@ class Slots:
         schedule: the solver's table; its prediction type is the denoiser's.
         weights: ``[N]`` float64, the weight of each step in the score.
         guidance: classifier-free guidance scale.
+        renormalise: of the guided prediction, as ``mitune.models.protocol.LatentModel``.
         null: conditioning that stands for no prompt, one row.
         latent_shape: (C, H, W).
         input_dtype: of the latents that the denoiser is given; the slots' own are float32.
@@ -55,6 +56,7 @@ class Slots:
         weights: Tensor,
         *,
         guidance: float,
+        renormalise: Callable[[Tensor, Tensor], Tensor] | None,
         null: Conditioning,
         latent_shape: Sequence[int],
         input_dtype: torch.dtype,
@@ -70,6 +72,7 @@ class Slots:
         if passes == 2 and isinstance(denoise, PairDenoiser):
             self._denoise, self._copies = denoise.pairs, 1
         self._guidance = guidance
+        self._renormalise = renormalise if guidance != 1.0 else None
         self._implementation = implementation
         self._init_scale = schedule.init_scale
         self._table = schedule.table(weights, device)
@@ -176,6 +179,7 @@ class Slots:
         prediction = self._denoise(self._input, self._t, self._cond)
         # With a single pass both are the same rows: guidance 1 is the conditional prediction.
         uncond, cond = prediction[: self.count], prediction[-self.count :]
+        change = self._change(uncond, cond)
         # Everything is written in place, and the terms go to their place in the history: this is
         # the only operation between two calls of the model.
         mitune_kernels.step_out(
@@ -195,3 +199,19 @@ class Slots:
             t_next=self._t,
             impl=self._implementation,
         )
+        if change is not None:
+            self._z += change
+            self._input.unflatten(0, (self._copies, self.count)).copy_(self._z)
+
+    def _change(self, uncond: Tensor, cond: Tensor) -> Tensor | None:
+        """What renormalising the guided prediction adds to the next latents, ``[S, C, H, W]``: the
+        step is linear in that prediction, so its kernels need not know of it."""
+        if self._renormalise is None:
+            return None
+        uncond, cond = uncond.float(), cond.float()
+        guided = uncond + self._guidance * (cond - uncond)
+        change = self._renormalise(guided, cond) - guided
+        # As the kernel, this leaves idle slots alone, whose predictions may be NaN.
+        rows = (-1, *[1] * (change.ndim - 1))
+        idle = (self._index < 0).view(rows)
+        return torch.where(idle, 0.0, self._table[self._index.clamp(min=0), 1].view(rows) * change)

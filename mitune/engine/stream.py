@@ -121,6 +121,7 @@ class Ready:
             schedule,
             weights,
             guidance=sampler.guidance,
+            renormalise=model.renormalise,
             seed=config.seed,
             null=prepared.encode_null(),
             latent_shape=model.latent_shape,

@@ -1,6 +1,6 @@
 """What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -205,7 +205,7 @@ class PipelineModel:
             kind=sampler.scheduler,
             eta=sampler.eta,
             sigmas=self.flow_sigmas(sampler.steps),
-            mu=size_shift(self.scheduler, height * width // self.patch**2),
+            mu=self.flow_shift(height * width // self.patch**2, sampler.steps),
         )
 
     @property
@@ -216,6 +216,16 @@ class PipelineModel:
     def flow_sigmas(self, steps: int) -> list[float] | None:
         """Of a flow: the times that the family's pipeline gives its scheduler; None: the
         scheduler's own."""
+        return None
+
+    def flow_shift(self, tokens: int, steps: int) -> float | None:
+        """``mu`` of a flow whose times depend on the picture's number of tokens; None: they do
+        not."""
+        return size_shift(self.scheduler, tokens)
+
+    @property
+    def renormalise(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Guidance is classifier-free guidance as it is, unless a family overrides this."""
         return None
 
     def pipeline_with(self, networks: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 model."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -141,6 +141,13 @@ class LatentModel(Denoiser, Protocol):
 
     @property
     def passes(self) -> RuntimePasses: ...
+
+    @property
+    def renormalise(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What the family's pipeline makes of a guided prediction before its step, from the guided
+        and the conditional one, both ``[B, C, H, W]``; None: nothing. The score does not see
+        it."""
+        ...
 
     @property
     def picture_size(self) -> tuple[int, int]: ...

@@ -88,20 +88,25 @@ def check_unet(unet: Any, vae: Any) -> None:
         )
 
 
-def check_transformer(network: Any, vae: Any, taken: int, made: int) -> None:
+def check_transformer(
+    network: Any, channels: int, taken: int, made: int, *, packed: int = 1
+) -> None:
     """Raise UserError unless a transformer, by its config, makes latents from latents of the VAE,
     and takes text as wide as its encoder makes it.
 
     Args:
-        network, vae: their configs.
+        network: its config.
+        channels: of the VAE's latents.
         taken: width of the text that the transformer takes.
         made: width of the text that the text_encoder makes.
+        packed: latents side by side in each of the transformer's tokens.
     """
-    channels = network.get("out_channels") or network.in_channels
-    if not network.in_channels == channels == vae.latent_channels:
+    made_channels = network.get("out_channels") or network.in_channels
+    if not network.in_channels == made_channels == packed * channels:
+        each = "" if packed == 1 else f", {packed} of which make a token"
         raise UserError(
-            f"the transformer takes {network.in_channels} channels and makes {channels}, and the "
-            f"vae's latents have {vae.latent_channels}: expected the same number of each; give a "
+            f"the transformer takes {network.in_channels} channels and makes {made_channels}, and "
+            f"the vae's latents have {channels}{each}: expected the same number of each; give a "
             "text-to-image model"
         )
     if taken != made:

@@ -1,73 +1,34 @@
 """What every family has to do that has no module of its own here, against diffusers' pipelines."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from aura_flow_pipeline import aura_flow_pipeline
 from diffusers import DPMSolverMultistepScheduler, SanaPipeline
+from family_cases import (
+    CASES,
+    GUIDANCE,
+    OTHERS,
+    STEPS,
+    TRAINING,
+    Case,
+    check_drawing,
+    check_gradient,
+    quick,
+)
 from sana_pipeline import sana_pipeline
-from sd3_pipeline import sd3_pipeline
-from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import TEXTS, furthest, predict, with_lora
-from z_image_pipeline import z_image_pipeline
 
 import mitune
 from mitune.adapters import adapter
 from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
-from mitune.diffusion.noise import candidate_keys, normal
 from mitune.evaluation.report import compare_adapter
 
-STEPS, GUIDANCE = 5, 4.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A family, and how its pipeline is asked for the same."""
-
-    pipeline: Callable[[], Any]
-    guidance: Callable[[float], float] = lambda scale: scale
-    """From our scale to that of the pipeline's call."""
-    call: Mapping[str, Any] = field(default_factory=dict)
-    """Options of that call beside the usual ones."""
-    scheduler: str | None = None
-    """The pipeline's own solver, where the preset has another one."""
-    size: tuple[int, int] | None = None
-    compiles: bool = True
-
-    def load(self, source: Any = None) -> Any:
-        return mitune.load(self.pipeline() if source is None else source, size=self.size)
-
-
-CASES = {
-    "AuraFlow": Case(aura_flow_pipeline),
-    "Sana": Case(sana_pipeline, call={"use_resolution_binning": False}),
-    "Z-Image": Case(
-        z_image_pipeline, guidance=lambda scale: scale - 1, size=(32, 32), compiles=False
-    ),
-}
-OTHERS = {"SDXL": Case(sdxl_pipeline, scheduler="euler"), "SD3": Case(sd3_pipeline)}
-"""Which have modules of their own."""
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-TRAINING = mitune.TuneConfig(
-    rank=2, alpha=2, batch=4, micro_batch=2, iterations=3, lr=0.1, t_range=(0, 1000)
-)
-
-
 ALL = pytest.mark.parametrize("case", [*CASES.values(), *OTHERS.values()], ids=[*CASES, *OTHERS])
-
-
-def quick(model: Any, case: Case) -> Any:
-    own = model.preset.sampler
-    sampler = replace(
-        own, steps=STEPS, guidance=GUIDANCE, scheduler=case.scheduler or own.scheduler
-    )
-    return mitune.BuildConfig(candidates=3, sampler=sampler, runtime=mitune.Runtime(slots=4))
 
 
 @EVERY
@@ -80,37 +41,8 @@ def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> 
 
 
 @ALL
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_engine_draws_what_the_pipeline_does(case: Case, backend: str) -> None:
-    """From the same noise, with guidance, in slots that do not divide the pool; so its text is the
-    pipeline's too, and that of no prompt."""
-    model = case.load()
-    made = list(
-        mitune.generate(
-            model,
-            TEXTS,
-            candidates=2,
-            sampler=quick(model, case).sampler,
-            seed=3,
-            slots=3,
-            backend=backend if case.compiles else "eager",
-        )
-    )
-    keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
-    noise = normal(keys, torch.zeros(len(made), dtype=torch.int64), model.latent_shape)
-    height, width = model.picture_size
-    theirs = case.pipeline()(
-        prompt=[c.prompt for c in made],
-        height=height,
-        width=width,
-        latents=noise,
-        num_inference_steps=STEPS,
-        guidance_scale=case.guidance(GUIDANCE),
-        output_type="latent",
-        **case.call,
-    ).images
-    assert furthest(torch.stack([c.latent for c in made]), theirs) < 1e-4
-    assert all(c.score > 0 for c in made)  # a sum of squares
+def test_the_engine_draws_what_the_pipeline_does(case: Case) -> None:
+    check_drawing(case, "eager")
 
 
 @EVERY
@@ -151,18 +83,8 @@ def test_base_and_adapter_are_compared_and_all_weights_train(tmp_path: Path, cas
 
 
 @ALL
-@pytest.mark.parametrize("backend", ["eager", "inductor"], ids=["eager", "compiled"])
-def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case, backend: str) -> None:
-    first = case.load()
-    built = mitune.build_set(first, TEXTS, tmp_path / "set", quick(first, case))
-    runs = []
-    for options in ({"gradient": "peft"}, {"backend": backend if case.compiles else "eager"}):
-        model = case.load()
-        config = replace(TRAINING, eps=1e-4, lr=1e-2)
-        out = mitune.tune(model, built, tmp_path / str(len(runs)), config, **options)
-        adapter.load(model, out)
-        runs.append(predict(model))
-    assert furthest(runs[1], runs[0]) < 1e-4
+def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case) -> None:
+    check_gradient(case, "eager", tmp_path)
 
 
 @EVERY

@@ -41,10 +41,14 @@ class AuraFlow(PipelineModel):
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
         network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
+        latents = pipeline.vae.config.latent_channels
         with naming_model(name):
             check_pictures(pipeline.vae.config)
             check_transformer(
-                network, pipeline.vae.config, network.joint_attention_dim, encoder.d_model
+                network,
+                pipeline.vae.config.latent_channels,
+                network.joint_attention_dim,
+                encoder.d_model,
             )
 
     @property

@@ -46,9 +46,13 @@ class Sana(PipelineModel):
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
         network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
+        latents = pipeline.vae.config.latent_channels
         with naming_model(name):
             check_transformer(
-                network, pipeline.vae.config, network.caption_channels, encoder.hidden_size
+                network,
+                pipeline.vae.config.latent_channels,
+                network.caption_channels,
+                encoder.hidden_size,
             )
 
     def scheduler_of(self, pipeline: Any) -> Any:

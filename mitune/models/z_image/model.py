@@ -41,10 +41,14 @@ class ZImage(PipelineModel):
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
         super().check(pipeline, name, dtype)
         network, encoder = pipeline.transformer.config, pipeline.text_encoder.config
+        latents = pipeline.vae.config.latent_channels
         with naming_model(name):
             check_pictures(pipeline.vae.config)
             check_transformer(
-                network, pipeline.vae.config, network.cap_feat_dim, encoder.hidden_size
+                network,
+                pipeline.vae.config.latent_channels,
+                network.cap_feat_dim,
+                encoder.hidden_size,
             )
 
     @property
