@@ -46,7 +46,7 @@ class AuraFlow(PipelineModel):
             check_pictures(pipeline.vae.config)
             check_transformer(
                 network,
-                pipeline.vae.config.latent_channels,
+                latents,
                 network.joint_attention_dim,
                 encoder.d_model,
             )

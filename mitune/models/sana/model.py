@@ -50,7 +50,7 @@ class Sana(PipelineModel):
         with naming_model(name):
             check_transformer(
                 network,
-                pipeline.vae.config.latent_channels,
+                latents,
                 network.caption_channels,
                 encoder.hidden_size,
             )

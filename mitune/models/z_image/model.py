@@ -46,7 +46,7 @@ class ZImage(PipelineModel):
             check_pictures(pipeline.vae.config)
             check_transformer(
                 network,
-                pipeline.vae.config.latent_channels,
+                latents,
                 network.cap_feat_dim,
                 encoder.hidden_size,
             )
