@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 from diffusers.utils import recurse_remove_peft_layers
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -51,7 +56,10 @@ def inject(network: Any, config: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed every GPU; peft draws on the CPU.
         torch.default_generator.manual_seed(seed)
-        network.add_adapter(config, _NAME)
+        if hasattr(network, "add_adapter"):
+            network.add_adapter(config, _NAME)
+        else:  # some of diffusers' transformers, PixArt's for one, lack the mixin
+            inject_adapter_in_model(config, network, _NAME)
     for layer in network.modules():
         if isinstance(layer, LoraLayer):
             _to_float32(layer)

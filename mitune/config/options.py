@@ -65,12 +65,14 @@ def names(config: Any) -> set[str]:
 
 def check_types(config: Any) -> None:
     """Raise UserError for a field whose value is of another type than it is declared with, such as
-    a text in the place of a number. Words to choose from are checked by ``check_choice``."""
+    a text in the place of a number. Words to choose from are checked by ``check_choice``, but for
+    those that may stand in the place of a number."""
     kind: Any = type(config)  # mypy does not see that a class is hashable
     for name, kinds in _kinds(kind).items():
         value = getattr(config, name)
-        if not any(_is(value, kind) for kind in kinds):
-            wanted = " or ".join(dict.fromkeys(_told(kind) for kind in kinds))
+        mixed = sum(kind is not type(None) for kind in kinds) > 1
+        if not any(_is(value, kind, mixed) for kind in kinds):
+            wanted = " or ".join(dict.fromkeys(_told(kind, mixed) for kind in kinds))
             raise UserError(f"{name} is {value!r}: expected {wanted}")
 
 
@@ -86,8 +88,10 @@ def _kinds(config: type) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _is(value: Any, kind: Any, mixed: bool) -> bool:
     origin = get_origin(kind)
+    if origin is Literal and mixed:
+        return value in get_args(kind)
     if origin is Literal:
         return isinstance(value, type(get_args(kind)[0]))
     if origin is tuple:
@@ -98,7 +102,9 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _told(kind: Any) -> str:
+def _told(kind: Any, mixed: bool) -> str:
+    if get_origin(kind) is Literal and mixed:
+        return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is Literal:
         return "a text" if isinstance(get_args(kind)[0], str) else "a number"
     if get_origin(kind) is tuple:

@@ -178,7 +178,9 @@ def plain_flow(scheduler: Any) -> dict[str, Any]:
     """The scheduler's config with the options that ``derive_flow`` refuses turned off, for callers
     that need only the noise levels."""
     config = getattr(scheduler, "config", scheduler)
-    return {**config, "_class_name": _FLOW, **dict.fromkeys(_FLOW_STEPS, False)}
+    off = dict.fromkeys(_FLOW_STEPS, False)
+    # Stretching the times of a single step to a last one divides 0 by 0.
+    return {**config, "_class_name": _FLOW, **off, "shift_terminal": None}
 
 
 def size_shift(scheduler: Any, tokens: int) -> float | None:

@@ -7,34 +7,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 64
-"""Number of pictures in one batch."""
+_MOST, _PIXELS = 64, 2**21
+"""Pictures in one batch: at most so many, and of so many pixels, since a layer of the decoder takes
+a kilobyte a pixel and has several results in memory (docs/families.md has the peak)."""
 
 
-@torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor, scale: int) -> Tensor:
     """Pictures ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
 
     Args:
         vae: an AutoencoderKL or AutoencoderDC.
         latents: ``[N, C, H, W]`` float32 on its device, in the sampler's scale.
+        scale: pixels of a latent's side.
     """
-    scaled = latents / vae.config.scaling_factor + _shift(vae)
-    with _holding_its_numbers(vae):
-        chunks = scaled.to(vae.dtype).split(_CHUNK)
-        parts = [vae.decode(chunk, return_dict=False)[0] for chunk in chunks]
-    pictures = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
-    return (pictures.float() / 2 + 0.5).clamp(0, 1).cpu()
+    return pictures(vae, latents / vae.config.scaling_factor + _shift(vae), scale)
 
 
-@torch.no_grad()
 def encode(vae: Any, images: Tensor) -> Tensor:
     """Latents ``[N, C, H, W]`` float32 of pictures ``[N, 3, h, w]`` in [0, 1] on the device of
     ``vae``: the mode of the encoder's distribution where it makes one."""
+    return (modes(vae, images) - _shift(vae)) * float(vae.config.scaling_factor)
+
+
+@torch.no_grad()
+def pictures(vae: Any, latents: Tensor, scale: int) -> Tensor:
+    """What ``vae`` itself decodes, in batches: ``[N, 3, ..., h, w]`` float32 in [0, 1] on the CPU,
+    of latents ``[N, C, ..., H, W]`` in its own scale."""
     with _holding_its_numbers(vae):
-        chunks = (images * 2 - 1).to(vae.dtype).split(_CHUNK)
-        parts = [_latents(vae.encode(chunk)).float() for chunk in chunks]
-    return (torch.cat(parts) - _shift(vae)) * float(vae.config.scaling_factor)
+        chunks = latents.to(vae.dtype).split(batch_of(latents.shape[-2:], scale))
+        parts = [vae.decode(chunk, return_dict=False)[0] for chunk in chunks]
+    made = torch.cat(parts) if parts else latents.new_zeros(0, 3, 1, 1)
+    return (made.float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+@torch.no_grad()
+def modes(vae: Any, images: Tensor) -> Tensor:
+    """What ``vae`` itself encodes, in batches: latents in its own scale, float32, of pictures
+    ``[N, 3, ..., h, w]`` in [0, 1]."""
+    with _holding_its_numbers(vae):
+        chunks = (images * 2 - 1).to(vae.dtype).split(batch_of(images.shape[-2:]))
+        return torch.cat([_latents(vae.encode(chunk)).float() for chunk in chunks])
+
+
+def batch_of(side: torch.Size, scale: int = 1) -> int:
+    """How many pictures are one batch.
+
+    Args:
+        side: (height, width) of the latents, or of the pictures.
+        scale: pixels of that side's unit.
+    """
+    return max(1, min(_MOST, _PIXELS // (side.numel() * scale**2)))
 
 
 def _latents(made: Any) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from accelerate import cpu_offload  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from mitune.config.preset import Preset
@@ -36,6 +37,8 @@ class PipelineModel:
         preset: the settings that the model uses unless others are given; None: its family's.
         fingerprint: pass it if it is known already, as hashing takes long.
         size: (height, width) of its pictures in pixels; None: that of the denoiser's config.
+        offload: keep the text encoders in the CPU's memory; each of their layers comes to
+            ``device`` only while it runs.
         as_it_is: leave every network in the dtype and on the device that it has.
 
     Raises:
@@ -56,6 +59,7 @@ class PipelineModel:
     text_targets: Mapping[str, tuple[str, ...]] = {}
     export_prefixes: Mapping[str, str] = {}
     shard_blocks: tuple[type[nn.Module], ...] = ()
+    offload = False
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class PipelineModel:
         preset: Preset | None = None,
         fingerprint: str | None = None,
         size: tuple[int, int] | None = None,
+        offload: bool = False,
         as_it_is: bool = False,
     ) -> None:
         if not self.family.holds(pipeline):
@@ -75,7 +80,7 @@ class PipelineModel:
         self.world: str | None = None
         self.preset = preset or self.family.preset
         self.prepared: dict[Any, Any] = {}
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.offload = device, precision, offload
         self.dtype = PRECISIONS[precision]
         self.check(pipeline, name, self.dtype)
         trained = [getattr(pipeline, part) for part in (self.denoiser, *self.encoders)]
@@ -99,7 +104,11 @@ class PipelineModel:
             dtype = self.dtype if part == self.denoiser else torch.float32
             if network.dtype != dtype:  # some diffusers networks warn about every conversion
                 network.to(dtype=dtype)
-            self.networks[part] = network.to(device).eval().requires_grad_(False)
+            network.eval().requires_grad_(False)
+            if offload and part in self.encoders:
+                self.networks[part] = cpu_offload(network.to("cpu"), device)
+            else:
+                self.networks[part] = network.to(device)
         self.process: Process = Schedule.levels(self.scheduler).process
         self.latent_shape: tuple[int, ...] = self.shape_of_latents()
         if size is not None:
@@ -291,7 +300,7 @@ class PipelineModel:
         Returns:
             ``[N, 3, h, w]`` float32 in [0, 1] on the CPU.
         """
-        return autoencoder.decode(self.vae, latents.to(self.device))
+        return autoencoder.decode(self.vae, latents.to(self.device), self.latent_scale)
 
     def encode_images(self, images: Tensor, /) -> Tensor:
         """Encode pictures ``[N, 3, h, w]`` in [0, 1] to latents ``[N, C, H, W]`` float32, the mode

@@ -77,6 +77,7 @@ class RuntimePasses:
             difference of a pair; "" names none.
         fixed_shapes: calls of equal shapes do the same operations, so that one can be compiled or
             recorded for all.
+        recomputes: with gradient checkpointing, diffusers' class predicts the same.
     """
 
     shared_prefix: bool = False
@@ -86,6 +87,7 @@ class RuntimePasses:
     float32: tuple[str, ...] = ()
     exact_block: str = ""
     fixed_shapes: bool = True
+    recomputes: bool = True
 
 
 class LatentModel(Denoiser, Protocol):
@@ -108,6 +110,7 @@ class LatentModel(Denoiser, Protocol):
         shard_blocks: classes of the denoiser's blocks; full fine-tuning in several processes
             gathers the weights of one such block at a time.
         device: where the networks run.
+        offload: the text encoders' weights are in the CPU's memory; so is conditioning that waits.
         precision, dtype: of the denoiser, a name in ``mitune.models.precision.PRECISIONS`` and its
             dtype; latents and scores are float32 in every precision.
         latent_shape: of one latent, without the batch dimension.
@@ -131,6 +134,7 @@ class LatentModel(Denoiser, Protocol):
     export_prefixes: Mapping[str, str]
     shard_blocks: tuple[type[nn.Module], ...]
     device: torch.device
+    offload: bool
     precision: str
     dtype: torch.dtype
     latent_shape: tuple[int, ...]

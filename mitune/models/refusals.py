@@ -19,7 +19,7 @@ _REASONS = (
         f"is distilled to few steps with its guidance in one prediction: {_ONE}",
     ),
     (
-        r"^Flux2?Pipeline$",
+        r"^Flux2Pipeline$",
         f"is given its guidance as a number, which is in its one prediction: {_ONE}",
     ),
     (r"Audio", "makes sound"),

@@ -10,6 +10,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mitune.core.errors import UserError
 from mitune.core.identity import merges_of
+from mitune.diffusion.schedule import Schedule
+from mitune.diffusion.variance_preserving import VariancePreserving
 
 
 @contextmanager
@@ -89,7 +91,13 @@ def check_unet(unet: Any, vae: Any) -> None:
 
 
 def check_transformer(
-    network: Any, channels: int, taken: int, made: int, *, packed: int = 1
+    network: Any,
+    channels: int,
+    taken: int,
+    made: int,
+    *,
+    packed: int = 1,
+    variance: bool = False,
 ) -> None:
     """Raise UserError unless a transformer, by its config, makes latents from latents of the VAE,
     and takes text as wide as its encoder makes it.
@@ -100,8 +108,11 @@ def check_transformer(
         taken: width of the text that the transformer takes.
         made: width of the text that the text_encoder makes.
         packed: latents side by side in each of the transformer's tokens.
+        variance: whether it may make as many channels again, a variance that nothing uses.
     """
     made_channels = network.get("out_channels") or network.in_channels
+    if variance and made_channels == 2 * network.in_channels:
+        made_channels = network.in_channels
     if not network.in_channels == made_channels == packed * channels:
         each = "" if packed == 1 else f", {packed} of which make a token"
         raise UserError(
@@ -113,6 +124,15 @@ def check_transformer(
         raise UserError(
             f"the transformer takes text of width {taken} and the text_encoder makes {made}: "
             "expected the same; give the encoder that the transformer was trained with"
+        )
+
+
+def check_diffusion(scheduler: Any) -> None:
+    """Raise UserError unless a scheduler has the noise levels of diffusion, not those of a flow."""
+    if not isinstance(Schedule.levels(scheduler).process, VariancePreserving):
+        raise UserError(
+            f"the scheduler {type(scheduler).__name__} has no noise levels of diffusion: expected "
+            "those that the model was trained with, not a flow's"
         )
 
 

@@ -24,6 +24,11 @@ def recomputed(model: LatentModel, on: bool) -> Iterator[None]:
         raise UserError(
             f"gradient_checkpointing is on, and a {type(network).__name__} has none: leave it off"
         )
+    if not model.passes.recomputes:
+        raise UserError(
+            f"gradient_checkpointing is on, and diffusers' {type(network).__name__} then predicts "
+            "something else: leave it off"
+        )
     network.enable_gradient_checkpointing()
     try:
         yield

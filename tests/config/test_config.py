@@ -154,7 +154,7 @@ def test_align_runs_its_training_as_it_generates_where_that_can_be() -> None:
         (lambda: BuildConfig(estimator=None), "estimator is None: expected a text"),
         (lambda: SamplerConfig(guidance="high"), "guidance is 'high': expected a number"),
         (lambda: TuneConfig(lr="high"), "lr is 'high': expected a number"),
-        (lambda: TuneConfig(micro_batch=2.5), "expected a whole number or a text"),
+        (lambda: TuneConfig(micro_batch=2.5), "expected a whole number or 'auto'"),
         (lambda: TuneConfig(targets="to_q"), "targets is 'to_q': expected a tuple"),
         (lambda: RealConfig(limit=0), "limit is 0"),
         (lambda: AlignConfig(tuning=TuneConfig(real_share=0.5)), "real_share is 0.5"),

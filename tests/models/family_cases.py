@@ -7,16 +7,24 @@ from typing import Any
 
 import torch
 from aura_flow_pipeline import aura_flow_pipeline
+from cogview4_pipeline import cogview4_pipeline
+from flux2_klein_pipeline import before_decoding, flux2_klein_pipeline
+from flux_pipeline import chroma_pipeline, flux_pipeline
+from hunyuan_dit_pipeline import hunyuan_dit_pipeline
+from lumina2_pipeline import lumina2_pipeline
+from pixart_sigma_pipeline import pixart_sigma_pipeline, with_peft
+from qwen_image_pipeline import qwen_image_pipeline
 from sana_pipeline import sana_pipeline
 from sd3_pipeline import sd3_pipeline
 from sdxl_pipeline import sdxl_pipeline
-from tiny_parts import TEXTS, furthest, predict
+from tiny_parts import TEXTS, furthest, predict, with_lora
 from torch import Tensor
 from z_image_pipeline import z_image_pipeline
 
 import mitune
 from mitune.adapters import adapter
 from mitune.diffusion.noise import candidate_keys, normal
+from mitune.models.packing import pack
 
 STEPS, GUIDANCE = 5, 4.0
 
@@ -38,6 +46,11 @@ class Case:
     """The pipeline's own solver, where the preset has another one."""
     size: tuple[int, int] | None = None
     compiles: bool = True
+    alone: bool = False
+    """The pipeline is given one prompt at a time, as a text there depends on those beside it."""
+    with_lora: Callable[[Any, Path], Any] = with_lora
+    """A pipeline with an adapter's file in its weights: peft's own means where diffusers' class has
+    none."""
 
     def load(self, source: Any = None) -> Any:
         return mitune.load(self.pipeline() if source is None else source, size=self.size)
@@ -45,6 +58,38 @@ class Case:
 
 CASES = {
     "AuraFlow": Case(aura_flow_pipeline),
+    "Chroma": Case(chroma_pipeline, given=pack, drawn=pack, size=(32, 32)),
+    "CogView4": Case(cogview4_pipeline, compiles=False, alone=True),
+    "FLUX.1-dev": Case(
+        flux_pipeline,
+        guidance=lambda scale: {"guidance_scale": 1.0, "true_cfg_scale": scale},
+        call={"negative_prompt": [""] * 4},
+        given=pack,
+        drawn=pack,
+        size=(32, 32),
+    ),
+    "FLUX.2-klein": Case(flux2_klein_pipeline, drawn=before_decoding, size=(32, 32)),
+    "Hunyuan-DiT": Case(
+        hunyuan_dit_pipeline,
+        call={"use_resolution_binning": False},
+        scheduler="euler",
+        with_lora=with_peft,
+    ),
+    "Lumina 2": Case(lumina2_pipeline, compiles=False),
+    "PixArt-Sigma": Case(
+        pixart_sigma_pipeline,
+        call={"use_resolution_binning": False, "clean_caption": False},
+        scheduler="ddim",
+        with_lora=with_peft,
+    ),
+    "Qwen-Image": Case(
+        qwen_image_pipeline,
+        guidance=lambda scale: {"true_cfg_scale": scale},
+        call={"negative_prompt": [""] * 4},
+        given=pack,
+        drawn=pack,
+        size=(32, 32),
+    ),
     "Sana": Case(sana_pipeline, call={"use_resolution_binning": False}),
     "Z-Image": Case(
         z_image_pipeline,
@@ -68,35 +113,45 @@ def quick(model: Any, case: Case) -> Any:
     return mitune.BuildConfig(candidates=3, sampler=sampler, runtime=mitune.Runtime(slots=4))
 
 
-def check_drawing(case: Case, backend: str) -> None:
-    """From the same noise, with guidance, in slots that do not divide the pool, the engine draws
-    what the pipeline does; so its text is the pipeline's too, and that of no prompt."""
-    model = case.load()
-    made = list(
+def draw(case: Case, model: Any, backend: str = "eager") -> list[Any]:
+    """With guidance, in slots that do not divide the pool."""
+    sampler = quick(model, case).sampler
+    return list(
         mitune.generate(
-            model,
-            TEXTS,
-            candidates=2,
-            sampler=quick(model, case).sampler,
-            seed=3,
-            slots=3,
-            backend=backend,
+            model, TEXTS, candidates=2, sampler=sampler, seed=3, slots=3, backend=backend
         )
     )
+
+
+def drawn_by_pipeline(case: Case, model: Any, made: list[Any], output: str) -> Tensor:
+    """What the family's own pipeline draws from the noise of ``made``."""
     keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
     noise = normal(keys, torch.zeros(len(made), dtype=torch.int64), model.latent_shape)
     height, width = model.picture_size
-    theirs = case.pipeline()(
-        prompt=[c.prompt for c in made],
-        height=height,
-        width=width,
-        latents=case.given(noise),
-        num_inference_steps=STEPS,
-        output_type="latent",
-        **case.guidance(GUIDANCE),
-        **case.call,
-    ).images
-    assert furthest(case.drawn(torch.stack([c.latent for c in made])), theirs) < 1e-4
+    together = 1 if case.alone else len(made)
+    theirs = [
+        case.pipeline()(
+            prompt=[c.prompt for c in made[i : i + together]],
+            height=height,
+            width=width,
+            latents=case.given(noise[i : i + together]),
+            num_inference_steps=STEPS,
+            output_type=output,
+            **case.guidance(GUIDANCE),
+            **case.call,
+        ).images
+        for i in range(0, len(made), together)
+    ]
+    return torch.cat(theirs)
+
+
+def check_drawing(case: Case, backend: str) -> None:
+    """From the same noise the engine draws what the pipeline does; so its text is the pipeline's
+    too, and that of no prompt."""
+    model = case.load()
+    made = draw(case, model, backend)
+    ours = case.drawn(torch.stack([c.latent for c in made]))
+    assert furthest(ours, drawn_by_pipeline(case, model, made, "latent")) < 1e-4
     assert all(c.score > 0 for c in made)  # a sum of squares
 
 

@@ -15,10 +15,12 @@ from family_cases import (
     Case,
     check_drawing,
     check_gradient,
+    draw,
+    drawn_by_pipeline,
     quick,
 )
 from sana_pipeline import sana_pipeline
-from tiny_parts import TEXTS, furthest, predict, with_lora
+from tiny_parts import TEXTS, furthest, predict
 
 import mitune
 from mitune.adapters import adapter
@@ -26,6 +28,7 @@ from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
 from mitune.evaluation.report import compare_adapter
+from mitune.models.protocol import denoiser_of
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ALL = pytest.mark.parametrize("case", [*CASES.values(), *OTHERS.values()], ids=[*CASES, *OTHERS])
@@ -45,6 +48,16 @@ def test_the_engine_draws_what_the_pipeline_does(case: Case) -> None:
     check_drawing(case, "eager")
 
 
+@ALL
+def test_the_pictures_are_the_pipeline_s(case: Case) -> None:
+    model = case.load()
+    made = draw(case, model)
+    pictures = model.decode(torch.stack([c.latent for c in made]))
+    theirs = drawn_by_pipeline(case, model, made, "pt")
+    assert pictures.std() > 0.01  # not all clamped
+    assert float((pictures - theirs).abs().max()) < 1e-3
+
+
 @EVERY
 def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Case) -> None:
     model = case.load()
@@ -59,7 +72,7 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     assert furthest(tuned, base) > 1e-3
     adapter.detach(model)
     exported = export_adapter(model, out, tmp_path / "export", "diffusers")
-    theirs = with_lora(case.pipeline(), exported.path)
+    theirs = case.with_lora(case.pipeline(), exported.path)
     assert furthest(predict(case.load(theirs)), tuned) < 1e-5
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
 
@@ -87,13 +100,37 @@ def test_the_merged_gradient_is_pefts(tmp_path: Path, case: Case) -> None:
     check_gradient(case, "eager", tmp_path)
 
 
+@ALL
+def test_with_activations_computed_again_the_adapter_is_the_same(
+    tmp_path: Path, case: Case
+) -> None:
+    model = case.load()
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case))
+    gentle = replace(TRAINING, eps=1e-4, lr=1e-2)
+    able = denoiser_of(model)._supports_gradient_checkpointing
+    if not (able and model.passes.recomputes):
+        words = "then predicts something else" if able else "has none"
+        with pytest.raises(UserError, match=f"{words}: leave it off"):
+            mitune.tune(model, built, tmp_path / "1", gentle, gradient_checkpointing=True)
+        return
+    runs = []
+    for on in (False, True):
+        out = mitune.tune(model, built, tmp_path / str(on), gentle, gradient_checkpointing=on)
+        adapter.load(model, out)
+        runs.append(predict(model))
+        adapter.detach(model)
+    assert furthest(runs[1], runs[0]) < 1e-5
+
+
 @EVERY
 def test_parts_that_do_not_fit_are_refused(case: Case) -> None:
     for change, words in (
         (lambda p: p.transformer.register_to_config(in_channels=8), "takes 8 channels"),
         (
-            lambda p: p.vae.register_to_config(latent_channels=16),
-            "the vae's latents have 16: expected the same number",
+            lambda p: p.vae.register_to_config(
+                **{"z_dim" if "z_dim" in p.vae.config else "latent_channels": 16}
+            ),
+            "the vae's latents have 16.*: expected the same number",
         ),
         (lambda p: setattr(p, "text_encoder", None), "the text_encoder is missing"),
     ):
@@ -104,7 +141,13 @@ def test_parts_that_do_not_fit_are_refused(case: Case) -> None:
     pipeline = case.pipeline()
     width = next(
         n
-        for n in ("cap_feat_dim", "joint_attention_dim", "caption_channels")
+        for n in (
+            "cap_feat_dim",
+            "joint_attention_dim",
+            "caption_channels",
+            "text_embed_dim",
+            "cross_attention_dim",
+        )
         if n in pipeline.transformer.config
     )
     pipeline.transformer.register_to_config(**{width: 9})
@@ -130,9 +173,9 @@ def test_what_is_compiled_for_one_shape_is_refused_where_there_is_none(
 
 @EVERY
 def test_a_tokenizer_that_says_no_length_is_read_as_the_pipeline_reads_it(case: Case) -> None:
-    pipeline = case.pipeline()
-    pipeline.tokenizer.model_max_length = int(1e30)
-    model, own = case.load(pipeline), case.load()
+    pipeline, own = case.pipeline(), case.load()
+    getattr(pipeline, own.tokenizers[-1]).model_max_length = int(1e30)
+    model = case.load(pipeline)
     assert model.prompt_limit == own.prompt_limit
     assert torch.equal(predict(model), predict(own))
 

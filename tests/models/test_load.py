@@ -7,7 +7,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet
 from mitune.core.errors import UserError
 from mitune.core.identity import weights_digest
 from mitune.load import load, pick_device
-from mitune.models.loading import _without_prefix
+from mitune.models.folder import _without_prefix
 from mitune.worlds.shapes.model import FOLDER
 from mitune.worlds.shapes.prompts import prompts
 

@@ -310,14 +310,16 @@ def test_names_of_folders(shapes_model: Any, model: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.safetensors", "is a file: expected a diffusers pipeline folder"),
+        ("model.safetensors", "fetch the file again"),
+        ("model.ckpt", "other kinds can run code and are never read"),
         ("nowhere", "is not there"),
         ("a/b/c", "is not there"),
         ("", "holds no model_index.json"),
     ],
 )
 def test_what_is_no_folder(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
+    for file in ("model.safetensors", "model.ckpt"):
+        (tmp_path / file).write_bytes(b"x")
     with pytest.raises(UserError, match=message):
         load(tmp_path / name)
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from flux_pipeline import flux_pipeline
 from sdxl_pipeline import sdxl_pipeline
 
 import mitune
@@ -23,7 +24,7 @@ from mitune.models.refusals import why_not
         ("StableDiffusionControlNetPipeline", "steered by another network"),
         ("LatentConsistencyModelPipeline", "distilled to few steps"),
         ("SanaSprintPipeline", "distilled to few steps"),
-        ("FluxPipeline", "given its guidance as a number"),
+        ("Flux2Pipeline", "given its guidance as a number"),
         ("StableAudioPipeline", "makes sound"),
     ],
 )
@@ -37,7 +38,7 @@ def test_a_folder_of_such_a_pipeline_is_refused_with_the_reason(
 
 
 def test_what_is_only_not_there_yet_has_no_reason() -> None:
-    for pipeline in ("QwenImagePipeline", "CogView4Pipeline", "ChromaPipeline"):
+    for pipeline in ("KolorsPipeline", "HiDreamImagePipeline", "BriaPipeline"):
         assert why_not(pipeline) is None
 
 
@@ -46,3 +47,8 @@ def test_guidance_as_a_number_is_refused() -> None:
     pipeline.unet.register_to_config(time_cond_proj_dim=8)
     with pytest.raises(UserError, match="given its guidance as a number"):
         mitune.load(pipeline)
+
+
+def test_a_flux_that_takes_no_guidance_is_distilled() -> None:
+    with pytest.raises(UserError, match=r"distilled to few steps, as FLUX.1-schnell is"):
+        mitune.load(flux_pipeline(guidance_embeds=False))

@@ -121,6 +121,7 @@ def furthest(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @torch.no_grad()
 def predict(model: Any) -> torch.Tensor:
-    """A pass of two rows of noise, under TEXTS."""
-    z = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(1))
+    """A pass of two rows of noise, under TEXTS; of a model, or of one that is prepared."""
+    shape = getattr(model, "model", model).latent_shape
+    z = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
     return model(z, torch.tensor([900.0, 200.0]), model.encode_prompts(TEXTS))

@@ -1,0 +1,36 @@
+"""FLUX.2-klein-base."""
+
+from typing import Any
+
+from mitune.config.preset import flow_preset
+from mitune.models.family import Family
+
+
+def _model(*arguments: Any, **options: Any) -> Any:
+    from mitune.models.flux2_klein.model import Flux2Klein
+
+    return Flux2Klein(*arguments, **options)
+
+
+PRESET = flow_preset(steps=50, guidance=4.0)
+"""Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
+None was measured for this family."""
+
+FAMILY = Family(
+    title="a Flux2KleinPipeline",
+    pipeline="Flux2KleinPipeline",
+    components={
+        "transformer": ("Flux2Transformer2DModel",),
+        "vae": ("AutoencoderKLFlux2",),
+        "text_encoder": ("Qwen3ForCausalLM",),
+        "tokenizer": None,
+        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    },
+    networks={
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    },
+    preset=PRESET,
+    model=_model,
+)

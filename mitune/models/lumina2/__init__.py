@@ -1,0 +1,36 @@
+"""Lumina Image 2."""
+
+from typing import Any
+
+from mitune.config.preset import flow_preset
+from mitune.models.family import Family
+
+
+def _model(*arguments: Any, **options: Any) -> Any:
+    from mitune.models.lumina2.model import Lumina2
+
+    return Lumina2(*arguments, **options)
+
+
+PRESET = flow_preset(steps=30, guidance=4.0)
+"""Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
+None was measured for this family."""
+
+FAMILY = Family(
+    title="a Lumina2Pipeline",
+    pipeline="Lumina2Pipeline",
+    components={
+        "transformer": ("Lumina2Transformer2DModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("Gemma2Model",),
+        "tokenizer": None,
+        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    },
+    networks={
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    },
+    preset=PRESET,
+    model=_model,
+)

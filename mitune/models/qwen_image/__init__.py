@@ -1,0 +1,36 @@
+"""Qwen-Image."""
+
+from typing import Any
+
+from mitune.config.preset import flow_preset
+from mitune.models.family import Family
+
+
+def _model(*arguments: Any, **options: Any) -> Any:
+    from mitune.models.qwen_image.model import QwenImage
+
+    return QwenImage(*arguments, **options)
+
+
+PRESET = flow_preset(steps=50, guidance=4.0)
+"""Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults,
+the guidance as its ``true_cfg_scale``. None was measured for this family."""
+
+FAMILY = Family(
+    title="a QwenImagePipeline",
+    pipeline="QwenImagePipeline",
+    components={
+        "transformer": ("QwenImageTransformer2DModel",),
+        "vae": ("AutoencoderKLQwenImage",),
+        "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
+        "tokenizer": None,
+        "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+    },
+    networks={
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+    },
+    preset=PRESET,
+    model=_model,
+)
