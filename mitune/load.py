@@ -54,14 +54,16 @@ def load(
     precision: str = "float32",
     variant: str | None = None,
     size: tuple[int, int] | None = None,
+    pipeline: Path | str | None = None,
+    offload: bool = False,
 ) -> LatentModel:
     """Load a model, with or without an adapter on it.
 
     Args:
-        model: "shapes" (the embedded one), a diffusers folder, a hub name, or a loaded
-            pipeline of a family that ``mitune.models`` has, whose networks the model takes over:
-            they move to ``device``, are frozen, and change to float32, the denoiser to
-            ``precision``.
+        model: "shapes" (the embedded one), a diffusers folder, a hub name, a single-file
+            ``.safetensors`` checkpoint, or a loaded pipeline of a family that ``mitune.models``
+            has, whose networks the model takes over: they move to ``device``, are frozen, and
+            change to float32, the denoiser to ``precision``.
         adapter: folder or safetensors file of a LoRA or DoRA in diffusers' layout.
         device: "cpu", "cuda", "cuda:N"; None picks a GPU where there is one.
         precision: of the denoiser: "float32", "bfloat16", "float16", or "bf16-mixed", which
@@ -70,6 +72,11 @@ def load(
         variant: weight variant of a folder, such as "fp16".
         size: (height, width) of the pictures in pixels, as everywhere in Python (the command
             line's --size is WIDTHxHEIGHT); None: the model's own. The embedded model has no other.
+        pipeline: for a single file, the diffusers folder or the hub name of a model of its kind,
+            which gives configurations, tokenizers and scheduler, and the parts that the file does
+            not hold; None: the one that diffusers knows for such weights, from the hub.
+        offload: keep the text encoders in the CPU's memory, for a small GPU: each of their layers
+            comes to ``device`` only while it runs. They cannot be trained then.
 
     Raises:
         UserError: something of these does not exist, does not fit, or is not known.
@@ -77,12 +84,18 @@ def load(
     check_precision(precision)
     where = pick_device(device)
     loaded: LatentModel
+    if pipeline is not None and (not isinstance(model, (str, Path)) or str(model) == "shapes"):
+        raise UserError(
+            f"pipeline is {str(pipeline)!r} and the model is no single file: expected none"
+        )
     if not isinstance(model, (str, Path)):
         name = type(model).__name__
         family = family_of(name, model)
         with naming_model(name):
             check_live(model)
-        loaded = family.model(model, name, device=where, precision=precision, size=size)
+        loaded = family.model(
+            model, name, device=where, precision=precision, size=size, offload=offload
+        )
     elif str(model) == "shapes":
         loaded = load_shapes(device=where, precision=precision)
         if size not in (None, loaded.picture_size):
@@ -92,7 +105,15 @@ def load(
                 "its world's pictures"
             )
     else:
-        loaded = load_model(model, device=where, precision=precision, variant=variant, size=size)
+        loaded = load_model(
+            model,
+            device=where,
+            precision=precision,
+            variant=variant,
+            size=size,
+            pipeline=pipeline,
+            offload=offload,
+        )
     if adapter is not None:
         adapters.load(loaded, Path(adapter), fingerprint=loaded.fingerprint)
     return loaded

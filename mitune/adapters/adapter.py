@@ -56,12 +56,18 @@ def check_targets(model: LatentModel, config: TuneConfig) -> None:
 
     Raises:
         UserError: a target that names no linear or convolution layer (the message lists possible
-            ones), or a text_encoder_lr for a model without text encoders that can be trained.
+            ones), or a text_encoder_lr for a model without text encoders that can be trained, or
+            with offloaded ones.
     """
     if config.text_encoder_lr is not None and not text_encoders(model):
         raise UserError(
             f"text_encoder_lr is {config.text_encoder_lr}, and {model.name} has no text encoder "
             "that can be trained: expected None"
+        )
+    if config.text_encoder_lr is not None and model.offload:
+        raise UserError(
+            f"text_encoder_lr is {config.text_encoder_lr}, and the text encoders are offloaded: "
+            "expected None; load the model without offload to train them"
         )
     for name, asked in network.asked(model, config).items():
         network.check_targets(model.networks[name], sorted(asked.target_modules or ()))
@@ -103,6 +109,8 @@ def load(
         for name, part in content.parts.items():
             if name not in networks:
                 raise misfit(content.path, f"the model has no {name}")
+            if name != model.denoiser and model.offload:
+                raise misfit(content.path, f"the {name} is offloaded: load the model without it")
             network.load_adapter(networks[name], part, content.path)
     except UserError:
         detach(model)

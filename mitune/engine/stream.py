@@ -1,10 +1,11 @@
 """The public front of the engine: candidates of prompts from a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mitune.config.options import former, with_options
-from mitune.config.runtime import Runtime
+from mitune.config.runtime import AUTO, Runtime
 from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
@@ -13,6 +14,7 @@ from mitune.engine.engine import Engine
 from mitune.engine.policies import Policy
 from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import EngineStats, Request
+from mitune.engine.slot_count import with_slots
 from mitune.models.protocol import LatentModel
 from mitune.runtime.backends import need_fixed_shapes
 from mitune.runtime.prepared import Prepared, prepare
@@ -76,6 +78,10 @@ def generate(
     own = model.model if isinstance(model, Prepared) else model
     chosen = with_options(config or GenerateConfig.of(own.preset), options)
     check_run(prompts)
+    if chosen.runtime.slots == AUTO:
+        total = len(prompts) * chosen.candidates
+        runtime = with_slots(own, chosen.runtime, chosen.sampler, total)
+        chosen = replace(chosen, runtime=runtime)
     if isinstance(model, Prepared):
         asked = chosen.runtime if config is not None else None
         _check_prepared(model, asked, options)
@@ -126,7 +132,7 @@ class Ready:
             null=prepared.encode_null(),
             latent_shape=model.latent_shape,
             input_dtype=prepared.dtype,
-            slots=runtime.slots,
+            slots=runtime.count,
             device=model.device,
             scored=config.scored,
             cuda_graphs=runtime.cuda_graphs,

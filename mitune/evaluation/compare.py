@@ -13,6 +13,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig, RealConfig
 from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
+from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.scoring.score import score
@@ -46,13 +47,12 @@ def draw_candidates(
     """Draw ``images`` candidates of each prompt, sorted by prompt and index. With equal seeds,
     every model gets the same noise."""
     runtime = runtime or Runtime()
-    slots = min(runtime.slots, len(prompts) * images)  # idle slots cost as much as busy ones
     config = GenerateConfig(
         candidates=images,
         sampler=sampler,
         seed=seed,
         scored=scored,
-        runtime=replace(runtime, slots=slots),
+        runtime=with_slots(model, runtime, sampler, len(prompts) * images),
     )
     made = generate(model, prompts, config)
     return sorted(made, key=lambda c: (c.prompt_index, c.index))

@@ -100,7 +100,7 @@ class HeldOutMI:
             self._judge,
             pictures,
             draws=self._draws,
-            batch=min(self._drawn.runtime.slots, len(pictures.prompts)),
+            batch=min(self._drawn.runtime.count, len(pictures.prompts)),
             runtime=self._drawn.runtime,
         )
         return float(scores.double().mean())

@@ -12,6 +12,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
+from mitune.engine.slot_count import with_slots
 from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
 from mitune.evaluation.pictures import base_and_tuned
 from mitune.models.protocol import LatentModel
@@ -53,7 +54,7 @@ def compare_models(
         adapters.detach(model)
     # Use the same batch size for drawing and judging, so that the denoiser is compiled once.
     runtime = runtime or Runtime()
-    runtime = replace(runtime, slots=min(runtime.slots, len(prompts) * images))
+    runtime = with_slots(model, runtime, sampler, len(prompts) * images)
     drawing = partial(
         draw,
         model,
@@ -70,7 +71,7 @@ def compare_models(
             drawn[name] = drawing()
         finally:
             adapters.detach(model)
-    judging = partial(measure, model, draws=MI_DRAWS, batch=runtime.slots, runtime=runtime)
+    judging = partial(measure, model, draws=MI_DRAWS, batch=runtime.count, runtime=runtime)
     values = {name: judging(pictures) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from mitune.config.choices import ReNoising
 from mitune.config.options import with_options
+from mitune.config.runtime import AUTO
 from mitune.config.sets import BuildConfig, GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.progress import warn_unrecorded
@@ -16,6 +17,7 @@ from mitune.core.provenance import environment
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.request import Request
+from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
 from mitune.runtime.cuda_graphs import need_gpu
@@ -26,6 +28,7 @@ from mitune.selection.prune import exact, for_run
 from mitune.selection.recheck import check_reach, recheck
 from mitune.selection.steering import Steering
 from mitune.sets import FineTuningSet, SetWriter
+from mitune.sets.schema import RUN, SetRecord
 
 
 def build_set(
@@ -63,6 +66,9 @@ def build_set(
             disk that cannot be written.
     """
     config = with_options(config or BuildConfig.of(model.preset), options)
+    if config.runtime.slots == AUTO and (Path(out) / RUN).is_file():  # the number that fitted then
+        begun = SetRecord.load(Path(out)).settings.get("slots", AUTO)
+        config = replace(config, runtime=replace(config.runtime, slots=begun))
     check_run(prompts)
     run = _Run(model, prompts, config)
     prepare(model, run.config.runtime)  # fail before the folder is created
@@ -120,8 +126,8 @@ class _Run:
         if config.recheck_ties is not None:
             _check_recheck(config, self.precision)
         total = len(prompts) * config.candidates
-        slots = min(config.runtime.slots, total)  # idle slots cost as much as busy ones
-        self.config = replace(config, runtime=replace(config.runtime, slots=slots))
+        runtime = with_slots(model, config.runtime, config.sampler, total)
+        self.config = replace(config, runtime=runtime)
         if config.estimator == "rfmi":
             rfmi_weights(self.schedule, config.sampler.t_min)  # refuse before anything is drawn
 
@@ -159,12 +165,12 @@ class _Run:
             folder,
             make=self._make,
             draft=self._draft,
-            block=20 * config.runtime.slots,
+            block=20 * config.runtime.count,
         )
 
     def candidates(self, steering: Steering, pending: set[int]) -> Iterator[Candidate]:
         """Generate all candidates that are missing, scored as the config asks."""
-        config, slots = self.config, self.config.runtime.slots
+        config, slots = self.config, self.config.runtime.count
         every = pool(self.prompts, config.candidates)
         finish = exact(self.weights, config.keep)
         made: Iterable[Candidate]

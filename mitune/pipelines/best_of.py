@@ -1,6 +1,6 @@
 """The best of many pictures of a pipeline, by their mutual information with the prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.images import as_pictures
 from mitune.engine.policies import best
+from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import generate
 from mitune.load import adopt
 
@@ -58,7 +59,7 @@ def best_of(pipe: Any, prompt: str, n: int = 8, keep: int = 1, **options: Any) -
     if not 1 <= keep <= n:
         raise UserError(f"keep is {keep}: expected 1 to {n}, the number of pictures")
     config = with_options(GenerateConfig.of(model.preset, candidates=n), options)
-    config = with_options(config, {"slots": min(config.runtime.slots, n)})
+    config = replace(config, runtime=with_slots(model, config.runtime, config.sampler, n))
     made = sorted(generate(model, [prompt], config), key=lambda candidate: candidate.index)
     scores = torch.tensor([candidate.score for candidate in made])
     chosen = sorted(best(scores, keep), key=lambda i: -made[i].score)

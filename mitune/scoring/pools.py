@@ -38,7 +38,7 @@ def scored_by_renoising(
     must depend only on its candidate."""
     prepared = prepare(model, config.runtime)
     encoder = PromptEncoder(prepared.encode_prompts, prompts)
-    null, block = prepared.encode_null(), config.runtime.slots
+    null, block = prepared.encode_null(), config.runtime.count
     made = iter(made)
     while chunk := list(islice(made, block)):
         rows = [encoder.row(candidate.prompt_index) for candidate in chunk]

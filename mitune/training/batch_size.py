@@ -1,16 +1,14 @@
 """Find how many samples fit into one pass by running passes, not by estimating memory."""
 
-from collections.abc import Callable
-
-import torch
-
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
+from mitune.runtime.fitting import fits, largest
 from mitune.training.batches import Batches
 from mitune.training.gradient import Gradient
 
 _ON_CPU = 32
 """The micro-batch for "auto" on a CPU."""
+_MEND = "a GPU with more, gradient_checkpointing, a lower precision, or fewer targets"
 
 
 def find_batch_size(
@@ -44,47 +42,12 @@ def find_batch_size(
     if batches.device.type == "cpu":  # out of memory, the system swaps or kills; nothing is raised
         return min(_ON_CPU if asked == "auto" else asked, config.batch)
     if asked == "auto":
-        return largest(attempt, config.batch)
+        return largest(attempt, config.batch, what="sample", mend=_MEND)
     size = min(asked, config.batch)
-    if not _fits(attempt, size):
-        best = largest(attempt, max(size - 1, 1))
+    if not fits(attempt, size):
+        best = largest(attempt, max(size - 1, 1), what="sample", mend=_MEND)
         raise UserError(
             f"micro_batch is {asked}: that many samples do not fit into the memory of "
             f"{batches.device}; the largest that does is {best}"
         )
     return size
-
-
-def largest(attempt: Callable[[int], None], most: int) -> int:
-    """The largest size up to ``most`` that does not run out of memory, found by doubling the size
-    from 1 and then bisecting.
-
-    Raises:
-        UserError: if size 1 runs out of memory.
-    """
-    good, bad = 0, most + 1
-    size = 1
-    while good < most and bad - good > 1:
-        if _fits(attempt, size):
-            good = size
-        else:
-            bad = size
-        size = min(2 * good, most) if bad > most else (good + bad) // 2
-        if good == 0 and bad == 1:
-            raise UserError(
-                "not even one sample fits into memory: expected a GPU with more, a lower "
-                "precision, or fewer targets"
-            )
-    return good
-
-
-def _fits(attempt: Callable[[int], None], size: int) -> bool:
-    try:
-        attempt(size)
-    except (torch.OutOfMemoryError, MemoryError):
-        fits = False
-    else:
-        fits = True
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return fits

@@ -118,7 +118,8 @@ class Batches:
         ]
         if config.caption_dropout > 0:
             parts.append(model.encode_null() if frozen else model.tokenize_null())
-        self._cond = {name: tensor.to(model.device) for name, tensor in concat(parts).items()}
+        place = torch.device("cpu") if model.offload else model.device
+        self._cond = {name: tensor.to(place) for name, tensor in concat(parts).items()}
         row = {prompt: number for number, prompt in enumerate(prompts)}
         self._row = torch.tensor([row[prompt] for prompt, _ in pairs])
         self._null = len(prompts)
@@ -185,7 +186,10 @@ class Batches:
                 latents=self._latents[pairs[positions].to(self.device)],
                 noise=normal(keys, steps, self._latents.shape[1:]),
                 t=t[positions].to(self.device),
-                cond=take(self._cond, rows[positions]),
+                cond={
+                    name: tensor.to(self.device)
+                    for name, tensor in take(self._cond, rows[positions]).items()
+                },
                 weight=None if weights is None else weights[positions].to(self.device),
             )
 

@@ -5,7 +5,7 @@ import torch
 from tiny_model import TinyModel, TinySet, config
 
 from mitune.core.errors import UserError
-from mitune.training.batch_size import find_batch_size, largest
+from mitune.training.batch_size import find_batch_size
 from mitune.training.batches import Batches
 
 
@@ -26,19 +26,6 @@ class Full:
 
     def finish(self):
         pass
-
-
-@pytest.mark.parametrize("room", [1, 2, 3, 7, 8, 9, 31, 32, 100])
-def test_it_is_found_with_few_trials(room):
-    tried = []
-
-    def attempt(size):
-        tried.append(size)
-        if size > room:
-            raise torch.OutOfMemoryError
-
-    assert largest(attempt, 32) == min(room, 32)
-    assert len(tried) <= 11
 
 
 class OnGpu:

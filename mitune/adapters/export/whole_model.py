@@ -9,6 +9,7 @@ from mitune.adapters.export.folder import new_folder
 from mitune.adapters.export.layers import adapted
 from mitune.adapters.merge import merged_weights
 from mitune.adapters.model_card import CARD, Form, card
+from mitune.core.errors import UserError
 from mitune.core.files import atomic_write
 from mitune.models.protocol import LatentModel
 
@@ -48,8 +49,13 @@ def merge(model: LatentModel, adapter: Path | str, out: Path | str) -> Path:
     Raises:
         UserError: ``out`` is there and not empty or cannot be written; an adapter of another model,
             one that does not fit, or one that makes weights infinite or NaN; a model that is not in
-            float32.
+            float32, or whose text encoders are offloaded.
     """
+    if model.offload:
+        raise UserError(
+            f"the text encoders of {model.name} are offloaded: expected a model that was loaded "
+            "without offload"
+        )
     run = run_of(adapter)
     with new_folder(out) as folder:
         with adapted(model, adapter):

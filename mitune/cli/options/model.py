@@ -29,8 +29,11 @@ class Source(Output):
     GROUP: ClassVar[str] = "model"
 
     model: str = "shapes"
-    """"shapes" is the embedded model; else the folder of a diffusers pipeline, or a name on the
-    hub."""
+    """"shapes" is the embedded model; else the folder of a diffusers pipeline, a name on the hub,
+    or a single-file .safetensors checkpoint."""
+    pipeline: Annotated[str | None, stands_for("that of the hub which its weights fit")] = None
+    """For a single file: the diffusers folder or hub name of a model of its kind, which gives its
+    configurations and tokenizers, and parts that the file does not hold."""
     variant: Annotated[str | None, stands_for("the plain weights")] = None
     """Weight variant of a model folder, such as fp16."""
     device: Annotated[str | None, stands_for("a GPU where there is one, else cpu")] = None
@@ -40,9 +43,9 @@ class Source(Output):
 
     def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model in float32, with ``adapter`` on it if any."""
-        return self._load(adapter, "float32")
+        return self._load(adapter, "float32", offload=False)
 
-    def _load(self, adapter: Path | None, precision: Precision) -> "LatentModel":
+    def _load(self, adapter: Path | None, precision: Precision, *, offload: bool) -> "LatentModel":
         from mitune.core.progress import quiet_libraries
         from mitune.load import load
 
@@ -53,7 +56,9 @@ class Source(Output):
             device=self.device,
             precision=precision,
             variant=self.variant,
+            pipeline=self.pipeline,
             size=None if self.size is None else _size(self.size),
+            offload=offload,
         )
 
 
@@ -85,7 +90,10 @@ class Common(_Talk, Source):
     precision: Precision = "float32"
     """Of the denoiser; float64 is a reference for checks; bf16-mixed generates with bfloat16
     products in an otherwise float32 model. Latents and scores stay float32."""
+    offload: bool = False
+    """For a small GPU: keep the text encoders in the CPU's memory, and bring each of their layers
+    to the GPU only while it runs."""
 
     def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model, with ``adapter`` on it if any."""
-        return self._load(adapter, self.precision)
+        return self._load(adapter, self.precision, offload=self.offload)
