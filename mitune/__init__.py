@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mitune.load import load
     from mitune.methods.align import align
     from mitune.methods.build import build_set
+    from mitune.methods.hub import push_to_hub
     from mitune.methods.pictures import export_pictures
     from mitune.methods.real import build_real_set
     from mitune.pipelines.best_of import best_of
@@ -44,6 +45,7 @@ else:  # a type checker would take __getattr__ for a promise of every name
             "Candidate": "mitune.engine.candidate",
             "UserError": "mitune.core.errors",
             "generate": "mitune.engine.stream",
+            "push_to_hub": "mitune.methods.hub",
             "load": "mitune.load",
             "build_real_set": "mitune.methods.real",
             "export_pictures": "mitune.methods.pictures",
@@ -89,6 +91,7 @@ __all__ = [
     "generate",
     "guider",
     "load",
+    "push_to_hub",
     "score",
     "tune",
 ]

@@ -104,7 +104,7 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     """
     content = _read(run / RUN)
     name = content.get("model") or (base and base_name(base)) or "unnamed"
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    hub = is_on_hub(name)
     # A local path means nothing to readers of the card.
     shown = name if hub else Path(name).name
     adapter = form.relation == "adapter"
@@ -130,6 +130,11 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
         ),
     )
     return text.encode()
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a model's name is one of the hub, and not a path."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
 def _source(name: str, hub: bool) -> str:

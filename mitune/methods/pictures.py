@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mitune.adapters.export.folder import new_folder
+from mitune.adapters.model_card import CARD, is_on_hub
 from mitune.config.choices import PictureForm, check_choice
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
@@ -23,6 +24,7 @@ from mitune.core.identity import check_same_model
 from mitune.core.images import as_pictures
 from mitune.engine.request import Request
 from mitune.engine.stream import generate
+from mitune.methods.picture_card import picture_card
 from mitune.models.protocol import LatentModel
 from mitune.sets import FineTuningSet
 
@@ -107,7 +109,11 @@ def export_pictures(
         _pairs(model, fine_tuning_set) if form == "pairs" else _selected(model, fine_tuning_set)
     )
     with new_folder(out) as folder:
-        return writers[form](_counted(made, progress), folder)
+        count = writers[form](_counted(made, progress), folder)
+        shown = model.name if "/" not in model.name or is_on_hub(model.name) else "a local model"
+        content = picture_card(form, count, len(fine_tuning_set.prompts), shown)
+        (folder / CARD).write_bytes(content)
+    return count
 
 
 def _counted(made: Iterator[T], progress: Callable[[int], None] | None) -> Iterator[T]:

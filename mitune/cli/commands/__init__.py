@@ -11,6 +11,7 @@ from mitune.cli.commands.doctor import Doctor
 from mitune.cli.commands.eval import Eval
 from mitune.cli.commands.export import Export
 from mitune.cli.commands.merge import Merge
+from mitune.cli.commands.push import Push
 from mitune.cli.commands.real import Real
 from mitune.cli.commands.score import Score
 from mitune.cli.commands.tune import Tune
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "eval": Eval,
     "export": Export,
     "merge": Merge,
+    "push": Push,
     "bench": Bench,
     "doctor": Doctor,
 }

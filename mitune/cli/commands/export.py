@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from mitune.arguments.fields import stands_for
+from mitune.cli.commands.push import upload
 from mitune.cli.options.model import Source
 from mitune.config.choices import Form, PictureForm
 from mitune.core.errors import UserError
@@ -32,14 +33,24 @@ class Export(Source):
     """What the other program reads."""
     rank: Annotated[int | None, stands_for("twice the rank of a DoRA, a LoRA's own")] = None
     """For kohya: rank of the plain LoRA."""
+    push_to_hub: Annotated[str | None, stands_for("nothing leaves this machine")] = None
+    """Then upload the folder, to this private repository, user/name (`mitune push` does the same
+    later)."""
 
     def run(self) -> dict[str, Any]:
+        if self.push_to_hub is not None:
+            from mitune.methods.hub import check_name
+
+            check_name(self.push_to_hub)
         pictures = self.format in get_args(PictureForm)
         if pictures and self.set is None:
             raise UserError(f"format {self.format} is of a set's pictures: give --set")
         if not pictures and (self.set is not None or self.adapter is None):
             raise UserError(f"format {self.format} is of an adapter: give --adapter, and no --set")
-        return self._pictures() if pictures else self._adapter()
+        done = self._pictures() if pictures else self._adapter()
+        if self.push_to_hub is not None:
+            done |= upload(self.out, self.push_to_hub, public=False)
+        return done
 
     def _pictures(self) -> dict[str, Any]:
         from mitune.adapters.adapter_file import digest
