@@ -15,7 +15,21 @@ import pytest
 import yaml
 
 BEGIN, END = "<!-- table: make families -->", "<!-- end of the table -->"
-CELLS = Path(__file__).parents[1] / "tests/models/cells.yaml"
+TESTS = Path(__file__).parents[1] / "tests/models"
+
+
+def cells() -> dict[str, dict[str, str]]:
+    """For each family and column, the test that shows it."""
+    sys.path.insert(0, str(TESTS))
+    from family_cases import CASES
+
+    found = yaml.safe_load((TESTS / "cells.yaml").read_text())
+    each, empty = found.pop("each"), found.pop("empty")
+    for name, case in CASES.items():
+        left = {*empty.get(name, ()), *(() if case.compiles else ("compiled",))}
+        row = {column: test.replace("NAME", name) for column, test in each.items()}
+        found[name] = {column: test for column, test in row.items() if column not in left}
+    return found
 
 
 def passed(tests: list[str]) -> set[str]:
@@ -30,16 +44,17 @@ def passed(tests: list[str]) -> set[str]:
                 continue
             file = case.get("classname", "").replace(".", "/") + ".py"
             whole = case.find("failure") is None and case.find("error") is None
-            for name in (file, f"{file}::{case.get('name', '').partition('[')[0]}"):
+            own = case.get("name", "")
+            for name in (file, f"{file}::{own.partition('[')[0]}", f"{file}::{own}"):
                 ran[name] = ran.get(name, True) and whole
     return {test for test in tests if ran.get(test, False)}
 
 
-def table(cells: dict[str, dict[str, str]], shown: set[str]) -> str:
+def table(rows: dict[str, dict[str, str]], shown: set[str]) -> str:
     """Families in rows."""
-    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for family, row in cells.items():
+    for family, row in rows.items():
         marks = ["✓" if row.get(column) in shown else "" for column in columns]
         lines.append(f"| {family} | " + " | ".join(marks) + " |")
     return "\n".join(lines)
@@ -47,7 +62,7 @@ def table(cells: dict[str, dict[str, str]], shown: set[str]) -> str:
 
 if __name__ == "__main__":
     page = Path(sys.argv[1])
-    found = yaml.safe_load(CELLS.read_text())
+    found = cells()
     wanted = sorted({test for row in found.values() for test in row.values()})
     good = passed(wanted)
     before, _, rest = page.read_text().partition(BEGIN)

@@ -77,6 +77,20 @@ ADAPTER = Form(
 )
 
 
+_WITHOUT_LOADER = Form(
+    title="Adapter",
+    use="""\
+diffusers has no `load_lora_weights` for this pipeline. A whole pipeline of base and adapter:
+
+    mitune export --model {source} --adapter path/of/this/folder --format merged --out DIR""",
+)
+
+
+def of_adapter(pipeline: Any) -> Form:
+    """The form for an adapter of a diffusers pipeline."""
+    return ADAPTER if hasattr(pipeline, "load_lora_weights") else _WITHOUT_LOADER
+
+
 def whole(denoiser: str) -> Form:
     """The form for a full fine-tuning of the pipeline's part ``denoiser``."""
     return Form(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mitune.adapters import adapter as adapters
-from mitune.adapters.model_card import ADAPTER, CARD, card, whole
+from mitune.adapters.model_card import CARD, card, of_adapter, whole
 from mitune.config.options import with_options
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
@@ -251,7 +251,8 @@ def _train(
                 checkpoint.restore_best(state, places)
             checkpoint.prune(state, places, config.keep_checkpoints)  # a kill may have cut it short
             # Write the card before the adapter, whose file marks the run as finished.
-            form = whole(model.denoiser) if config.method == "full" else ADAPTER
+            every = config.method == "full"
+            form = whole(model.denoiser) if every else of_adapter(model.pipeline)
             atomic_write(out / CARD, card(out, form))
             adapters.save(state.model, out, metadata)
         elif state.step > 0:

@@ -72,9 +72,19 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     assert furthest(tuned, base) > 1e-3
     adapter.detach(model)
     exported = export_adapter(model, out, tmp_path / "export", "diffusers")
+    loads = hasattr(model.pipeline, "load_lora_weights")
+    assert ("no `load_lora_weights`" in (exported.path / "README.md").read_text()) != loads
     theirs = case.with_lora(case.pipeline(), exported.path)
     assert furthest(predict(case.load(theirs)), tuned) < 1e-5
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
+
+
+@EVERY
+def test_a_pool_is_pruned(tmp_path: Path, case: Case) -> None:
+    model = case.load()
+    halving = mitune.PruneConfig(policy="halving", rungs=((3, 2),), audit=0.0)
+    built = mitune.build_set(model, TEXTS, tmp_path, replace(quick(model, case), prune=halving))
+    assert sorted(built.table()["pruned"].to_pylist()) == [False] * 4 + [True] * 2
 
 
 @ALL

@@ -4,6 +4,7 @@ numbers of parameters are those of the published weights."""
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,6 +60,150 @@ def test_the_architecture_is_the_published_one(
             made = call(network).sample
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert made.shape[-2:] == (128, 128)
+    assert round(counter.get_total_flops() / 1e12, 3) == teraflop
+    ends = tuple(f".{end}" for end in PAPER.tuning.targets)
+    assert sum(name.endswith(ends) for name, _ in network.named_modules()) == adapted
+
+
+def _flux(network: Any, **more: Any) -> Any:
+    return network(
+        hidden_states=torch.empty(1, 4096, network.config.in_channels),
+        timestep=torch.empty(1),
+        encoder_hidden_states=torch.empty(1, 512, network.config.joint_attention_dim),
+        txt_ids=torch.empty(512, len(network.config.axes_dims_rope)),
+        img_ids=torch.empty(4096, len(network.config.axes_dims_rope)),
+        **more,
+    )
+
+
+def _flux_dev(network: Any) -> Any:
+    return _flux(network, guidance=torch.empty(1), pooled_projections=torch.empty(1, 768))
+
+
+def _chroma(network: Any) -> Any:
+    return _flux(network, attention_mask=torch.empty(1, 512 + 4096))
+
+
+def _qwen_image(network: Any) -> Any:
+    return network(
+        hidden_states=torch.empty(1, 4096, 64),
+        timestep=torch.empty(1),
+        encoder_hidden_states=torch.empty(1, 512, 3584),
+        encoder_hidden_states_mask=torch.ones(1, 512, dtype=torch.bool),
+        img_shapes=[[(1, 64, 64)]],
+    )
+
+
+def _masked(network: Any) -> Any:
+    config, side = network.config, network.config.sample_size
+    more = {} if "norm_type" not in config else {"added_cond_kwargs": _NO_SIZE}
+    return network(
+        torch.empty(1, config.in_channels, side, side),
+        encoder_hidden_states=torch.empty(1, 300, config.caption_channels),
+        encoder_attention_mask=torch.empty(1, 300),
+        timestep=torch.empty(1),
+        **more,
+    )
+
+
+_NO_SIZE = {"resolution": None, "aspect_ratio": None}
+
+
+def _aura_flow(network: Any) -> Any:
+    return network(
+        torch.empty(1, 4, 128, 128),
+        encoder_hidden_states=torch.empty(1, 256, 2048),
+        timestep=torch.empty(1),
+    )
+
+
+def _cogview4(network: Any) -> Any:
+    """Of a text of 16 tokens, the least."""
+    return network(
+        hidden_states=torch.empty(1, 16, 128, 128),
+        timestep=torch.empty(1),
+        encoder_hidden_states=torch.empty(1, 16, 4096),
+        original_size=torch.empty(1, 2),
+        target_size=torch.empty(1, 2),
+        crop_coords=torch.empty(1, 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "call", "parameters", "teraflop", "adapted"),
+    [
+        # Four layers of a double block, three of a single one.
+        ("FluxTransformer2DModel", {"guidance_embeds": True}, _flux_dev, 11.901, 74.385, 190),
+        ("ChromaTransformer2DModel", {}, _chroma, 8.900, 74.569, 190),
+        ("QwenImageTransformer2DModel", {}, _qwen_image, 20.430, 78.304, 240),
+        (
+            "Flux2Transformer2DModel",
+            {
+                "in_channels": 128,
+                "num_layers": 5,
+                "num_single_layers": 20,
+                "num_attention_heads": 24,
+                "joint_attention_dim": 7680,
+                "guidance_embeds": False,
+            },
+            _flux,
+            3.876,
+            34.820,
+            20,  # the single blocks have their projections in one layer, of another name
+        ),
+        (
+            "PixArtTransformer2DModel",
+            {
+                "sample_size": 128,
+                "interpolation_scale": 2,
+                "caption_channels": 4096,
+                "use_additional_conditions": False,
+            },
+            _masked,
+            0.611,
+            6.634,
+            224,
+        ),
+        ("SanaTransformer2DModel", {}, _masked, 1.604, 2.967, 160),
+        (
+            "AuraFlowTransformer2DModel",
+            {
+                "pos_embed_max_size": 9216,
+                "attention_head_dim": 256,
+                "num_attention_heads": 12,
+                "caption_projection_dim": 3072,
+            },
+            _aura_flow,
+            6.859,
+            43.968,
+            144,
+        ),
+        (
+            "CogView4Transformer2DModel",
+            {"num_layers": 28, "attention_head_dim": 128, "num_attention_heads": 32},
+            _cogview4,
+            6.369,
+            54.123,
+            112,
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_families_have_the_published_size(
+    kind: str,
+    config: dict[str, Any],
+    call: Callable[[Any], Any],
+    parameters: float,
+    teraflop: float,
+    adapted: int,
+) -> None:
+    """Billions of parameters, and one row's pass at 1024 pixels. The configurations are the
+    classes' defaults, but for what stands here, from memory: the totals are the published ones."""
+    with torch.device("meta"):
+        network = getattr(diffusers, kind)(**config)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(network)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e9, 3) == parameters
     assert round(counter.get_total_flops() / 1e12, 3) == teraflop
     ends = tuple(f".{end}" for end in PAPER.tuning.targets)
     assert sum(name.endswith(ends) for name, _ in network.named_modules()) == adapted

@@ -38,6 +38,7 @@ class TinyModel(StableDiffusion):
                 cross_attention_dim=WIDTH,
                 attention_head_dim=2,
             )
+        self.pipeline = StableDiffusionPipeline  # the class stands for an object of it
         self.networks = {"unet": unet.eval().requires_grad_(False)}
         self.name, self.world, self.preset = "tiny", None, PAPER
         self.parts: Mapping[str, Any] = {"scheduler": {"prediction_type": "epsilon"}}

@@ -23,7 +23,7 @@ from mitune.adapters.export import formats
 from mitune.adapters.export.folder import check_new, new_folder
 from mitune.adapters.export.layers import Layer, adapted
 from mitune.adapters.export.whole_model import merge
-from mitune.adapters.model_card import ADAPTER, CARD, Form, card
+from mitune.adapters.model_card import CARD, Form, card, of_adapter
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write
 from mitune.core.provenance import versions
@@ -133,7 +133,7 @@ def export_adapter(
         if format == "diffusers":
             # An adapter of ours has its notes already, and is written byte for byte.
             write_file(folder, content.parts, notes)
-            atomic_write(folder / CARD, card(run, ADAPTER, base=model.name))
+            atomic_write(folder / CARD, card(run, of_adapter(model.pipeline), base=model.name))
             return Exported(path=place, file=place / FILE)
         file = place / f"{place.resolve().name}.safetensors"
         notes |= {"adapter": digest(adapter), "format": format, "mitune": versions()["mitune"]}
