@@ -24,9 +24,10 @@ def cells() -> dict[str, dict[str, str]]:
     from family_cases import CASES
 
     found = yaml.safe_load((TESTS / "cells.yaml").read_text())
-    each, empty = found.pop("each"), found.pop("empty")
+    each, empty, only = (found.pop(name) for name in ("each", "empty", "only"))
     for name, case in CASES.items():
         left = {*empty.get(name, ()), *(() if case.compiles else ("compiled",))}
+        left |= {column for column, names in only.items() if name not in names}
         row = {column: test.replace("NAME", name) for column, test in each.items()}
         found[name] = {column: test for column, test in row.items() if column not in left}
     return found

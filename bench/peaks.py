@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
@@ -27,6 +28,7 @@ from mitune.bench.random_model import random_models
 from mitune.config.training import TuneConfig
 from mitune.models import pipeline_model
 from mitune.models.family import assemble
+from mitune.models.sd3 import random_weights
 from mitune.training.batches import MicroBatch
 from mitune.training.gradient import gradient_of
 from mitune.training.recomputed import recomputed
@@ -80,11 +82,10 @@ def model_of(name: str) -> Any:
     tokenizer: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
     parts = {"scheduler": networks.scheduler(), "vae": networks.vae()}
     torch.set_default_dtype(torch.bfloat16)
-    with FAKE:
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)  # its times have to be numbers
+    with FAKE, patch.object(random_weights, "FlowMatchEulerDiscreteScheduler", lambda **_: flow):
         parts |= random_models()[name](tokenizer)
     torch.set_default_dtype(torch.float32)
-    if name.startswith("sd3"):  # made outside, as its times have to be numbers
-        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
     # Weights that have no numbers cannot be checked or identified.
     pipeline_model.check_weights = lambda *_: None
     pipeline_model.parts_of = lambda *_: {}

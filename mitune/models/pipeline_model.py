@@ -57,7 +57,7 @@ class PipelineModel:
     pooled_name: ClassVar[str | None] = None
     """The name of the pooled text there; None: there is none."""
     text_targets: Mapping[str, tuple[str, ...]] = {}
-    export_prefixes: Mapping[str, str] = {}
+    export_prefixes: Mapping[str, Mapping[str, str]] = {}
     shard_blocks: tuple[type[nn.Module], ...] = ()
     offload = False
 

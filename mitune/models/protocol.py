@@ -105,8 +105,8 @@ class LatentModel(Denoiser, Protocol):
         text_targets: for each text encoder that can be trained, the ends of the names of the layers
             that get an adapter.
         passes: how the runtime may rewrite a copy of the denoiser.
-        export_prefixes: for each network, what ComfyUI and kohya put before the names of its
-            layers; empty if the family has no such format.
+        export_prefixes: for each other program's format ("comfyui", "kohya") that the family has,
+            and each network, what that program puts before the names of its layers.
         shard_blocks: classes of the denoiser's blocks; full fine-tuning in several processes
             gathers the weights of one such block at a time.
         device: where the networks run.
@@ -131,7 +131,7 @@ class LatentModel(Denoiser, Protocol):
     networks: dict[str, Any]
     denoiser: str
     text_targets: Mapping[str, tuple[str, ...]]
-    export_prefixes: Mapping[str, str]
+    export_prefixes: Mapping[str, Mapping[str, str]]
     shard_blocks: tuple[type[nn.Module], ...]
     device: torch.device
     offload: bool

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_arithmetic import patched
 from diffusers import DPMSolverMultistepScheduler, SanaPipeline
 from family_cases import (
     CASES,
@@ -19,6 +20,7 @@ from family_cases import (
     drawn_by_pipeline,
     quick,
 )
+from safetensors.torch import load_file
 from sana_pipeline import sana_pipeline
 from tiny_parts import TEXTS, furthest, predict
 
@@ -77,6 +79,29 @@ def test_from_a_pool_to_an_adapter_that_diffusers_reads(tmp_path: Path, case: Ca
     theirs = case.with_lora(case.pipeline(), exported.path)
     assert furthest(predict(case.load(theirs)), tuned) < 1e-5
     assert furthest(predict(case.load(merge(model, out, tmp_path / "merged"))), tuned) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["SD3", "FLUX.1-dev", "Chroma"])
+def test_comfyui_finds_the_layers_and_makes_the_merged_weights(tmp_path: Path, name: str) -> None:
+    """By diffusers' names of the transformer, every dot an underscore (comfy/lora.py)."""
+    case = (CASES | OTHERS)[name]
+    model = case.load()
+    built = mitune.build_set(model, TEXTS, tmp_path / "set", quick(model, case))
+    out = mitune.tune(model, built, tmp_path / "adapter", TRAINING)
+    file = load_file(export_adapter(model, out, tmp_path / "mine", "comfyui").file)
+    merged = case.load(merge(model, out, tmp_path / "merged")).networks["transformer"]
+    base = model.networks["transformer"]
+    keys = {f"lora_transformer_{n.replace('.', '_')}": n for n, _ in base.named_modules()}
+    found = {key.partition(".")[0] for key in file}
+    assert found <= keys.keys()
+    ends = TRAINING.targets
+    assert {keys[key] for key in found} == {n for n in keys.values() if n.endswith(ends)}
+    for key in found:
+        weight, expected = (
+            n.get_submodule(keys[key]).weight.detach().double() for n in (base, merged)
+        )
+        assert furthest(patched(weight, file, key), expected) < 1e-6
+        assert furthest(weight, expected) > 1e-3
 
 
 @EVERY

@@ -23,7 +23,7 @@ class Layer:
 
     Attributes:
         name: of the layer in its network, with its dots.
-        key: its name in ComfyUI's and kohya's files; "" if the family has none there.
+        key: its name in the other program's files; "" if the family has none there.
         weight: W of the base, ``[out, in]`` or ``[out, C, h, w]`` float32.
         down: A, ``[rank, in]`` or ``[rank, C, h, w]``.
         up: B, ``[out, rank]`` or ``[out, rank, 1, 1]``.
@@ -65,12 +65,15 @@ class Layer:
 
 
 @contextmanager
-def adapted(model: LatentModel, adapter: Path | str) -> Iterator[list[Layer]]:
+def adapted(
+    model: LatentModel, adapter: Path | str, format: str = "diffusers"
+) -> Iterator[list[Layer]]:
     """The layers of an adapter, which is on the model inside the block and taken off after it.
 
     Args:
         model: in float32, without an adapter.
         adapter: its folder or file.
+        format: whose names of the layers are wanted.
 
     Raises:
         UserError: a model that is not in float32, or as ``mitune.adapters.adapter.load``.
@@ -81,9 +84,10 @@ def adapted(model: LatentModel, adapter: Path | str) -> Iterator[list[Layer]]:
             "the base's own weights; load it with precision float32"
         )
     adapters.load(model, adapter, fingerprint=model.fingerprint)
+    prefixes = model.export_prefixes.get(format, {})
     try:
         yield [
-            _layer(network, name.removeprefix(TEXT_MODEL), module, model.export_prefixes)
+            _layer(network, name.removeprefix(TEXT_MODEL), module, prefixes)
             for network, carrier in adapters.carriers(model).items()
             for name, module in carrier.named_modules()
             if isinstance(module, LoraLayer)

@@ -119,7 +119,7 @@ def export_adapter(
             written.
     """
     check_request(adapter, out, format, rank)
-    if format in ("comfyui", "kohya") and not model.export_prefixes:
+    if format in ("comfyui", "kohya") and format not in model.export_prefixes:
         raise UserError(
             f"model {model.name} is of a family without a {format} form here: expected diffusers "
             "or merged"
@@ -129,7 +129,7 @@ def export_adapter(
     place, content = Path(out), read_file(adapter)
     run = run_of(adapter)
     notes = {"model": model.name, "fingerprint": model.fingerprint} | content.notes
-    with adapted(model, adapter) as layers, new_folder(place) as folder:
+    with adapted(model, adapter, format) as layers, new_folder(place) as folder:
         if format == "diffusers":
             # An adapter of ours has its notes already, and is written byte for byte.
             write_file(folder, content.parts, notes)

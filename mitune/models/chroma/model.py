@@ -35,6 +35,10 @@ class Chroma(PackedModel):
     family = FAMILY
     tokens = TOKENS
     text_name = TEXT
+    # As for FLUX.
+    export_prefixes: Mapping[str, Mapping[str, str]] = {
+        "comfyui": {"transformer": "lora_transformer_"}
+    }
     shard_blocks = (ChromaTransformerBlock, ChromaSingleTransformerBlock)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:

@@ -49,6 +49,10 @@ class Flux(PackedModel):
     text_targets: Mapping[str, tuple[str, ...]] = {
         "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj")
     }
+    # As for Stable Diffusion 3.
+    export_prefixes: Mapping[str, Mapping[str, str]] = {
+        "comfyui": {"transformer": "lora_transformer_", "text_encoder": "lora_te1_text_model_"}
+    }
     shard_blocks = (FluxTransformerBlock, FluxSingleTransformerBlock)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:

@@ -41,6 +41,15 @@ class SD3(PipelineModel):
     text_targets: Mapping[str, tuple[str, ...]] = dict.fromkeys(
         ("text_encoder", "text_encoder_2"), ("q_proj", "k_proj", "v_proj", "out_proj")
     )
+    # ComfyUI finds diffusers' names of this transformer after OneTrainer's prefix (comfy/lora.py);
+    # kohya's own have the projections of an attention in one layer.
+    export_prefixes: Mapping[str, Mapping[str, str]] = {
+        "comfyui": {
+            "transformer": "lora_transformer_",
+            "text_encoder": "lora_te1_text_model_",
+            "text_encoder_2": "lora_te2_text_model_",
+        }
+    }
     shard_blocks = (JointTransformerBlock,)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:

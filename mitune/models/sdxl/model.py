@@ -22,6 +22,13 @@ TEXT, POOLED, SIZES = "encoder_hidden_states", "text_embeds", "time_ids"
 _NULL = "null"
 """In what ``embed`` takes: ``[N]`` bool, the rows that stand for no prompt."""
 
+_PREFIXES = {
+    "unet": "lora_unet_",
+    "text_encoder": "lora_te1_text_model_",
+    "text_encoder_2": "lora_te2_text_model_",
+}
+"""As for the older models; te1 and te2 are kohya's and ComfyUI's names of the two encoders."""
+
 
 class SDXL(PipelineModel):
     """A StableDiffusionXLPipeline as a :class:`mitune.models.protocol.LatentModel`. The UNet is
@@ -45,12 +52,7 @@ class SDXL(PipelineModel):
     text_targets: Mapping[str, tuple[str, ...]] = dict.fromkeys(
         encoders, ("q_proj", "k_proj", "v_proj", "out_proj")
     )
-    # As for the older models; te1 and te2 are kohya's and ComfyUI's names of the two encoders.
-    export_prefixes: Mapping[str, str] = {
-        "unet": "lora_unet_",
-        "text_encoder": "lora_te1_text_model_",
-        "text_encoder_2": "lora_te2_text_model_",
-    }
+    export_prefixes: Mapping[str, Mapping[str, str]] = {"comfyui": _PREFIXES, "kohya": _PREFIXES}
     shard_blocks = (BasicTransformerBlock, ResnetBlock2D)
 
     def __init__(self, pipeline: Any, name: str, **options: Any) -> None:

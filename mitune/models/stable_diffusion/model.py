@@ -17,6 +17,10 @@ from mitune.models.stable_diffusion.verify import check_parts
 TEXT = "encoder_hidden_states"
 """The one conditioning tensor, ``[N, L, D]``, named as in the UNet's call."""
 
+_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
+"""kohya's sd-scripts train under these names; ComfyUI finds them in its key maps (comfy/lora.py,
+model_lora_keys_unet through comfy/utils.py, unet_to_diffusers, and model_lora_keys_clip)."""
+
 
 class StableDiffusion(PipelineModel):
     """A StableDiffusionPipeline as a :class:`mitune.models.protocol.LatentModel`.
@@ -33,12 +37,7 @@ class StableDiffusion(PipelineModel):
     text_targets: Mapping[str, tuple[str, ...]] = {
         "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj")
     }
-    # kohya's sd-scripts train under these names; ComfyUI finds them in its key maps (comfy/lora.py,
-    # model_lora_keys_unet through comfy/utils.py, unet_to_diffusers, and model_lora_keys_clip).
-    export_prefixes: Mapping[str, str] = {
-        "unet": "lora_unet_",
-        "text_encoder": "lora_te_text_model_",
-    }
+    export_prefixes: Mapping[str, Mapping[str, str]] = {"comfyui": _PREFIXES, "kohya": _PREFIXES}
     shard_blocks = (BasicTransformerBlock, ResnetBlock2D)
 
     def check(self, pipeline: Any, name: str, dtype: torch.dtype) -> None:
