@@ -141,6 +141,9 @@ class RealConfig:
     """Take only so many pictures, the first."""
     keep: int = 1
     """How many pictures of a caption are kept, the best first."""
+    buckets: bool = False
+    """Take each picture at the size, of about the model's own area, whose shape is nearest to its
+    own, instead of cropping it to the model's."""
     score: ScoreConfig = field(default_factory=lambda: ScoreConfig(shared_noise=True))
     """What ranks them; one noise for all, so that a score depends on nothing but its picture and
     caption."""

@@ -4,7 +4,8 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The transposition that turns a picture upright, by its EXIF orientation."""
+_LYING = 5
+"""The orientations from here on exchange height and width."""
 
 # What Pillow's decoders raise for damaged files, and for pictures that unpack to gigabytes.
 _DAMAGED = (
@@ -119,6 +122,21 @@ def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
         UserError: bytes that are not a whole picture in one of these formats, an animation, or a
             picture too large to be safe.
     """
+    with _opened(content, name) as image:
+        return _tensor(_upright(image), (size[1], size[0]))
+
+
+def image_size(content: bytes, name: str) -> tuple[int, int]:
+    """(height, width) in pixels of a picture that is turned upright. Raises UserError as
+    :func:`decode_image`, but for damage after the file's beginning."""
+    with _opened(content, name) as image:
+        width, height = image.size
+        return (width, height) if (_orientation(image) or 1) >= _LYING else (height, width)
+
+
+@contextmanager
+def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """The picture of a file's bytes; what Pillow raises in the block becomes one line."""
     try:
         with warnings.catch_warnings():
             # Pillow warns above half of the size that it refuses, and about invalid metadata.
@@ -131,8 +149,7 @@ def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
                         f"picture {name} is an animation of {frames} frames: expected a single "
                         "picture; save the frame that is meant, or take it out with its caption"
                     )
-                upright = _upright(image)
-            return _tensor(upright, (size[1], size[0]))
+                yield image
     except UserError:
         raise
     except _DAMAGED as error:
@@ -167,12 +184,16 @@ def as_pictures(pixels: Tensor) -> list[Image.Image]:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    try:
-        orientation = image.getexif().get(0x0112)
-    except _DAMAGED:
-        orientation = None
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TURNS.get(_orientation(image) or 1)
     return image.copy() if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        found = image.getexif().get(0x0112)
+    except _DAMAGED:
+        return None
+    return found if isinstance(found, int) and found in _TURNS else None
 
 
 def _tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:

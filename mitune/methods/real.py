@@ -17,8 +17,9 @@ from mitune.core.errors import UserError, printable
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
 from mitune.engine.candidate import Candidate
+from mitune.models.buckets import buckets, nearest
 from mitune.models.protocol import LatentModel
-from mitune.runtime.prepared import prepare
+from mitune.runtime.prepared import at_size, prepare
 from mitune.scoring.score import score
 from mitune.sets import FineTuningSet, SetWriter
 from mitune.sets.captioned import Captioned, read_captioned
@@ -51,7 +52,7 @@ def build_real_set(
     Args:
         model: from ``mitune.load``.
         source: as in ``mitune.sets.captioned.read_captioned``. Pictures are resized and
-            centre-cropped to the model's own size.
+            centre-cropped, to the model's own size or, with ``buckets``, to the nearest shape.
         out: the set's folder. After an interruption, the same call resumes and produces the same
             set, bit for bit on one machine. So the model and the pictures (by their contents, not
             their paths), precision, backend, attention and batch have to be the same.
@@ -72,9 +73,10 @@ def build_real_set(
     process.least_t(convention, scoring.t_min)  # refuse bad values before reading the source
     runtime = scoring.runtime
     prepare(model, runtime)  # fail before the folder is created
+    shapes = _Shapes(model, config.buckets)
     captions, digests = [], []
     for item in read_captioned(source, config.limit):
-        item.picture(model.picture_size)  # report a damaged one now, not after hours of scoring
+        item.picture(shapes.of(item))  # report a damaged one now, not after hours of scoring
         captions.append(item.caption)
         digests.append(item.sha256)
     sizes = Counter(captions)  # keeps the order of each caption's first picture
@@ -97,6 +99,8 @@ def build_real_set(
             "size": list(model.picture_size),
         },
     }
+    if config.buckets:
+        settings["buckets"] = [list(size) for size in shapes.sizes]
     with SetWriter(
         out,
         settings,
@@ -113,7 +117,7 @@ def build_real_set(
         if pending:
             warn_unrecorded(out, writer.unrecorded)
             again = _again(source, digests)
-            for candidate in _score(model, again, prompts, pending, scoring):
+            for candidate in _score(shapes, again, prompts, pending, scoring):
                 writer.add(candidate)
                 if candidate.prompt_index in pending:
                     done += 1
@@ -134,8 +138,38 @@ def _again(source: Path | str, digests: Sequence[bytes]) -> Iterator[Captioned]:
         yield item
 
 
+class _Shapes:
+    """The sizes at which pictures are taken, and the model at each.
+
+    Args:
+        model: at its own size, prepared for what runs it.
+        several: whether there are others.
+    """
+
+    def __init__(self, model: LatentModel, several: bool) -> None:
+        height, width = model.latent_shape[-2:]
+        self.sizes = buckets(model) if several else [(height, width)]
+        self._scale = model.picture_size[0] // height
+        self._models = {(height, width): model}
+
+    def place(self, item: Captioned) -> tuple[int, int]:
+        """(height, width) of the latents of a picture."""
+        return self.sizes[0] if len(self.sizes) == 1 else nearest(self.sizes, *item.size)
+
+    def of(self, item: Captioned) -> tuple[int, int]:
+        """(height, width) in pixels at which a picture is taken."""
+        height, width = self.place(item)
+        return height * self._scale, width * self._scale
+
+    def model(self, place: tuple[int, int]) -> LatentModel:
+        """The model at that size of latents."""
+        if place not in self._models:
+            self._models[place] = at_size(next(iter(self._models.values())), place)
+        return self._models[place]
+
+
 def _score(
-    model: LatentModel,
+    shapes: _Shapes,
     pictures: Iterator[Captioned],
     prompts: Sequence[str],
     pending: set[int],
@@ -150,25 +184,33 @@ def _score(
     number = {prompt: index for index, prompt in enumerate(prompts)}
     seen: Counter[str] = Counter()
     while block := list(islice(pictures, _BLOCK)):
-        places = []
+        numbered = []
         for item in block:
-            places.append((number[item.caption], seen[item.caption]))
+            numbered.append((item, number[item.caption], seen[item.caption]))
             seen[item.caption] += 1
-        if pending.isdisjoint(prompt_index for prompt_index, _ in places):
+        if pending.isdisjoint(prompt_index for _, prompt_index, _ in numbered):
             continue
-        latents = model.encode_images(
-            torch.stack([item.picture(model.picture_size) for item in block])
+        for place in dict.fromkeys(map(shapes.place, block)):
+            same = [row for row in numbered if shapes.place(row[0]) == place]
+            yield from _scored(shapes.model(place), same, config)
+
+
+def _scored(
+    model: LatentModel, numbered: Sequence[tuple[Captioned, int, int]], config: ScoreConfig
+) -> Iterator[Candidate]:
+    """Score pictures of one size, each with the number of its prompt and its own in that pool."""
+    latents = model.encode_images(
+        torch.stack([item.picture(model.picture_size) for item, *_ in numbered])
+    )
+    scores = score(model, [item.caption for item, *_ in numbered], latents, config)
+    rows = zip(numbered, scores.tolist(), latents.float().cpu(), strict=True)
+    for (item, prompt_index, index), value, latent in rows:
+        yield Candidate(
+            prompt=item.caption,
+            prompt_index=prompt_index,
+            index=index,
+            seed=config.seed,
+            score=value,
+            terms=torch.zeros(0, 2),  # a real picture takes no sampling steps
+            latent=latent,
         )
-        captions = [item.caption for item in block]
-        scores = score(model, captions, latents, config)
-        rows = zip(captions, places, scores.tolist(), latents.float().cpu(), strict=True)
-        for caption, (prompt_index, index), value, latent in rows:
-            yield Candidate(
-                prompt=caption,
-                prompt_index=prompt_index,
-                index=index,
-                seed=config.seed,
-                score=value,
-                terms=torch.zeros(0, 2),  # a real picture takes no sampling steps
-                latent=latent,
-            )

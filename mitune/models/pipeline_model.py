@@ -1,7 +1,8 @@
 """What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from accelerate import cpu_offload  # type: ignore[import-untyped]
@@ -161,12 +162,29 @@ class PipelineModel:
         self.latent_shape = channels, *(side // self.latent_scale for side in size)
         self.parts = {**self.parts, "size": {"height": size[0], "width": size[1]}}
 
+    def at(self, latent_size: tuple[int, int]) -> Self:
+        """The same model at pictures whose latents are so high and wide; it shares all networks.
+
+        Raises:
+            UserError: as :meth:`resize`.
+        """
+        other = copy.copy(self)
+        other.prepared = {}
+        height, width = (side * self.latent_scale for side in latent_size)
+        other.resize((height, width))
+        return other
+
+    @property
+    def latent_step(self) -> int:
+        """Latents of which a picture's sides are multiples: those of a transformer's patch, or one,
+        doubled by each halving in a UNet, so that its maps divide evenly."""
+        blocks = self.networks[self.denoiser].config.get("block_out_channels") or (1,)
+        return int(self.patch * 2 ** (len(blocks) - 1))
+
     @property
     def size_step(self) -> int:
-        """Pixels of which a picture's sides are multiples: those of a transformer's patch, or of a
-        latent, doubled by each halving in a UNet, so that its maps divide evenly."""
-        blocks = self.networks[self.denoiser].config.get("block_out_channels") or (1,)
-        return int(self.latent_scale * self.patch * 2 ** (len(blocks) - 1))
+        """Pixels of which a picture's sides are multiples."""
+        return self.latent_scale * self.latent_step
 
     @property
     def largest_side(self) -> int | None:

@@ -4,7 +4,7 @@ model."""
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,21 @@ class LatentModel(Denoiser, Protocol):
 
     @property
     def prompt_limit(self) -> int: ...
+
+    @property
+    def largest_side(self) -> int | None:
+        """Of a picture, in pixels; None: there is none."""
+        ...
+
+    @property
+    def latent_step(self) -> int:
+        """Latents of which a picture's sides are multiples."""
+        ...
+
+    def at(self, latent_size: tuple[int, int], /) -> Self:
+        """The same model at pictures whose latents are so high and wide; it shares all networks,
+        and ``call`` already takes latents of any size."""
+        ...
 
     def schedule(self, sampler: "SamplerConfig", /) -> Schedule:
         """The table of the sampler's steps for pictures of the model's size."""

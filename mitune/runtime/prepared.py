@@ -161,6 +161,16 @@ def prepare(model: LatentModel, runtime: Runtime) -> Prepared:
     return made
 
 
+def at_size(model: LatentModel, latent_size: tuple[int, int]) -> LatentModel:
+    """The model at another size, with what is prepared of it: the copies of the denoiser and what
+    was compiled serve every size."""
+    other = model.at(latent_size)
+    for key, made in model.prepared.items():
+        other.prepared[key] = twin = copy.copy(made)
+        twin.model = other
+    return other
+
+
 def mix_precision(
     network: Any, dtype: torch.dtype, passes: RuntimePasses, pairing: Pairing | None
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mitune.core.errors import UserError, printable
-from mitune.core.images import decode_image
+from mitune.core.images import decode_image, image_size
 from mitune.core.prompts import check_prompts, visible
 from mitune.sets.sources.folder import LISTINGS, beside, listed, scan
 from mitune.sets.sources.found import Found, Notes
@@ -44,6 +44,11 @@ class Captioned:
     def sha256(self) -> bytes:
         """Digest of caption and bytes; does not depend on where they are stored."""
         return hashlib.sha256(json.dumps(self.caption).encode() + self.content).digest()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright picture."""
+        return image_size(self.content, self.name)
 
     def picture(self, size: tuple[int, int]) -> Tensor:
         """``[3, h, w]`` float32 in [0, 1], as ``mitune.core.images.decode_image``."""

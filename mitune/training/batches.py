@@ -16,6 +16,7 @@ from torch import Tensor
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
+from mitune.models.buckets import buckets
 from mitune.models.protocol import Conditioning, LatentModel, concat, take
 
 _ENCODE = 64
@@ -108,21 +109,13 @@ class Batches:
         pairs = [*pairs, *prior]
         self._size = config.batch * (2 if prior else 1)
         self.device = model.device
-        self._latents = torch.stack([latent for _, latent in pairs]).float().to(model.device)
-        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
-        # A text encoder in training has to encode in every step; only its tokens can be kept.
-        frozen = config.text_encoder_lr is None
-        encode = model.encode_prompts if frozen else model.tokenize
-        parts: list[Conditioning] = [
-            encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
+        sizes = [(int(latent.shape[-2]), int(latent.shape[-1])) for _, latent in pairs]
+        self._groups = [
+            _Group(model, pairs, [i for i, own in enumerate(sizes) if own == size], config)
+            for size in dict.fromkeys(sizes)
         ]
-        if config.caption_dropout > 0:
-            parts.append(model.encode_null() if frozen else model.tokenize_null())
-        place = torch.device("cpu") if model.offload else model.device
-        self._cond = {name: tensor.to(place) for name, tensor in concat(parts).items()}
-        row = {prompt: number for number, prompt in enumerate(prompts)}
-        self._row = torch.tensor([row[prompt] for prompt, _ in pairs])
-        self._null = len(prompts)
+        numbers = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
+        self._group = torch.tensor([numbers[size] for size in sizes])
 
     def __len__(self) -> int:
         """The number of pairs, without those of the prior."""
@@ -160,8 +153,8 @@ class Batches:
         micro_batch: int | None = None,
         part: Callable[[Tensor], Tensor] = lambda positions: positions,
     ) -> Iterator[MicroBatch]:
-        """Yield the micro-batches of ``step`` (from 0). Together they cover the batch and the
-        prior's batch, each position once.
+        """Yield the micro-batches of ``step`` (from 0), each of pictures of one size. Together they
+        cover the batch and the prior's batch, each position once.
 
         Args:
             step: number of the optimizer step.
@@ -170,28 +163,31 @@ class Batches:
         """
         pairs = self.pairs(step)
         t, dropped = self.times(step)
-        rows = torch.where(dropped, self._null, self._row[pairs])
         asked = self._config.micro_batch
         size = micro_batch or (self._config.batch if asked == "auto" else asked)
         weights = None
         if self._prior:
             weights = torch.ones(self._size)
             weights[self._config.batch :] = self._config.prior_weight
-        for positions in part(torch.arange(self._size)).split(size):
-            if len(positions) == 0:  # this process has no samples in this batch
-                return
-            keys = self._key(_NOISE, positions).to(self.device)
-            steps = torch.full((len(positions),), step, device=self.device)
-            yield MicroBatch(
-                latents=self._latents[pairs[positions].to(self.device)],
-                noise=normal(keys, steps, self._latents.shape[1:]),
-                t=t[positions].to(self.device),
-                cond={
-                    name: tensor.to(self.device)
-                    for name, tensor in take(self._cond, rows[positions]).items()
-                },
-                weight=None if weights is None else weights[positions].to(self.device),
-            )
+        own = part(torch.arange(self._size))  # none, if this process has no samples in this batch
+        for number, group in enumerate(self._groups):
+            mine = own[self._group[pairs[own]] == number]
+            for positions in mine.split(size) if len(mine) else ():
+                keys = self._key(_NOISE, positions).to(self.device)
+                steps = torch.full((len(positions),), step, device=self.device)
+                latents, cond = group.take(pairs[positions], dropped[positions])
+                yield MicroBatch(
+                    latents=latents,
+                    noise=normal(keys, steps, latents.shape[1:]),
+                    t=t[positions].to(self.device),
+                    cond=cond,
+                    weight=None if weights is None else weights[positions].to(self.device),
+                )
+
+    @property
+    def sizes(self) -> int:
+        """How many sizes of pictures there are."""
+        return len(self._groups)
 
     def _key(self, stream: int, position: Tensor) -> Tensor:
         """Philox keys ``[B, 4]``: the seed, ``position`` ([B] int64) in the place of the candidate,
@@ -201,6 +197,54 @@ class Batches:
             torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)
         )
         return torch.stack([low, high, position, last], dim=1)
+
+
+class _Group:
+    """The pairs whose pictures have one size, and their conditioning, which may depend on it.
+
+    Args:
+        model, pairs, config: as for :class:`Batches`.
+        own: the numbers of this size's pairs.
+    """
+
+    def __init__(
+        self,
+        model: LatentModel,
+        pairs: Sequence[tuple[str, Tensor]],
+        own: Sequence[int],
+        config: TuneConfig,
+    ) -> None:
+        self._device = model.device
+        self._latents = torch.stack([pairs[i][1] for i in own]).float().to(model.device)
+        self._place = torch.full((len(pairs),), -1)
+        self._place[torch.tensor(own)] = torch.arange(len(own))
+        height, width = self._latents.shape[-2:]
+        if (height, width) != tuple(model.latent_shape[-2:]):
+            model = model.at((height, width))
+        prompts = list(dict.fromkeys(pairs[i][0] for i in own))
+        # A text encoder in training has to encode in every step; only its tokens can be kept.
+        frozen = config.text_encoder_lr is None
+        encode = model.encode_prompts if frozen else model.tokenize
+        parts: list[Conditioning] = [
+            encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
+        ]
+        if config.caption_dropout > 0:
+            parts.append(model.encode_null() if frozen else model.tokenize_null())
+        place = torch.device("cpu") if model.offload else model.device
+        self._cond = {name: tensor.to(place) for name, tensor in concat(parts).items()}
+        row = {prompt: number for number, prompt in enumerate(prompts)}
+        self._row = torch.tensor([row[pairs[i][0]] for i in own])
+        self._null = len(prompts)
+
+    def take(self, pairs: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents and conditioning of pairs of this size, by their numbers ``[B]``; ``dropped``
+        says whose caption is none."""
+        place = self._place[pairs]
+        rows = torch.where(dropped, self._null, self._row[place])
+        cond = take(self._cond, rows)
+        return self._latents[place.to(self._device)], {
+            name: tensor.to(self._device) for name, tensor in cond.items()
+        }
 
 
 def check_times(model: LatentModel, config: TuneConfig) -> None:
@@ -213,9 +257,14 @@ def check_times(model: LatentModel, config: TuneConfig) -> None:
         )
 
 
+def _of_bucket(model: LatentModel, latent: Tensor) -> bool:
+    channels = model.latent_shape[0]
+    return latent.ndim == 3 and len(latent) == channels and latent.shape[1:] in buckets(model)
+
+
 def _check(model: LatentModel, pairs: Sequence[tuple[str, Tensor]], name: str) -> None:
     for number, (prompt, latent) in enumerate(pairs):
-        if tuple(latent.shape) != tuple(model.latent_shape):
+        if tuple(latent.shape) != tuple(model.latent_shape) and not _of_bucket(model, latent):
             raise UserError(
                 f"pair {number} ({prompt!r}) of the {name} has a latent of shape "
                 f"{list(latent.shape)}: expected {list(model.latent_shape)}; use a set built with "

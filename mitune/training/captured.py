@@ -1,4 +1,5 @@
-"""Micro-batches in CUDA graphs: one graph is recorded for each micro-batch size and replayed."""
+"""Micro-batches in CUDA graphs: one graph is recorded for each shape of a micro-batch and
+replayed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +15,9 @@ from mitune.training.batches import MicroBatch
 class CapturedSteps:
     """Replaces ``add`` and is called like it, but replays a CUDA graph.
 
-    The first micro-batch of a size runs without a graph: this compiles, and shows whether the size
-    fits into memory. The second one is recorded. A run has at most two sizes: its micro-batch and
-    the remainder of a batch.
+    The first micro-batch of a shape runs without a graph: this compiles, and shows whether it fits
+    into memory. The second one is recorded. A run has few shapes: its micro-batch, the remainder of
+    a batch, and those of pictures of other sizes.
 
     Args:
         add: adds a micro-batch's gradient to ``sums`` in place and returns its share of the loss.
@@ -33,11 +34,11 @@ class CapturedSteps:
         tolerance: float,
     ) -> None:
         self._add, self._sums, self._device, self._tolerance = add, sums, device, tolerance
-        self._steps: dict[int, _Step | None] = {}
+        self._steps: dict[torch.Size, _Step | None] = {}
         self._pool: Any = None
 
     def __call__(self, samples: MicroBatch) -> Tensor:
-        size = len(samples.t)
+        size = samples.latents.shape
         if size not in self._steps:
             self._steps[size] = None
             return self._add(samples)

@@ -135,6 +135,12 @@ def tune(
             recomputed(model, chosen.gradient_checkpointing),
         ):
             state = _begin(model, chosen, processes)
+            if state.shards is not None and batches.sizes > 1:
+                # Each pass gathers weights, and processes would have different numbers of passes.
+                raise UserError(
+                    f"the pictures have {batches.sizes} sizes and several processes share the "
+                    "weights: expected one size; use one process, or an adapter"
+                )
             with _writing(folder, processes) as first:
                 # Check again under the lock: another run may have used the folder in the meantime.
                 if first and not manifest.check(folder, wanted):

@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 
 from mitune.cli import main
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.methods import real
 from mitune.methods.real import build_real_set
 from mitune.scoring.estimate import pointwise_mi
+from mitune.scoring.score import score
 from mitune.sets import FineTuningSet
 from mitune.sets.captioned import read_captioned
+from mitune.training.loop import tune
 from mitune.worlds.shapes.prompts import Phrase, all_objects
 from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
 
@@ -350,3 +353,37 @@ def test_names_that_are_no_utf_8_are_printed_or_refused(tmp_path, capsys):
     printed, last = capsys.readouterr().out.strip().splitlines()[-2:]
     assert r"\udcff/000.png" in printed
     assert json.loads(last)["scores"][0]["image"] == str(folder / "000.png")
+
+
+def test_pictures_keep_their_shapes_in_buckets(shapes_model, tmp_path):
+    """Each is scored by the model at its own size; a photograph that lies on its side is turned
+    first; the set trains."""
+    pictures, captions = scenes(6)
+    folder = save(tmp_path / "pictures", pictures, captions)
+    for number, (width, height) in enumerate(((32, 32), (64, 20), (20, 64), (90, 32))):
+        picture = Image.open(folder / f"{number:03}.png").resize((width, height))
+        picture.save(folder / f"{number:03}.png")
+    lying = Image.open(folder / "004.png").resize((64, 20))
+    exif = lying.getexif()
+    exif[0x0112] = 6
+    lying.save(folder / "004.png", exif=exif)
+    options = {**QUICK, "estimator": "standard", "buckets": True}
+    made = build_real_set(shapes_model, folder, tmp_path / "s", **options)
+    shapes = [tuple(latent.shape) for _, latent in made.best(6)]
+    assert len(shapes) == 6
+    assert {(4, 8, 8), (4, 4, 12), (4, 12, 4)} == set(shapes)
+    assert made.settings["buckets"]
+    latents = dict(made.selected())
+    rows = made.table(["prompt", "score"]).to_pydict()
+    scores = dict(zip(rows["prompt"], rows["score"], strict=True))
+    tall = shapes_model.at((12, 4))
+    item = next(i for i in read_captioned(folder) if i.name.endswith("002.png"))
+    expected = tall.encode_images(item.picture((48, 16))[None])
+    assert torch.allclose(latents[item.caption], expected[0], atol=1e-4)
+    options = {**QUICK, "estimator": "standard", "shared_noise": True}
+    value = score(tall, [item.caption], expected, t_min=400, **options)
+    assert abs(scores[item.caption] - float(value)) < 1e-3 * abs(float(value))
+    with pytest.raises(UserError, match="buckets"):
+        build_real_set(shapes_model, folder, tmp_path / "s", **QUICK, estimator="standard")
+    config = TuneConfig(rank=2, batch=4, micro_batch=2, iterations=2)
+    assert tune(shapes_model, made, tmp_path / "adapter", config)

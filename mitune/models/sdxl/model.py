@@ -95,7 +95,8 @@ class SDXL(PipelineModel):
         return prediction
 
     def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``{tokenizer: [N, L]}`` int64 on the model's device, and which rows are no prompt."""
+        """``{tokenizer: [N, L]}`` int64 on the device, the size of an uncropped picture, and
+        which rows are no prompt."""
         found = {}
         for name in self.tokenizers:
             tokenizer = getattr(self.pipeline, name)
@@ -104,6 +105,9 @@ class SDXL(PipelineModel):
                 texts, padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids
             found[name] = ids.to(self.device)
+        height, width = self.picture_size
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=self.device)
+        found[SIZES] = sizes.repeat(len(prompts), 1)
         found[_NULL] = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
         return found
 
@@ -116,8 +120,8 @@ class SDXL(PipelineModel):
         return self.embed(self.tokenize_null())
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
-        """Both encoders' states before their last layer, the second one's projection, and the size
-        of an uncropped picture; gradients reach the text encoders."""
+        """Both encoders' states before their last layer, the second one's projection, and the
+        sizes; gradients reach the text encoders."""
         states = []
         for encoder, tokenizer in zip(self.encoders, self.tokenizers, strict=True):
             made = self.networks[encoder](tokens[tokenizer], output_hidden_states=True)
@@ -125,8 +129,5 @@ class SDXL(PipelineModel):
         empty = tokens[_NULL]
         text = torch.cat(states, dim=-1).masked_fill(empty[:, None, None], 0.0)
         pooled = made.text_embeds.masked_fill(empty[:, None], 0.0)
-        height, width = self.picture_size
-        sizes = text.new_tensor([height, width, 0, 0, height, width]).expand(len(text), 6)
-        return {
-            name: x.to(self.dtype) for name, x in ((TEXT, text), (POOLED, pooled), (SIZES, sizes))
-        }
+        made = {TEXT: text, POOLED: pooled, SIZES: tokens[SIZES]}
+        return {name: x.to(self.dtype) for name, x in made.items()}
