@@ -37,7 +37,9 @@ def passed(tests: list[str]) -> set[str]:
     """Those of which at least one case ran, and none failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        pytest.main(["-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests])
+        pytest.main(
+            ["-q", "-p", "no:cacheprovider", "-n", "logical", f"--junitxml={report}", *tests]
+        )
         cases = ElementTree.parse(report).getroot().iter("testcase")
         ran: dict[str, bool] = {}
         for case in cases:

@@ -1,8 +1,7 @@
 """What the models of all families share: a diffusers pipeline, used as a denoiser of latents."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from accelerate import cpu_offload  # type: ignore[import-untyped]
@@ -17,18 +16,21 @@ from mitune.diffusion.schedule import Schedule
 from mitune.diffusion.solvers import size_shift
 from mitune.models import autoencoder
 from mitune.models.family import Family, foreign
+from mitune.models.picture_size import PictureSize
 from mitune.models.precision import PRECISIONS
 from mitune.models.protocol import Conditioning, RuntimePasses
+from mitune.models.texts import padded
 from mitune.models.verify import check_weights, naming_model
 
 
-class PipelineModel:
+class PipelineModel(PictureSize):
     """A loaded pipeline as a :class:`mitune.models.protocol.LatentModel`, which documents its
     attributes.
 
-    A family derives from this class, names its networks, and adds ``call``, ``tokenize`` and
-    ``embed``. If it differs from diffusers' AutoencoderKL, or its null conditioning is not the
-    empty prompt, it also overrides ``decode``, ``encode_images`` and ``encode_null``.
+    A family derives from this class, names its networks, and adds ``call``, ``embed`` and, unless
+    it has one tokenizer, ``tokenize``. If it differs from diffusers' AutoencoderKL, or its null
+    conditioning is not the empty prompt, it also overrides ``decode``, ``encode_images`` and
+    ``encode_null``.
 
     Args:
         pipeline: has all parts that the class names.
@@ -47,7 +49,6 @@ class PipelineModel:
     """
 
     family: ClassVar[Family]
-    denoiser: str
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """All text encoders, including those that cannot have an adapter."""
@@ -80,7 +81,7 @@ class PipelineModel:
         self.pipeline, self.name = pipeline, name
         self.world: str | None = None
         self.preset = preset or self.family.preset
-        self.prepared: dict[Any, Any] = {}
+        self.prepared = {}
         self.device, self.precision, self.offload = device, precision, offload
         self.dtype = PRECISIONS[precision]
         self.check(pipeline, name, self.dtype)
@@ -89,10 +90,10 @@ class PipelineModel:
         # precision.
         self.fingerprint = fingerprint or weights_digest(*(part for part in trained if part))
         self.scheduler = self.scheduler_of(pipeline)
-        self.parts: Mapping[str, Any] = parts_of(
+        self.parts = parts_of(
             pipeline, self.denoiser, self.encoders, self.tokenizers, self.scheduler
         )
-        self.networks: dict[str, Any] = {}
+        self.networks = {}
         for part in (self.denoiser, *self.encoders, "vae"):
             network = getattr(pipeline, part)
             if network is None:
@@ -111,7 +112,7 @@ class PipelineModel:
             else:
                 self.networks[part] = network.to(device)
         self.process: Process = Schedule.levels(self.scheduler).process
-        self.latent_shape: tuple[int, ...] = self.shape_of_latents()
+        self.latent_shape = self.shape_of_latents()
         if size is not None:
             self.resize(size)
 
@@ -134,88 +135,15 @@ class PipelineModel:
         solver."""
         return pipeline.scheduler
 
-    def shape_of_latents(self) -> tuple[int, ...]:
-        """(C, H, W), from the denoiser's config."""
-        config = self.networks[self.denoiser].config
-        size = config.sample_size
-        height, width = size if isinstance(size, (tuple, list)) else (size, size)
-        return config.in_channels, height, width
-
-    def resize(self, size: tuple[int, int]) -> None:
-        """Draw pictures of ``size``, (height, width); if it is not the model's own, it is a part of
-        the model's identity.
-
-        Raises:
-            UserError: a side that the networks cannot have.
-        """
-        if size == self.picture_size:
-            return
-        step, most = self.size_step, self.largest_side
-        for side in size:
-            if side < step or side % step or (most is not None and side > most):
-                upto = "" if most is None else f", up to {most}"
-                raise UserError(
-                    f"size is {size[1]}x{size[0]}: expected sides that are multiples of {step}"
-                    f"{upto}; the model's own is {self.picture_size[1]}x{self.picture_size[0]}"
-                )
-        channels, *_ = self.latent_shape
-        self.latent_shape = channels, *(side // self.latent_scale for side in size)
-        self.parts = {**self.parts, "size": {"height": size[0], "width": size[1]}}
-
-    def at(self, latent_size: tuple[int, int]) -> Self:
-        """The same model at pictures whose latents are so high and wide; it shares all networks.
-
-        Raises:
-            UserError: as :meth:`resize`.
-        """
-        other = copy.copy(self)
-        other.prepared = {}
-        height, width = (side * self.latent_scale for side in latent_size)
-        other.resize((height, width))
-        return other
-
-    @property
-    def latent_step(self) -> int:
-        """Latents of which a picture's sides are multiples: those of a transformer's patch, or one,
-        doubled by each halving in a UNet, so that its maps divide evenly."""
-        blocks = self.networks[self.denoiser].config.get("block_out_channels") or (1,)
-        return int(self.patch * 2 ** (len(blocks) - 1))
-
-    @property
-    def size_step(self) -> int:
-        """Pixels of which a picture's sides are multiples."""
-        return self.latent_scale * self.latent_step
-
-    @property
-    def largest_side(self) -> int | None:
-        """Of a picture, in pixels; None: there is none."""
-        return None
-
-    @property
-    def latent_scale(self) -> int:
-        """Pixels of a latent's side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
     @property
     def passes(self) -> RuntimePasses:
         """No rewriting, unless a family overrides this."""
         return RuntimePasses()
 
     @property
-    def vae(self) -> Any:
-        """The autoencoder."""
-        return self.networks["vae"]
-
-    @property
     def prediction(self) -> str:
         """What the denoiser predicts: "epsilon", "v_prediction" or "velocity"."""
         return self.process.prediction
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the pictures that decode from ``latent_shape``."""
-        height, width = self.latent_shape[-2:]
-        return height * self.latent_scale, width * self.latent_scale
 
     @property
     def prompt_limit(self) -> int:
@@ -234,11 +162,6 @@ class PipelineModel:
             sigmas=self.flow_sigmas(sampler.steps),
             mu=self.flow_shift(height * width // self.patch**2, sampler.steps),
         )
-
-    @property
-    def patch(self) -> int:
-        """Side of the square of latents that is one token of a transformer."""
-        return int(self.networks[self.denoiser].config.get("patch_size") or 1)
 
     def flow_sigmas(self, steps: int) -> list[float] | None:
         """Of a flow: the times that the family's pipeline gives its scheduler; None: the
@@ -265,8 +188,11 @@ class PipelineModel:
         raise NotImplementedError
 
     def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """The inputs of ``embed``, one row for each prompt."""
-        raise NotImplementedError
+        """The inputs of ``embed``, one row for each prompt. Here ``input_ids`` and
+        ``attention_mask``, ``[N, tokens]`` int64 on the model's device."""
+        tokenizer = self.pipeline.tokenizer
+        length = self.tokens or tokenizer.model_max_length
+        return padded(tokenizer, self.texts(prompts, tokenizer), length, self.device)
 
     def tokenize_null(self) -> dict[str, Tensor]:
         """The empty prompt's. A family with another ``encode_null`` marks its row here, for

@@ -1,7 +1,7 @@
 """AuraFlow as a denoiser: a transformer of joint attention, conditioned on the hidden states of one
 T5; rectified flow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from mitune.models.aura_flow import FAMILY
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
+from mitune.models.texts import MASK
 from mitune.models.verify import check_pictures, check_transformer, naming_model
 
 TEXT = "encoder_hidden_states"
 """The one conditioning tensor, ``[N, L, D]``; zeros where the prompt has no token."""
-_MASK = "attention_mask"
 TOKENS = 256
 """Of a prompt, as many as the pipeline gives the encoder by default."""
 
@@ -66,17 +66,6 @@ class AuraFlow(PipelineModel):
         )[0]
         return velocity
 
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, ``[N, L]`` int64 on the model's device."""
-        found = self.pipeline.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", _MASK)}
-
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
-        text = self.networks["text_encoder"](**tokens)[0] * tokens[_MASK][..., None]
+        text = self.networks["text_encoder"](**tokens)[0] * tokens[MASK][..., None]
         return {TEXT: text.to(self.dtype)}

@@ -1,7 +1,7 @@
 """Chroma as a denoiser: Flux's transformer with its guidance taken out again, conditioned on the
 hidden states of one T5; rectified flow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -73,18 +73,6 @@ class Chroma(PackedModel):
             return_dict=False,
         )[0]
         return unpack(velocity, height, width)
-
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, ``[N, L]`` int64 on the model's device."""
-        tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            self.texts(prompts, tokenizer),
-            padding="max_length",
-            max_length=TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", MASK)}
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         text = self.networks["text_encoder"](**tokens)[0]

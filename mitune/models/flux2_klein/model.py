@@ -22,12 +22,12 @@ from mitune.models.flux2_klein import FAMILY
 from mitune.models.packing import SIDE, positions
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
+from mitune.models.texts import as_chat
 from mitune.models.verify import check_transformer, naming_model
 
 TEXT = "encoder_hidden_states"
 """The one conditioning tensor, ``[N, L, D]``; the transformer also reads what stands where the
 prompt has no token."""
-_MASK = "attention_mask"
 TOKENS = 512
 """Of a prompt in its template, as many as the pipeline gives the encoder by default; L."""
 LAYERS: tuple[int, ...] = (
@@ -116,27 +116,7 @@ class Flux2Klein(PipelineModel):
         return torch.unflatten(velocity.mT, 2, (height, width))
 
     def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
-        return [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
-            for prompt in prompts
-        ]
-
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, ``[N, L]`` int64 on the model's device."""
-        tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            self.texts(prompts, tokenizer),
-            padding="max_length",
-            max_length=TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", _MASK)}
+        return as_chat(tokenizer, prompts, thinking=False)
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         # The language model's logits are of no use: it computes those of one token.

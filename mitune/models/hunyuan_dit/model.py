@@ -14,6 +14,7 @@ from mitune.core.errors import UserError
 from mitune.models.hunyuan_dit import FAMILY
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
+from mitune.models.texts import padded
 from mitune.models.verify import check_diffusion, check_transformer, check_vae, naming_model
 
 TEXTS = "encoder_hidden_states", "encoder_hidden_states_t5"
@@ -98,16 +99,8 @@ class HunyuanDiT(PipelineModel):
         mask's name in the conditioning."""
         found = {}
         for part, mask, length in zip(self.tokenizers, MASKS, LENGTHS, strict=True):
-            made = getattr(self.pipeline, part)(
-                list(prompts),
-                padding="max_length",
-                max_length=length,
-                truncation=True,
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            found[part] = made.input_ids.to(self.device)
-            found[mask] = made.attention_mask.to(self.device)
+            made = padded(getattr(self.pipeline, part), prompts, length, self.device)
+            found[part], found[mask] = made["input_ids"], made["attention_mask"]
         return found
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from mitune.core.errors import UserError
 from mitune.models.lumina2 import FAMILY
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning, RuntimePasses
+from mitune.models.texts import padded
 from mitune.models.verify import check_pictures, check_transformer, naming_model
 
 TEXT, MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -90,20 +91,9 @@ class Lumina2(PipelineModel):
     def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
         return [f"{self.pipeline.system_prompt} <Prompt Start> {prompt}" for prompt in prompts]
 
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` of system prompt and prompt, ``[N, L]`` int64 on the
-        model's device."""
-        return self._tokens(self.texts(prompts, self.pipeline.tokenizer))
-
     def tokenize_null(self) -> dict[str, Tensor]:
         """The same of the empty prompt, without system prompt, ``[1, L]``."""
-        return self._tokens([""])
-
-    def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
-        found = self.pipeline.tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        return padded(self.pipeline.tokenizer, [""], TOKENS, self.device)
 
     @torch.no_grad()
     def encode_null(self) -> dict[str, Tensor]:

@@ -77,18 +77,6 @@ class PixArtSigma(PipelineModel):
     def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
         return [prompt.lower().strip() for prompt in prompts]
 
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, ``[N, L]`` int64 on the model's device."""
-        tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            self.texts(prompts, tokenizer),
-            padding="max_length",
-            max_length=TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", "attention_mask")}
-
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         text = self.networks["text_encoder"](**tokens)[0]
         return {TEXT: text.to(self.dtype), MASK: tokens["attention_mask"]}

@@ -15,11 +15,11 @@ from mitune.models.packing import SIDE, pack, unpack
 from mitune.models.protocol import Conditioning
 from mitune.models.qwen_image import FAMILY
 from mitune.models.qwen_image.verify import check_parts
+from mitune.models.texts import own_first, padded
 
 TEXT, MASK = "encoder_hidden_states", "encoder_hidden_states_mask"
 """The conditioning tensors, by their names in the transformer's call: ``[N, L, D]``, zeros after
 the text, and ``[N, L]`` bool."""
-_MASK = "attention_mask"
 TOKENS = 512
 """Of a prompt and the end of its template, as many as the pipeline keeps by default; L."""
 
@@ -87,27 +87,19 @@ class QwenImage(PackedModel):
         """``input_ids`` and ``attention_mask`` of prompts in their template, ``[N, L + ...]`` int64
         on the model's device."""
         tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            self.texts(prompts, tokenizer),
-            padding="max_length",
-            max_length=self.prompt_limit,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", _MASK)}
+        texts = self.texts(prompts, tokenizer)
+        return padded(tokenizer, texts, self.prompt_limit, self.device)
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
         """The last states, without those of the template's beginning."""
-        mask = tokens[_MASK].bool()
         # The language model's logits are of no use: it computes those of one token.
         made = self.networks["text_encoder"](
             **tokens, output_hidden_states=True, use_cache=False, logits_to_keep=1
         )
-        # The text's own tokens first, wherever the tokenizer pads.
-        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, self._before :]
-        states = made.hidden_states[-1].masked_fill(~mask[..., None], 0.0)
-        text = states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
-        return {TEXT: text.to(self.dtype), MASK: mask.gather(1, order)}
+        text, kept = own_first(
+            made.hidden_states[-1], tokens["attention_mask"].bool(), self._before
+        )
+        return {TEXT: text.to(self.dtype), MASK: kept}
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the autoencoder's latents, ``[C, 1, 1]`` float32 each."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning
 from mitune.models.sana import FAMILY
+from mitune.models.texts import padded
 from mitune.models.verify import check_transformer, naming_model
 
 TEXT, MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -92,15 +93,8 @@ class Sana(PipelineModel):
 
     def _tokens(self, prompts: Sequence[str], before: str, length: int) -> dict[str, Tensor]:
         tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            [before + text for text in self.texts(prompts, tokenizer)],
-            padding="max_length",
-            padding_side="right",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {n: found[n].to(self.device) for n in ("input_ids", "attention_mask")}
+        texts = [before + text for text in self.texts(prompts, tokenizer)]
+        return padded(tokenizer, texts, length, self.device, padding_side="right")
 
     @torch.no_grad()
     def encode_null(self) -> dict[str, Tensor]:

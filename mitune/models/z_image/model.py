@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mitune.models.pipeline_model import PipelineModel
 from mitune.models.protocol import Conditioning, RuntimePasses
+from mitune.models.texts import MASK, as_chat, own_first
 from mitune.models.verify import check_pictures, check_transformer, naming_model
 from mitune.models.z_image import FAMILY
 
 TEXT, LENGTH = "text", "length"
 """The conditioning: ``[N, L, D]``, zeros after the text, and ``[N]`` int64, its tokens."""
-_MASK = "attention_mask"
 TOKENS = 512
 """Of a prompt in its template, as many as the pipeline gives the encoder by default."""
 _SIDE = 1024
@@ -80,35 +80,12 @@ class ZImage(PipelineModel):
         return -torch.stack(list(made)).squeeze(2)
 
     def texts(self, prompts: Sequence[str], tokenizer: Any) -> list[str]:
-        return [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=True,
-            )
-            for prompt in prompts
-        ]
-
-    def tokenize(self, prompts: Sequence[str], /) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, ``[N, L]`` on the model's device."""
-        tokenizer = self.pipeline.tokenizer
-        found = tokenizer(
-            self.texts(prompts, tokenizer),
-            padding="max_length",
-            max_length=TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return {name: found[name].to(self.device) for name in ("input_ids", _MASK)}
+        return as_chat(tokenizer, prompts, thinking=True)
 
     def embed(self, tokens: Mapping[str, Tensor], /) -> dict[str, Tensor]:
-        mask = tokens[_MASK].bool()
+        mask = tokens[MASK].bool()
         made = self.networks["text_encoder"](
             input_ids=tokens["input_ids"], attention_mask=mask, output_hidden_states=True
         )
-        # The text's own tokens first, wherever the tokenizer pads.
-        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
-        states = made.hidden_states[-2].masked_fill(~mask[..., None], 0.0)
-        text = states.gather(1, order[..., None].expand_as(states))
+        text, _ = own_first(made.hidden_states[-2], mask)
         return {TEXT: text.to(self.dtype), LENGTH: mask.sum(1)}
