@@ -84,6 +84,11 @@ def load(
     check_precision(precision)
     where = pick_device(device)
     loaded: LatentModel
+    if pipeline is not None and not isinstance(pipeline, (str, Path)):
+        raise UserError(
+            f"pipeline is a {type(pipeline).__name__}: expected a diffusers folder or a name on "
+            "the hub; a pipeline in memory is the model itself"
+        )
     if pipeline is not None and (not isinstance(model, (str, Path)) or str(model) == "shapes"):
         raise UserError(
             f"pipeline is {str(pipeline)!r} and the model is no single file: expected none"
@@ -97,7 +102,7 @@ def load(
             model, name, device=where, precision=precision, size=size, offload=offload
         )
     elif str(model) == "shapes":
-        loaded = load_shapes(device=where, precision=precision)
+        loaded = load_shapes(device=where, precision=precision, offload=offload)
         if size not in (None, loaded.picture_size):
             height, width = loaded.picture_size
             raise UserError(

@@ -110,7 +110,10 @@ def load(
             if name not in networks:
                 raise misfit(content.path, f"the model has no {name}")
             if name != model.denoiser and model.offload:
-                raise misfit(content.path, f"the {name} is offloaded: load the model without it")
+                raise UserError(
+                    f"adapter {content.path} has a part for the {name}, which is offloaded: "
+                    "expected one for the denoiser alone; leave offload out"
+                )
             network.load_adapter(networks[name], part, content.path)
     except UserError:
         detach(model)

@@ -39,6 +39,9 @@ _FOREIGN = "Of the base model `{base}`; not known to be trained by mitune."
 
 _SHAPES = "    from mitune.worlds.shapes.model import FOLDER\n"
 
+_ONE_FILE = """\
+The base model is a checkpoint in one file: `from_single_file` of its pipeline's class loads it."""
+
 _LIMITS = (
     "What it does to pictures was not measured for this card; `mitune eval` compares base and "
     "adapter. Selection adds no knowledge that the base lacks, and keeps its biases.",
@@ -132,6 +135,8 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     use = form.use.format(base=f"`{shown}`", source=_source(name, hub))
     if name == "shapes" and "{source}" in form.use:
         use = _SHAPES + use
+    if name.endswith(".safetensors"):
+        use += f"\n\n{_ONE_FILE}"
     text = _CARD.format(
         front=front.to_yaml(),
         title=form.title,

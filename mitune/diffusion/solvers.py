@@ -223,6 +223,11 @@ def derive_flow(
         native.set_timesteps(steps, mu=mu)
     else:
         native.set_timesteps(sigmas=list(sigmas), mu=mu)
+    if not bool(native.sigmas.isfinite().all()):
+        raise UserError(
+            f"the scheduler's times are no numbers with a shift of {mu}: expected a scheduler for "
+            "pictures of this size; use a smaller size, or restore scheduler_config.json"
+        )
     return native.timesteps.double(), native.sigmas.double(), float(total)
 
 

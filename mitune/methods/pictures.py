@@ -187,12 +187,15 @@ def _pairs(model: LatentModel, fine_tuning_set: FineTuningSet) -> Iterator[Pair]
 
 
 def _pngs(model: LatentModel, latents: Sequence[Tensor]) -> list[bytes]:
-    found = []
-    for picture in as_pictures(model.decode(torch.stack(list(latents)))):
-        content = io.BytesIO()
-        picture.save(content, format="PNG")
-        found.append(content.getvalue())
-    return found
+    found: dict[int, bytes] = {}
+    for shape in dict.fromkeys(latent.shape for latent in latents):  # of a set with buckets
+        same = [i for i, latent in enumerate(latents) if latent.shape == shape]
+        decoded = as_pictures(model.decode(torch.stack([latents[i] for i in same])))
+        for i, picture in zip(same, decoded, strict=True):
+            content = io.BytesIO()
+            picture.save(content, format="PNG")
+            found[i] = content.getvalue()
+    return [found[i] for i in range(len(latents))]
 
 
 def _write_pairs(pairs: Iterator[Pair], folder: Path) -> int:

@@ -61,6 +61,8 @@ def load_pipeline(
         UserError: as these two; or an option that the source does not have.
     """
     if not Path(source).is_file():
+        if Path(source).suffix == ".safetensors" and not Path(source).is_dir():
+            raise UserError(f"model {source} is not there: expected a checkpoint in one file")
         if pipeline is not None:
             raise UserError(
                 f"pipeline is {str(pipeline)!r} and model {source} is no file: expected none, as "

@@ -55,6 +55,8 @@ def best_of(pipe: Any, prompt: str, n: int = 8, keep: int = 1, **options: Any) -
             raise UserError(
                 f"{name} is given: expected n, the number of pictures, all of them scored"
             )
+    if n < 1:
+        raise UserError(f"n is {n}: expected at least 1 picture")
     model = adopt(pipe)
     if not 1 <= keep <= n:
         raise UserError(f"keep is {keep}: expected 1 to {n}, the number of pictures")

@@ -29,7 +29,7 @@ from mitune.training.callbacks import Watch, watching
 from mitune.training.checkpoint import TrainState
 from mitune.training.gradient import Gradient, gradient_of
 from mitune.training.interrupt import deferred_interrupt
-from mitune.training.mixing import Ranked, prior_pairs, real_pairs
+from mitune.training.mixing import Ranked, check_kinds, prior_pairs, real_pairs
 from mitune.training.processes import Processes, joined
 from mitune.training.recomputed import recomputed
 
@@ -106,6 +106,7 @@ def tune(
     for what, found in (("the set", fine_tuning_set), ("the real set", real), ("the prior", prior)):
         if found is not None:
             check_same_model(what, found.settings, model)
+    check_kinds(real, None if prior is None else prior.settings)
     pairs = fine_tuning_set.selected()
     added = real_pairs(real, chosen.real_share, len(pairs))
     mixed = None if real is None else (added, real.settings)

@@ -22,6 +22,21 @@ class Ranked(Protocol):
         ...
 
 
+def check_kinds(real: Ranked | None, prior: Mapping[str, Any] | None) -> None:
+    """Raise UserError for generated pictures in the place of real ones, or real ones as a prior;
+    ``prior`` has the settings of that set."""
+    if real is not None and "sampler" in real.settings:
+        raise UserError(
+            "the set of real pictures is one of generated ones: expected one that `mitune real` "
+            "made"
+        )
+    if prior is not None and "source" in prior:
+        raise UserError(
+            "the prior set is one of real pictures: expected one that `mitune build --select "
+            "random` made"
+        )
+
+
 def real_pairs(real: Ranked | None, share: float, generated: int) -> list[tuple[str, Tensor]]:
     """The real (prompt, latent) pairs to add to ``generated`` generated pairs.
 

@@ -1,6 +1,7 @@
 """Uploads, to a stand-in of the hub on this machine."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from hub_stand_in import Hub, hub_stand_in
 from safetensors.torch import load
 
 import mitune
+from mitune.adapters.export.whole_model import merge
+from mitune.adapters.export.write import export_adapter
 from mitune.core.errors import UserError
 from mitune.methods.hub import prepare_upload
 
@@ -82,7 +85,9 @@ def test_pictures_have_a_card_too(made: Path, hub: Hub, tmp_path: Path) -> None:
 def test_nothing_leaves_before_it_is_asked_for(made: Path, hub: Hub) -> None:
     upload = prepare_upload(made / "adapter", "someone/first")
     assert not hub.tokens
-    assert str(upload).endswith("to the private model someone/first")
+    first, *files = str(upload).splitlines()
+    assert first.endswith("to the private model someone/first")
+    assert [file.strip() for file in files] == list(upload.files)
     assert upload.bytes > 1000
 
 
@@ -90,6 +95,9 @@ def test_mistakes_are_one_line(made: Path, hub: Hub, tmp_path: Path) -> None:
     for folder, name, words in (
         (made / "adapter", "first", "'first' is no name of a repository: expected user/name"),
         (tmp_path, "a/b", "holds no README.md"),
+        (tmp_path / "nowhere", "a/b", "is not there"),
+        (made / "adapter", "me/..", "is no name of a repository"),
+        (made / "adapter", "me/x.git", "is no name of a repository"),
         (made / "adapter" / "checkpoints", "a/b", "holds no README.md"),
     ):
         with pytest.raises(UserError, match=words):
@@ -101,7 +109,7 @@ def test_mistakes_are_one_line(made: Path, hub: Hub, tmp_path: Path) -> None:
 
 def test_what_is_not_finished_is_refused(made: Path, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes((made / "adapter" / "run.json").read_bytes())
-    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / "README.md").write_bytes((made / "adapter" / "README.md").read_bytes())
     with pytest.raises(UserError, match="is not finished: run its command again"):
         mitune.push_to_hub(tmp_path, "someone/first")
     assert not hub.files
@@ -133,3 +141,54 @@ def test_an_export_is_pushed_where_it_is_asked(made: Path, hub: Hub, tmp_path: P
     assert not out.exists()
     assert run(hub, *command, "someone/kohya").returncode == 0
     assert {n.rpartition("/")[2] for n in hub.files} == {"README.md", "kohya.safetensors"}
+
+
+def stray(folder: Path, secret: Path) -> None:
+    """Files of others, hidden ones, and a link to a secret."""
+    for name in (".env", "private.key", "passwords.txt", ".cache/x", "unet/../.git/config"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret")
+    (folder / "000099.png").symlink_to(secret)
+
+
+def test_only_files_of_the_kind_are_taken(made: Path, hub: Hub, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    model = mitune.load("shapes")
+    found = mitune.FineTuningSet.open(made / "set")
+    mitune.export_pictures(model, found, tmp_path / "pictures", "imagefolder")
+    merge(model, made / "adapter", tmp_path / "merged")
+    for name in ("set", "adapter"):
+        shutil.copytree(made / name, tmp_path / name)
+    for name, kind in (
+        ("pictures", "datasets"),
+        ("merged", "models"),
+        ("set", "datasets"),
+        ("adapter", "models"),
+    ):
+        own = set(prepare_upload(tmp_path / name, "me/x").files)
+        stray(tmp_path / name, secret)
+        (tmp_path / name / "foreign.safetensors").write_bytes(b"foreign")
+        hub.files.clear()
+        mitune.push_to_hub(tmp_path / name, "me/x")
+        assert {path.removeprefix(f"{kind}/me/x/") for path in hub.files} == own
+        assert b"secret" not in hub.files.values()
+    assert (
+        "unet/diffusion_pytorch_model.safetensors"
+        in prepare_upload(tmp_path / "merged", "me/x").files
+    )
+
+
+def test_a_folder_of_others_is_refused(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\ntags:\n- other\n---\n# Mine\n")
+    (tmp_path / "private.key").write_text("secret")
+    with pytest.raises(UserError, match=r"holds no README.md of mitune's"):
+        mitune.push_to_hub(tmp_path, "me/x")
+    assert not hub.files
+
+
+def test_names_with_signs_of_patterns_are_names(made: Path, hub: Hub, tmp_path: Path) -> None:
+    out = tmp_path / "mine[1]"
+    export_adapter(mitune.load("shapes"), made / "adapter", out, "kohya")
+    mitune.push_to_hub(out, "me/x")
+    assert "models/me/x/mine[1].safetensors" in hub.files

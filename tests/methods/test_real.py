@@ -15,6 +15,8 @@ from mitune.cli import main
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.methods import real
+from mitune.methods.build import build_set
+from mitune.methods.pictures import export_pictures
 from mitune.methods.real import build_real_set
 from mitune.scoring.estimate import pointwise_mi
 from mitune.scoring.score import score
@@ -387,3 +389,19 @@ def test_pictures_keep_their_shapes_in_buckets(shapes_model, tmp_path):
         build_real_set(shapes_model, folder, tmp_path / "s", **QUICK, estimator="standard")
     config = TuneConfig(rank=2, batch=4, micro_batch=2, iterations=2)
     assert tune(shapes_model, made, tmp_path / "adapter", config)
+    assert export_pictures(shapes_model, made, tmp_path / "pictures.out", "imagefolder") == 6
+    sizes = {Image.open(p).size for p in (tmp_path / "pictures.out").glob("*.png")}
+    assert sizes == {(32, 32), (48, 16), (16, 48)}
+
+
+def test_sets_of_the_other_kind_are_refused(shapes_model, tmp_path):
+    """A real set as a prior, and a generated one as real pictures."""
+    pictures, captions = scenes(4)
+    folder = save(tmp_path / "pictures", pictures, captions)
+    shot = build_real_set(shapes_model, folder, tmp_path / "real", **QUICK)
+    drawn = build_set(shapes_model, ["a red circle"], tmp_path / "set", candidates=2, steps=2)
+    config = TuneConfig(rank=2, batch=2, iterations=1)
+    with pytest.raises(UserError, match="is one of generated ones: expected one that `mitune real"):
+        tune(shapes_model, drawn, tmp_path / "a", config, real=drawn, real_share=0.5)
+    with pytest.raises(UserError, match="the prior set is one of real pictures"):
+        tune(shapes_model, drawn, tmp_path / "b", config, prior=shot, prior_weight=0.5)

@@ -1,5 +1,7 @@
 """A checkpoint in one file is the model of the folder that it was made from."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from original_layout import original_layout
+from pixart_sigma_pipeline import pixart_sigma_pipeline
 from safetensors.torch import load_file, save_file
 from sdxl_pipeline import sdxl_pipeline
 from tiny_parts import furthest, predict
@@ -50,7 +53,9 @@ def test_stable_diffusion_xl_too(tmp_path: Path) -> None:
     assert furthest(predict(half), predict(folder)) < 2e-2
 
 
-def test_parts_that_it_lacks_are_the_folder_s(file: Path, tmp_path: Path) -> None:
+def test_parts_that_it_lacks_are_the_folder_s(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = load_file(file)
     save_file(
         {name: x for name, x in found.items() if "cond_stage" not in name},
@@ -58,6 +63,7 @@ def test_parts_that_it_lacks_are_the_folder_s(file: Path, tmp_path: Path) -> Non
     )
     model = mitune.load(tmp_path / "x.safetensors", pipeline=FOLDER)
     assert model.fingerprint == mitune.load(str(FOLDER)).fingerprint
+    assert f"lacks the text_encoder: that of {FOLDER} is taken" in caplog.text
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -93,7 +99,7 @@ def test_weights_that_are_missing_are_told(
     [
         ("x.ckpt", {}, "other kinds can run code and are never read"),
         ("x.safetensors", {"variant": "fp16"}, "a file has one set of weights"),
-        ("x.safetensors", {"pipeline": "no/such/name"}, "give --pipeline a diffusers folder"),
+        ("x.SAFETENSORS", {}, "ends in .safetensors; rename it"),
         ("x.safetensors", {}, "cannot be loaded"),
     ],
     ids=["pickled", "variant", "no such pipeline", "damaged"],
@@ -107,7 +113,68 @@ def test_mistakes(
         mitune.load(tmp_path / name, **options)
 
 
+def test_mistakes_with_the_pipeline(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sdxl_pipeline().save_pretrained(tmp_path / "xl")
+    pixart_sigma_pipeline().save_pretrained(tmp_path / "pixart")
+    for pipeline, words in (
+        ("no/such/name", "pipeline no/such/name is not there"),
+        ("/nowhere/at/all", "pipeline /nowhere/at/all is not there"),
+        (tmp_path / "xl", r"x?shapes\.safetensors"),
+        (tmp_path / "pixart", "is a PixArtSigmaPipeline, which diffusers cannot load from one"),
+        (sdxl_pipeline(), "pipeline is a StableDiffusionXLPipeline: expected a diffusers folder"),
+    ):
+        with pytest.raises(UserError, match=words) as raised:
+            mitune.load(file, pipeline=pipeline)
+        assert "low_cpu_mem_usage" not in str(raised.value)
+    with pytest.raises(UserError, match="is not there: expected a checkpoint in one file"):
+        mitune.load(tmp_path / "nowhere.safetensors", pipeline=FOLDER)
+
+
+def test_weights_without_a_place_are_not_dropped(file: Path, tmp_path: Path) -> None:
+    """A folder of a smaller model would load another one, without a word."""
+    for part, change in (
+        ("text_encoder", {"num_hidden_layers": 2}),
+        ("unet", {"mid_block_type": None}),
+    ):
+        folder = shutil.copytree(FOLDER, tmp_path / part)
+        config = json.loads((folder / part / "config.json").read_text())
+        (folder / part / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=f"the {part} has no place for"):
+            mitune.load(file, pipeline=folder)
+
+
+def test_a_damaged_part_is_not_exchanged_for_the_folder_s(file: Path, tmp_path: Path) -> None:
+    found = load_file(file)
+    found.pop("cond_stage_model.transformer.text_model.embeddings.position_embedding.weight")
+    save_file(found, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        mitune.load(tmp_path / "x.safetensors", pipeline=FOLDER)
+
+
+def test_a_lora_is_no_model(tmp_path: Path) -> None:
+    save_file({"unet.down.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"is a LoRA: .* give it as --adapter"):
+        mitune.load(tmp_path / "x.safetensors", pipeline=FOLDER)
+
+
 @pytest.mark.parametrize("model", ["shapes", str(FOLDER)])
 def test_a_pipeline_beside_what_is_no_file(model: str) -> None:
     with pytest.raises(UserError, match=r"pipeline is 'x' and .* no .*file: expected none"):
         mitune.load(model, pipeline="x")
+
+
+def test_its_card_does_not_take_the_file_for_a_name_on_the_hub(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    shutil.copy(file, tmp_path / "m" / "x.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = mitune.load("m/x.safetensors", pipeline=FOLDER)
+    built = mitune.build_set(model, ["a red circle"], "set", candidates=2, steps=2)
+    mitune.tune(model, built, "adapter", rank=2, batch=2, iterations=1)
+    card = Path("adapter/README.md").read_text()
+    assert "base_model" not in card
+    assert "`from_single_file` of its pipeline's class loads it" in card

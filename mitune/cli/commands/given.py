@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from mitune.sets import FineTuningSet
 
 
+_SHOWN = 200
+"""Letters of a prompt in a warning."""
+
+
 def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
     """The prompts a command works on: a file's up to its ``limit``, or the whole list of the shapes
     world.
@@ -52,7 +56,8 @@ def _shapes_prompts(split: Literal["train", "test"]) -> list[str]:
 def warn_long(model: "LatentModel", prompts: list[str]) -> None:
     """Tell, on stderr, which prompts the text encoder will not read to their end."""
     for prompt in model.too_long(prompts):
-        progress.warn(f"prompt is cut to {model.prompt_limit} tokens: {prompt}")
+        shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
+        progress.warn(f"prompt is cut to {model.prompt_limit} tokens: {shown}")
 
 
 def whole_set(path: Path, model: "LatentModel") -> "FineTuningSet":

@@ -14,7 +14,9 @@ FOLDER = Path(mitune.__file__).parent / "shapes" / "pretrained"
 """The weights are outside the world's code, because programs pass this path as a model to load."""
 
 
-def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) -> LatentModel:
+def load_shapes(
+    *, device: torch.device, precision: str, folder: Path = FOLDER, offload: bool = False
+) -> LatentModel:
     """Load the embedded model, or another training of it from ``folder``, with the same loader as
     any other folder.
 
@@ -26,6 +28,8 @@ def load_shapes(*, device: torch.device, precision: str, folder: Path = FOLDER) 
             f"the embedded model is not at {folder}: reinstall mitune, or make it with "
             "'python -m mitune.worlds.shapes.pretrain'"
         )
-    model: LatentModel = load_model(folder, device=device, precision=precision, preset=PRESET)
+    model: LatentModel = load_model(
+        folder, device=device, precision=precision, preset=PRESET, offload=offload
+    )
     model.name = model.world = "shapes"
     return model
