@@ -105,4 +105,5 @@ def _collide(kind: str, centre: Tensor, reach: Tensor, present: Tensor) -> Tenso
         meet[:, 0, 1] = meet[:, 1, 0] = False
     edge = BORDER + reach[..., None]
     out = ((centre < edge) | (centre > SIZE - edge)).any(-1) & present
-    return meet.any(dim=(1, 2)) | out.any(dim=1)
+    found: Tensor = meet.any(dim=(1, 2)) | out.any(dim=1)
+    return found
