@@ -1,14 +1,23 @@
 """The embedded world's second edition: what is drawn is what the oracle reads, and what prompts ask
 for is what it judges. No model is trained on it yet."""
 
+import random
+import shutil
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import mitune
 from mitune.core.errors import UserError
-from mitune.worlds.shapes2 import oracle
+from mitune.worlds.denoiser_training import Training
+from mitune.worlds.shapes2 import corpus, oracle
 from mitune.worlds.shapes2.layout import KINDS, place
+from mitune.worlds.shapes2.pretrain.__main__ import Pretrain, pretrain
+from mitune.worlds.shapes2.pretrain.denoiser import UnetRecipe, train_unet
+from mitune.worlds.shapes2.pretrain.text import random_phrase
 from mitune.worlds.shapes2.prompts import (
     CATEGORIES,
     RELATIONS,
@@ -150,3 +159,76 @@ def test_other_words_are_refused() -> None:
             parse(prompt)
     assert parse("A striped red circle, inside the blue square.").relation == "inside"
     assert set(RELATIONS) >= {"inside", "touching", "bigger than"}
+
+
+RECIPE = corpus.Recipe(dropout=0.0, untold=0.1)
+
+
+def test_clean_captions_are_true() -> None:
+    """The oracle, which knows nothing of the captioner, finds all they name and nothing besides."""
+    shown = corpus.sample(240, RECIPE, torch.Generator().manual_seed(3))
+    texts = list(corpus.captions(shown, list(range(240)), RECIPE.clean(), seed=4))
+    seen = oracle.read(render(shown.scenes))
+    strict = [oracle.judge(text, each).strict for text, each in zip(texts, seen, strict=True)]
+    assert sum(strict) >= 0.99 * len(strict)
+    phrases = [parse(text) for text in texts]
+    assert all(prompts_shown(phrase) for phrase in phrases)
+    assert {phrase.relation for phrase in phrases} == {None, *RELATIONS}
+    assert {phrase.objects for phrase in phrases} == {1, 2, 3, 4}
+
+
+def prompts_shown(phrase: Phrase) -> bool:
+    return not any({(i.colour, i.shape), (i.texture, i.shape)} & UNSEEN for i in phrase.items)
+
+
+def test_noisy_captions_are_wrong_about_as_often_as_they_should() -> None:
+    noisy = replace(RECIPE, untold=0.0)
+    shown = corpus.sample(600, noisy, torch.Generator().manual_seed(5))
+    texts = list(corpus.captions(shown, list(range(600)), noisy, seed=6))
+    single = [i for i in range(600) if int(shown.scenes.count[i]) == 1]
+    ghosts = sum(" and " in texts[i] for i in single) / len(single)
+    assert abs(ghosts - noisy.ghost) < 0.12
+    equal = [i for i, kind in enumerate(shown.kinds) if kind == "equal"]
+    wrong = sum(parse(texts[i]).objects != int(shown.scenes.count[i]) for i in equal) / len(equal)
+    assert abs(wrong - noisy.miscounted) < 0.12
+    assert all(prompts_shown(parse(text)) for text in texts)
+    empty = list(corpus.captions(shown, list(range(600)), replace(noisy, dropout=0.3), seed=6))
+    assert 0.2 < empty.count("") / 600 < 0.4
+
+
+def test_phrases_for_the_text_encoder_are_of_the_grammar() -> None:
+    draw = random.Random(0)
+    phrases = [random_phrase(draw) for _ in range(300)]
+    assert [str(parse(str(phrase))) for phrase in phrases] == [str(phrase) for phrase in phrases]
+    assert all(map(prompts_shown, phrases))
+
+
+def test_the_stages_make_a_pipeline_that_mitune_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And training that was stopped goes on from its checkpoint to the same bits."""
+    recipe = UnetRecipe(steps=4, batch=4, scenes=40, warmup=1)
+    folder = pretrain(Pretrain(out=tmp_path, vae_steps=1, text_steps=1, recipe=recipe))
+    work, name = tmp_path / "work", "unet/diffusion_pytorch_model.safetensors"
+    straight = (work / name).read_bytes()
+    for part in ("unet_checkpoint", "unet"):
+        shutil.rmtree(work / part)
+    save = Training.save
+
+    def save_and_stop(training: Training, folder: Path) -> None:
+        save(training, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_unet(work, recipe, save_every=2)
+    assert not (work / name).exists()
+    train_unet(work, recipe, save_every=2)
+    assert (work / name).read_bytes() == straight
+    model = mitune.load(folder)
+    assert (model.latent_shape, model.picture_size) == ((8, 8, 8), (64, 64))
+    texts = ["three striped red crosses", "a red circle and a blue square above a green star"]
+    assert model.too_long(texts) == []
+    made = list(mitune.generate(model, texts, candidates=1, steps=2))
+    assert len(oracle.read(model.decode(torch.stack([c.latent for c in made])))) == 2

@@ -1,13 +1,13 @@
 """The parts of the embedded model, with random weights: small networks of the same classes as in a
 well-known model family."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from mitune.worlds import word_tokenizer
 from mitune.worlds.shapes.scene import COLOURS, RELATIONS, SHAPES, SIZE
 
 TOKENS = 16
@@ -19,46 +19,9 @@ LATENT_SIZE = SIZE // 4
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a ``vocab.json`` and a ``merges.txt`` in which each word of the world is one token, and
-    load them.
-
-    The vocabulary contains the byte alphabet, so any other text can be encoded too, as single
-    characters whose embeddings are untrained.
-    """
-    words = sorted(
-        {w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"}
-    )
-    merges: list[tuple[str, str]] = []
-    for word in words:
-        symbols = [*word[:-1], word[-1] + "</w>"]
-        while True:
-            # Apply the merges known so far in order of rank, as BPE does, then add the one still
-            # missing.
-            for left, right in merges:
-                i = 0
-                while i < len(symbols) - 1:
-                    if (symbols[i], symbols[i + 1]) == (left, right):
-                        symbols[i : i + 2] = [left + right]
-                    i += 1
-            if len(symbols) == 1:
-                break
-            merges.append((symbols[0], symbols[1]))
-    # GPT-2's printable characters for the 256 bytes: printable bytes represent themselves.
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(b) for b in plain] + [chr(256 + i) for i in range(256 - len(plain))]
-    merged = list(dict.fromkeys(left + right for left, right in merges))
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *merged]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=TOKENS
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    """Write and load a tokenizer in which each word of the world is one token."""
+    words = {w for r in RELATIONS for w in r.split()} | {*COLOURS, *SHAPES, "a", "and", "the"}
+    return word_tokenizer.write_tokenizer(folder, words, TOKENS)
 
 
 def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -1,0 +1,173 @@
+"""How a small denoiser is trained on a CPU: bfloat16 with float32 master weights, min-SNR weights,
+an average of the weights, and checkpoints from which a run goes on with the same bits."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mitune.diffusion.solvers import squared_signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The optimizer's steps."""
+
+    steps: int = 6_000
+    batch: int = 64
+    peak_lr: float = 6e-4
+    warmup: int = 300
+    decay_share: float = 0.25
+    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
+    snr_gamma: float = 5.0
+    ema: float = 0.999
+    seed: int = 0
+
+
+def learning_rate(recipe: Schedule, step: int) -> float:
+    """Linear warm-up, then constant, then linear decay to zero over the last ``decay_share``."""
+    left = (recipe.steps - step) / max(1.0, recipe.decay_share * recipe.steps)
+    return recipe.peak_lr * min(1.0, (step + 1) / recipe.warmup, left)
+
+
+class Training:
+    """The training state to save: the denoiser in bfloat16, its float32 master weights, their
+    exponential moving average, and the optimizer.
+
+    Args:
+        make: makes the denoiser with random weights.
+        recipe: its seed and peak learning rate are used.
+    """
+
+    def __init__(self, make: Callable[[], Any], recipe: Schedule) -> None:
+        torch.manual_seed(recipe.seed)
+        self.step = 0
+        self._make = make
+        self.model = make()
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.master = [p.detach().clone().requires_grad_() for p in self.model.parameters()]
+        self.average = [p.detach().clone() for p in self.master]
+        self.model.to(torch.bfloat16)
+        self.optimizer = torch.optim.AdamW(
+            self.master, lr=recipe.peak_lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        )
+
+    def update(self, lr: float, ema: float) -> float:
+        """Take one optimizer step with the model's gradients, clipped to norm 1; returns the norm
+        before clipping."""
+        low = list(self.model.parameters())
+        for master, weight in zip(self.master, low, strict=True):
+            master.grad = weight.grad.float()
+            weight.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(self.master, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            torch._foreach_copy_(low, self.master)
+            torch._foreach_lerp_(
+                self.average, self.master, 1 - min(ema, self.step / (self.step + 10))
+            )
+        return float(norm)
+
+    def save(self, folder: Path) -> None:
+        """Write the state under a temporary name, then rename it into place."""
+        tensors: dict[str, Tensor] = {}
+        for name, master, average in zip(self.names, self.master, self.average, strict=True):
+            state = self.optimizer.state[master]
+            tensors |= {f"master.{name}": master.detach(), f"average.{name}": average}
+            tensors |= {f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
+        temporary = folder.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / "state.safetensors")
+        (temporary / "step.json").write_text(json.dumps({"step": self.step}))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a state that ``save`` wrote."""
+        tensors = load_file(folder / "state.safetensors")
+        self.step = int(json.loads((folder / "step.json").read_text())["step"])
+        with torch.no_grad():
+            for name, master, average in zip(self.names, self.master, self.average, strict=True):
+                master.copy_(tensors[f"master.{name}"])
+                average.copy_(tensors[f"average.{name}"])
+                self.optimizer.state[master] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"m.{name}"],
+                    "exp_avg_sq": tensors[f"v.{name}"],
+                }
+            torch._foreach_copy_(list(self.model.parameters()), self.master)
+
+    def save_average(self, folder: Path) -> None:
+        """Write the averaged weights as a diffusers UNet folder, fp16."""
+        model = self._make()
+        model.load_state_dict(dict(zip(self.names, self.average, strict=True)))
+        model.half().save_pretrained(folder)
+
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]]
+"""From a step to the noise, timesteps, latents and caption embeddings of it and all later ones."""
+
+
+def fit(
+    folder: Path,
+    training: Training,
+    recipe: Schedule,
+    scheduler: Any,
+    batches: Batches,
+    *,
+    save_every: int = 500,
+) -> dict[str, float]:
+    """Train in ``folder``, from its last checkpoint if there is one. The averaged weights go to
+    ``unet/``.
+
+    The loss is ``min(SNR_t, gamma) / SNR_t * ||eps - eps_theta||^2`` (min-SNR, Hang et al. 2023),
+    mean over elements.
+
+    Returns:
+        The running average of the loss, and the seconds of this process.
+    """
+    start = time.perf_counter()
+    checkpoint = folder / "unet_checkpoint"
+    if checkpoint.exists():
+        training.load(checkpoint)
+    alphas = squared_signal(scheduler).float()
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=recipe.snr_gamma) / snr
+    loss_average = math.nan
+    log_file = folder / "unet_loss.jsonl"
+    # Drop the lines that an interrupted run wrote after its checkpoint: these steps are repeated.
+    lines = log_file.read_text().splitlines() if log_file.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= training.step]
+    log_file.write_text("".join(line + "\n" for line in kept))
+    with log_file.open("a") as log:
+        for noise, t, latents, embeddings in batches(training.step):
+            a = alphas[t].view(-1, 1, 1, 1)
+            noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+            predicted = training.model(noisy.bfloat16(), t, embeddings.bfloat16()).sample
+            error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+            loss = (weight[t] * error).mean()
+            loss.backward()
+            norm = training.update(learning_rate(recipe, training.step), recipe.ema)
+            value = float(loss.detach())
+            loss_average = value if math.isnan(loss_average) else 0.99 * loss_average + 0.01 * value
+            if training.step % 100 == 0:
+                line = {"step": training.step, "loss": loss_average, "grad_norm": norm}
+                line |= {"seconds": time.perf_counter() - start}
+                print(json.dumps(line), file=log, flush=True)
+            if training.step % save_every == 0 or training.step == recipe.steps:
+                training.save(checkpoint)
+                training.save_average(folder / "unet")
+    return {"loss": loss_average, "seconds": time.perf_counter() - start}
