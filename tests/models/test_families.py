@@ -15,6 +15,7 @@ from family_cases import (
     TRAINING,
     Case,
     check_drawing,
+    check_float64,
     check_gradient,
     draw,
     drawn_by_pipeline,
@@ -48,6 +49,13 @@ def test_it_is_recognised_live_and_from_a_folder(tmp_path: Path, case: Case) -> 
 @ALL
 def test_the_engine_draws_what_the_pipeline_does(case: Case) -> None:
     check_drawing(case, "eager")
+
+
+@ALL
+def test_in_float64_it_is_the_pipeline_to_the_last_digits(case: Case) -> None:
+    if case.exact is None:
+        pytest.skip("the pipeline itself gives NaN in float64")
+    check_float64(case)
 
 
 @ALL
