@@ -45,10 +45,8 @@ MOVED = {
     "families.onnx_export": "runtime.compile.onnx",
     "families.pairs": "runtime.cfg_batch",
     "families.prepared": "runtime.prepared",
-    "families.stable_diffusion": "models.stable_diffusion.model",
     "families.tensorrt_engine": "runtime.compile.tensorrt",
     "families.upsampling": "runtime.upsampling",
-    "families.verify": "models.stable_diffusion.verify",
     "generate": "engine",
     "generate.audit": "selection.audit",
     "generate.candidates": "engine.stream",
@@ -143,12 +141,20 @@ class _Finder(MetaPathFinder):
             return None
         if name in GONE:
             return ModuleSpec(fullname, None, is_package=True)  # empty: a namespace
-        today = MOVED.get(name) or _within(name)
+        today = MOVED.get(name) or _of_family(name) or _within(name)
         if today is None:
             return None
         own = _spec(f"mitune.{today}")
         many = own.submodule_search_locations is not None
         return ModuleSpec(fullname, _Loader(own.name), is_package=many)
+
+
+def _of_family(name: str) -> str | None:
+    """Where a module of ``mitune.families`` is that belongs to one family, which says so itself."""
+    if not name.startswith("families."):
+        return None
+    known = importlib.import_module("mitune.models.family").families()  # by its name: it is above
+    return next((family.moved[name] for family in known if name in family.moved), None)
 
 
 def _within(name: str) -> str | None:

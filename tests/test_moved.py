@@ -6,16 +6,19 @@ import sys
 
 import pytest
 
+from mitune.models.family import families
 from mitune.moved import MOVED
 
+EVERY = MOVED | {former: today for family in families() for former, today in family.moved.items()}
 
-@pytest.mark.parametrize("former", sorted(name for name in MOVED if not name.endswith("__main__")))
+
+@pytest.mark.parametrize("former", sorted(name for name in EVERY if not name.endswith("__main__")))
 def test_a_former_name_is_the_module_itself(former):
-    today = importlib.import_module(f"mitune.{MOVED[former]}")
+    today = importlib.import_module(f"mitune.{EVERY[former]}")
     sys.modules.pop(f"mitune.{former}", None)
-    with pytest.warns(DeprecationWarning, match=f"mitune.{former} is mitune.{MOVED[former]} now"):
+    with pytest.warns(DeprecationWarning, match=f"mitune.{former} is mitune.{EVERY[former]} now"):
         assert importlib.import_module(f"mitune.{former}") is today
-    assert today.__spec__.name == today.__name__ == f"mitune.{MOVED[former]}"
+    assert today.__spec__.name == today.__name__ == f"mitune.{EVERY[former]}"
 
 
 def test_imports_as_they_were_written():

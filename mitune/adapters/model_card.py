@@ -122,8 +122,7 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     content = _read(run / RUN)
     name = content.get("model") or (base and base_name(base)) or "unnamed"
     hub = is_on_hub(name)
-    # A local path means nothing to readers of the card.
-    shown = name if hub else Path(name).name
+    shown = shown_name(name)
     adapter = form.relation == "adapter"
     front = ModelCardData(
         base_model=name if hub else None,
@@ -154,6 +153,11 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
 def is_on_hub(name: str) -> bool:
     """Whether a model's name is one of the hub, and not a path."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def shown_name(name: str) -> str:
+    """A model's name of a record, for readers of a card: a local path means nothing to them."""
+    return name if is_on_hub(name) else Path(name).name
 
 
 def _source(name: str, hub: bool) -> str:

@@ -1,8 +1,8 @@
 """The state of the candidates in flight on the device, and the tick that moves all of them by one
 step.
 
-Every buffer keeps its address, and a tick is one model call and one operation on these buffers, so
-a CUDA graph can record it.
+Every buffer keeps its address, and a tick is one model call and a fixed sequence of operations on
+these buffers, so a CUDA graph can record it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -180,8 +180,8 @@ class Slots:
         # With a single pass both are the same rows: guidance 1 is the conditional prediction.
         uncond, cond = prediction[: self.count], prediction[-self.count :]
         change = self._change(uncond, cond)
-        # Everything is written in place, and the terms go to their place in the history: this is
-        # the only operation between two calls of the model.
+        # Everything is written in place, and the terms go to their place in the history: unless
+        # the family renormalises, this is the only operation between two calls of the model.
         mitune_kernels.step_out(
             uncond,
             cond,
@@ -205,7 +205,7 @@ class Slots:
 
     def _change(self, uncond: Tensor, cond: Tensor) -> Tensor | None:
         """What renormalising the guided prediction adds to the next latents, ``[S, C, H, W]``: the
-        step is linear in that prediction, so its kernels need not know of it."""
+        step is linear in that prediction, so its kernels stay as they are."""
         if self._renormalise is None:
             return None
         uncond, cond = uncond.float(), cond.float()

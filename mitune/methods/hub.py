@@ -147,8 +147,9 @@ def _adapters(place: Path) -> Iterator[str]:
 
 
 def _linked(place: Path, file: str) -> bool:
+    """Whether a file, or a folder on the way to it, is a link."""
     path = place / file
-    return any(part.is_symlink() for part in (path, *path.parents) if place in part.parents)
+    return path.resolve() != place.resolve() / file
 
 
 def check_name(name: str) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mitune.adapters.export.folder import new_folder
-from mitune.adapters.model_card import CARD, is_on_hub
+from mitune.adapters.model_card import CARD, shown_name
+from mitune.adapters.run_folder import base_name
 from mitune.config.choices import PictureForm, check_choice
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
@@ -110,7 +111,7 @@ def export_pictures(
     )
     with new_folder(out) as folder:
         count = writers[form](_counted(made, progress), folder)
-        shown = model.name if "/" not in model.name or is_on_hub(model.name) else "a local model"
+        shown = shown_name(base_name(model.name))
         content = picture_card(form, count, len(fine_tuning_set.prompts), shown)
         (folder / CARD).write_bytes(content)
     return count

@@ -190,8 +190,9 @@ def _score(
             seen[item.caption] += 1
         if pending.isdisjoint(prompt_index for _, prompt_index, _ in numbered):
             continue
-        for place in dict.fromkeys(map(shapes.place, block)):
-            same = [row for row in numbered if shapes.place(row[0]) == place]
+        places = [shapes.place(item) for item in block]
+        for place in dict.fromkeys(places):
+            same = [row for row, own in zip(numbered, places, strict=True) if own == place]
             yield from _scored(shapes.model(place), same, config)
 
 

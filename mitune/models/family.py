@@ -32,12 +32,12 @@ class Family:
         options: of the pipeline's constructor.
         preset: the settings that its models use unless others are given.
         model: makes a :class:`mitune.models.pipeline_model.PipelineModel` from the arguments of its
-            constructor. It is a function that imports the class when it is called, since the import
-            takes seconds.
+            constructor; see :func:`imported`.
         random: benchmarks without a download, by name. Each function makes the denoiser and the
             text encoders of a model with random weights from a tokenizer of 77 tokens, and returns
             them with the tokenizers by the names of the pipeline's parts; with a scheduler and a
             VAE if those of diffusion with four channels do not serve.
+        moved: its modules by the names that they had before 0.2, as in ``mitune.moved``.
     """
 
     title: str
@@ -51,6 +51,7 @@ class Family:
     preset: Preset = PAPER
     model: Callable[..., Any]
     random: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     def holds(self, pipeline: Any) -> bool:
         """Whether a loaded pipeline is of this family."""
@@ -64,6 +65,24 @@ class Family:
     def fits(self, parts: Collection[str]) -> bool:
         """Whether a pipeline of this family has parts of these names, and no others."""
         return self.components.keys() - self.optional <= set(parts) <= self.components.keys()
+
+    def foreign_part(self, kinds: Mapping[str, str]) -> str | None:
+        """The first part whose class, by its name, the family does not allow; None if there is
+        none. ``kinds`` are the classes by the names of the parts."""
+        for name, allowed in self.components.items():
+            if allowed and name in kinds and kinds[name] not in allowed:
+                return name
+        return None
+
+
+def imported(module: str, name: str) -> Callable[..., Any]:
+    """What stands under that name in a module, which is imported when it is called: for
+    ``Family.model`` and ``Family.random``, whose modules take seconds to import."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    return call
 
 
 _REGISTERED: list[Family] = []
@@ -97,11 +116,8 @@ def assemble(parts: Mapping[str, Any]) -> tuple[Family, Any]:
     import diffusers
 
     for family in families():
-        classes = family.components
-        if family.fits(parts) and all(
-            (allowed := classes[name]) is None or type(part).__name__ in allowed
-            for name, part in parts.items()
-        ):
+        kinds = {name: type(part).__name__ for name, part in parts.items()}
+        if family.fits(parts) and family.foreign_part(kinds) is None:
             kind = getattr(diffusers, family.pipeline)
             absent = dict.fromkeys([*family.unused, *(family.optional - parts.keys())])
             return family, kind(**parts, **absent, **family.options)

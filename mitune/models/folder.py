@@ -16,6 +16,7 @@ import torch
 
 from mitune.core.errors import UserError
 from mitune.models.family import Family, expected, families, refused
+from mitune.models.refusals import why_not
 
 INDEX = "model_index.json"
 """The file of a diffusers folder that names the pipeline's class and parts."""
@@ -115,12 +116,15 @@ def recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[s
         if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
     }
     own = index.get("_class_name", "pipeline of no class")
+    kinds = {name: kind for name, (_, kind) in named.items()}
     known = families()
-    # By its class; else by its parts, since other programs may write a class name of their own.
-    family = next(
-        (family for family in known if family.pipeline == own),
-        next((f for f in known if f.fits(_parts(named, f))), None),
-    )
+    # By its class; else by its parts, since other programs may write a class name of their own. A
+    # class of diffusers that is refused has its reason, whatever its parts are.
+    family = next((family for family in known if family.pipeline == own), None)
+    if family is None and why_not(str(own)) is None:
+        family = next(
+            (f for f in known if f.fits(_parts(named, f)) and f.foreign_part(kinds) is None), None
+        )
     if family is None and len(known) > 1:
         parts = ", ".join(sorted(named)) or "no parts"
         raise refused(str(source), str(own), f" of {parts}")
@@ -134,11 +138,9 @@ def recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[s
         raise UserError(
             f"model {source} is a {own} without {', '.join(missing)}: expected {family.title}"
         )
-    for name, classes in family.components.items():
-        if classes and name in named and named[name][1] not in classes:
-            raise UserError(
-                f"model {source}: its {name} is a {named[name][1]}: expected {' or '.join(classes)}"
-            )
+    if (wrong := family.foreign_part(kinds)) is not None:
+        allowed = " or ".join(family.components[wrong] or ())
+        raise UserError(f"model {source}: its {wrong} is a {named[wrong][1]}: expected {allowed}")
     return family, named
 
 

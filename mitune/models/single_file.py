@@ -105,7 +105,7 @@ def _held(file: Path) -> dict[str, int]:
 
 def _unfit(file: Path, source: str | Path, error: Exception) -> UserError:
     """The one line for what diffusers raises. Weights that a file lacks have no memory, which it
-    fails to move, or are looked up in vain; those of another shape it explains to programmers."""
+    fails to move, or are missing keys; those of another shape it explains to programmers."""
     reason, text = error, str(error)
     if "meta tensor" in text or isinstance(error, KeyError):
         reason = ValueError(f"it lacks weights that the configurations of {source} describe")

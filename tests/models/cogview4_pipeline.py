@@ -9,12 +9,12 @@ from diffusers import (
     CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
 )
-from tiny_parts import strengthen, vae
+from tiny_parts import language_model, strengthen, vae
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
-from transformers import GlmConfig, GlmModel, PreTrainedTokenizerFast
+from transformers import GlmModel, PreTrainedTokenizerFast
 
 from mitune.worlds.shapes.prompts import prompts
 
@@ -59,19 +59,12 @@ def cogview4_pipeline() -> CogView4Pipeline:
             condition_dim=8,
         )
         strengthen(transformer, ("attn1.to", "proj_out", "norm1.linear", "text_proj"), std=0.3)
-        encoder = GlmModel(
-            GlmConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT,
-                intermediate_size=2 * TEXT,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=12,
-                initializer_range=0.5,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.pad_token_id,
-            )
+        encoder = language_model(
+            GlmModel,
+            tokenizer,
+            TEXT,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.pad_token_id,
         )
         decoder = vae(4)
     return CogView4Pipeline(

@@ -9,9 +9,9 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
-from tiny_parts import chat_words, strengthen
+from tiny_parts import chat_words, language_model, strengthen
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 WIDTH, LAYERS = 8, 28
 """Of the language model, of which the pipeline takes the states after 9, 18 and 27 layers."""
@@ -50,18 +50,8 @@ def flux2_klein_pipeline(is_distilled: bool = False) -> Flux2KleinPipeline:
             guidance_embeds=False,
         )
         strengthen(transformer, ("attn.", "context_embedder", "proj_out"), std=0.3)
-        encoder = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=4,
-                initializer_range=0.5,
-                tie_word_embeddings=True,
-            )
+        encoder = language_model(
+            Qwen3ForCausalLM, tokenizer, WIDTH, layers=LAYERS, head=4, tie_word_embeddings=True
         )
         decoder = _autoencoder()
     return Flux2KleinPipeline(

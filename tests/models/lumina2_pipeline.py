@@ -2,9 +2,9 @@
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
-from tiny_parts import chat_words, strengthen, vae
+from tiny_parts import chat_words, language_model, strengthen, vae
 from tokenizers.processors import TemplateProcessing
-from transformers import Gemma2Config, Gemma2Model
+from transformers import Gemma2Model
 
 TEXT = 24
 """Width of the transformer's text, and of the language model."""
@@ -35,19 +35,7 @@ def lumina2_pipeline() -> Lumina2Pipeline:
             cap_feat_dim=TEXT,
         )
         strengthen(transformer, ("attn.to", "norm_out", "norm1.linear"), std=0.5)
-        encoder = Gemma2Model(
-            Gemma2Config(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT,
-                intermediate_size=2 * TEXT,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=12,
-                initializer_range=0.5,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+        encoder = language_model(Gemma2Model, tokenizer, TEXT, pad_token_id=tokenizer.pad_token_id)
         decoder = vae(4, shift_factor=0.1)
     return Lumina2Pipeline(
         transformer=transformer.eval(),

@@ -7,8 +7,8 @@ from diffusers import (
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from tiny_parts import chat_words, strengthen
-from transformers import Gemma2Config, Gemma2Model
+from tiny_parts import chat_words, language_model, strengthen
+from transformers import Gemma2Model
 
 TEXT = 24
 """Width of the language model."""
@@ -33,19 +33,7 @@ def sana_pipeline() -> SanaPipeline:
             caption_channels=TEXT,
         )
         strengthen(transformer, ("attn", "proj_out"), std=0.5)
-        encoder = Gemma2Model(
-            Gemma2Config(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT,
-                intermediate_size=2 * TEXT,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=12,
-                initializer_range=0.5,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+        encoder = language_model(Gemma2Model, tokenizer, TEXT, pad_token_id=tokenizer.pad_token_id)
         decoder = AutoencoderDC(
             in_channels=3,
             latent_channels=4,

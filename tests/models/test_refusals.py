@@ -11,6 +11,15 @@ import mitune
 from mitune.core.errors import UserError
 from mitune.models.refusals import why_not
 
+PARTS = {
+    "transformer": ["diffusers", "SomeModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+}
+"""By names that many families have."""
+
 
 @pytest.mark.parametrize(
     ("pipeline", "words"),
@@ -31,9 +40,20 @@ from mitune.models.refusals import why_not
 def test_a_folder_of_such_a_pipeline_is_refused_with_the_reason(
     tmp_path: Path, pipeline: str, words: str
 ) -> None:
-    index = {"_class_name": pipeline, "transformer": ["diffusers", "SomeModel"]}
+    for parts in ({"transformer": ["diffusers", "SomeModel"]}, PARTS):
+        index = {"_class_name": pipeline, **parts}
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(UserError, match=f"is a {pipeline}, which .*{words}.* expected an? "):
+            mitune.load(tmp_path)
+
+
+def test_another_s_pipeline_with_a_family_s_names_of_parts_is_told_by_its_own(
+    tmp_path: Path,
+) -> None:
+    """Not as one of the families whose parts have these names too."""
+    index = {"_class_name": "BriaPipeline", **PARTS}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=f"is a {pipeline}, which .*{words}.* expected an? "):
+    with pytest.raises(UserError, match=r"is a BriaPipeline of scheduler, .*: expected an? "):
         mitune.load(tmp_path)
 
 

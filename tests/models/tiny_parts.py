@@ -86,6 +86,25 @@ def t5(tokenizer: Any, width: int) -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
+def language_model(
+    kind: Any, tokenizer: Any, width: int, *, layers: int = 2, head: int = 12, **changes: Any
+) -> Any:
+    """A small one of a class of transformers, with weights so large that texts differ; ``changes``
+    are the configuration's."""
+    config = kind.config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=head,
+        initializer_range=0.5,
+        **changes,
+    )
+    return kind(config).eval()
+
+
 def vae(blocks: int, **changes: Any) -> AutoencoderKL:
     """Makes pictures that are ``2 ** (blocks - 1)`` times as large as their latents."""
     return AutoencoderKL(

@@ -2,8 +2,8 @@
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-from tiny_parts import chat_words, strengthen, vae
-from transformers import Qwen3Config, Qwen3Model
+from tiny_parts import chat_words, language_model, strengthen, vae
+from transformers import Qwen3Model
 
 TEXT = 24
 """Width of the transformer's text, and of the language model."""
@@ -26,18 +26,7 @@ def z_image_pipeline() -> ZImagePipeline:
             axes_lens=[1024, 64, 64],
         )
         strengthen(transformer, ("attention.to", "all_final"), std=0.3)
-        encoder = Qwen3Model(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT,
-                intermediate_size=2 * TEXT,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=12,
-                initializer_range=0.5,
-            )
-        )
+        encoder = language_model(Qwen3Model, tokenizer, TEXT)
         decoder = vae(3, shift_factor=0.1)
     return ZImagePipeline(
         transformer=transformer.eval(),

@@ -1,16 +1,7 @@
 """AuraFlow."""
 
-from typing import Any
-
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.aura_flow.model import AuraFlow
-
-    return AuraFlow(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = flow_preset(steps=50, guidance=3.5)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
@@ -33,5 +24,5 @@ FAMILY = Family(
     },
     harmless=("encoder.embed_tokens.weight",),
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.aura_flow.model", "AuraFlow"),
 )

@@ -1,16 +1,7 @@
 """Chroma."""
 
-from typing import Any
-
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.chroma.model import Chroma
-
-    return Chroma(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = flow_preset(steps=35, guidance=5.0)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
@@ -34,5 +25,5 @@ FAMILY = Family(
     unused=("image_encoder", "feature_extractor"),
     harmless=("encoder.embed_tokens.weight",),
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.chroma.model", "Chroma"),
 )

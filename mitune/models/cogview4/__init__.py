@@ -1,16 +1,7 @@
 """CogView4."""
 
-from typing import Any
-
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.cogview4.model import CogView4
-
-    return CogView4(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = flow_preset(steps=50, guidance=5.0)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
@@ -32,5 +23,5 @@ FAMILY = Family(
         "text_encoder": "model",
     },
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.cogview4.model", "CogView4"),
 )

@@ -1,16 +1,7 @@
 """FLUX.1-dev."""
 
-from typing import Any
-
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.flux.model import Flux
-
-    return Flux(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = flow_preset(steps=28, guidance=3.5)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults,
@@ -37,5 +28,5 @@ FAMILY = Family(
     unused=("image_encoder", "feature_extractor"),
     harmless=("position_ids", "encoder.embed_tokens.weight"),
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.flux.model", "Flux"),
 )

@@ -1,16 +1,7 @@
 """FLUX.2-klein-base."""
 
-from typing import Any
-
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.flux2_klein.model import Flux2Klein
-
-    return Flux2Klein(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = flow_preset(steps=50, guidance=4.0)
 """Pool and adapter are the paper's for SD 2.1; steps and guidance are the pipeline's own defaults.
@@ -32,5 +23,5 @@ FAMILY = Family(
         "text_encoder": "model",
     },
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.flux2_klein.model", "Flux2Klein"),
 )

@@ -1,17 +1,9 @@
 """Hunyuan-DiT."""
 
 from dataclasses import replace
-from typing import Any
 
 from mitune.config.preset import PAPER
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.hunyuan_dit.model import HunyuanDiT
-
-    return HunyuanDiT(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = replace(PAPER, sampler=replace(PAPER.sampler, guidance=5.0), use_guidance=5.0)
 """Pool and adapter are the paper's for SD 2.1, and so is the ancestral sampler of 50 steps, which
@@ -41,5 +33,5 @@ FAMILY = Family(
     harmless=("position_ids", "encoder.embed_tokens.weight"),
     options={"requires_safety_checker": False},
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.hunyuan_dit.model", "HunyuanDiT"),
 )

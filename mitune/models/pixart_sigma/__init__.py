@@ -1,17 +1,9 @@
 """PixArt-Σ."""
 
 from dataclasses import replace
-from typing import Any
 
 from mitune.config.preset import PAPER
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.pixart_sigma.model import PixArtSigma
-
-    return PixArtSigma(*arguments, **options)
-
+from mitune.models.family import Family, imported
 
 PRESET = replace(PAPER, sampler=replace(PAPER.sampler, guidance=4.5), use_guidance=4.5)
 """Pool, adapter and the ancestral sampler of 50 steps are the paper's for SD 2.1; the guidance is
@@ -35,5 +27,5 @@ FAMILY = Family(
     },
     harmless=("encoder.embed_tokens.weight",),
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.pixart_sigma.model", "PixArtSigma"),
 )

@@ -1,23 +1,9 @@
 """Stable Diffusion 3 and 3.5."""
 
 from functools import partial
-from typing import Any
 
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.sd3.model import SD3
-
-    return SD3(*arguments, **options)
-
-
-def _random(name: str, tokenizer: Any) -> dict[str, Any]:
-    from mitune.models.sd3.random_weights import random_parts
-
-    return random_parts(name, tokenizer)
-
+from mitune.models.family import Family, imported
 
 _CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
 
@@ -51,9 +37,9 @@ FAMILY = Family(
     unused=("image_encoder", "feature_extractor"),
     harmless=("position_ids", "encoder.embed_tokens.weight"),
     preset=PRESET,
-    model=_model,
+    model=imported("mitune.models.sd3.model", "SD3"),
     random={
-        name: partial(_random, name)
+        name: partial(imported("mitune.models.sd3.random_weights", "random_parts"), name)
         for name in ("sd3-medium-random", "sd35-medium-random", "sd35-large-random")
     },
 )

@@ -1,21 +1,6 @@
 """Stable Diffusion XL."""
 
-from typing import Any
-
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.sdxl.model import SDXL
-
-    return SDXL(*arguments, **options)
-
-
-def _random(tokenizer: Any) -> dict[str, Any]:
-    from mitune.models.sdxl.random_weights import random_parts
-
-    return random_parts(tokenizer)
-
+from mitune.models.family import Family, imported
 
 FAMILY = Family(
     title="a StableDiffusionXLPipeline",
@@ -38,6 +23,6 @@ FAMILY = Family(
     unused=("image_encoder", "feature_extractor"),
     harmless=("position_ids",),
     options={"add_watermarker": False},
-    model=_model,
-    random={"sdxl-random": _random},
+    model=imported("mitune.models.sdxl.model", "SDXL"),
+    random={"sdxl-random": imported("mitune.models.sdxl.random_weights", "random_parts")},
 )

@@ -1,22 +1,8 @@
 """Stable Diffusion 1.x and 2.x."""
 
 from functools import partial
-from typing import Any
 
-from mitune.models.family import Family
-
-
-def _model(*arguments: Any, **options: Any) -> Any:
-    from mitune.models.stable_diffusion.model import StableDiffusion
-
-    return StableDiffusion(*arguments, **options)
-
-
-def _random(name: str, tokenizer: Any) -> dict[str, Any]:
-    from mitune.models.stable_diffusion.random_weights import random_parts
-
-    return random_parts(name, tokenizer)
-
+from mitune.models.family import Family, imported
 
 FAMILY = Family(
     title="a StableDiffusionPipeline (1.x or 2.x)",
@@ -38,6 +24,15 @@ FAMILY = Family(
     # Weights of old files, or of an output that a text-to-image model does not use.
     harmless=("position_ids", "text_projection.weight"),
     options={"requires_safety_checker": False},
-    model=_model,
-    random={name: partial(_random, name) for name in ("sd21-base-random", "tiny-random")},
+    model=imported("mitune.models.stable_diffusion.model", "StableDiffusion"),
+    random={
+        name: partial(
+            imported("mitune.models.stable_diffusion.random_weights", "random_parts"), name
+        )
+        for name in ("sd21-base-random", "tiny-random")
+    },
+    moved={
+        "families.stable_diffusion": "models.stable_diffusion.model",
+        "families.verify": "models.stable_diffusion.verify",
+    },
 )
