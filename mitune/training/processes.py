@@ -74,7 +74,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
             f"the processes of this run do not find each other ({reason}): expected the "
             "environment that torchrun sets; start them with torchrun --nproc-per-node"
         ) from error
+    processes = Processes(dist.get_rank(), dist.get_world_size())
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield processes
+        processes.wait()  # so that none closes its connections while another still uses them
     finally:
         dist.destroy_process_group()
