@@ -32,8 +32,9 @@ from mitune.models.sd3 import random_weights
 from mitune.training.batches import MicroBatch
 from mitune.training.gradient import gradient_of
 from mitune.training.recomputed import recomputed
-from mitune.worlds.shapes import networks
+from mitune.worlds.networks import scheduler
 from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes.networks import vae
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 WAYS = {"merged": (False, True), "peft": (False, True)}
@@ -80,7 +81,7 @@ class Peak(TorchDispatchMode):
 def model_of(name: str) -> Any:
     """The random model of that name, whose weights have no memory."""
     tokenizer: Any = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
-    parts = {"scheduler": networks.scheduler(), "vae": networks.vae()}
+    parts = {"scheduler": scheduler(), "vae": vae()}
     torch.set_default_dtype(torch.bfloat16)
     flow = FlowMatchEulerDiscreteScheduler(shift=3.0)  # its times have to be numbers
     with FAKE, patch.object(random_weights, "FlowMatchEulerDiscreteScheduler", lambda **_: flow):

@@ -13,7 +13,7 @@ from mitune.models.loading import load_model
 from mitune.models.precision import PRECISIONS, check_precision
 from mitune.models.protocol import LatentModel
 from mitune.models.verify import check_live, naming_model
-from mitune.worlds.shapes.model import load_shapes
+from mitune.worlds.known import WORLDS
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -89,7 +89,7 @@ def load(
             f"pipeline is a {type(pipeline).__name__}: expected a diffusers folder or a name on "
             "the hub; a pipeline in memory is the model itself"
         )
-    if pipeline is not None and (not isinstance(model, (str, Path)) or str(model) == "shapes"):
+    if pipeline is not None and (not isinstance(model, (str, Path)) or str(model) in WORLDS):
         raise UserError(
             f"pipeline is {str(pipeline)!r} and the model is no single file: expected none"
         )
@@ -101,13 +101,13 @@ def load(
         loaded = family.model(
             model, name, device=where, precision=precision, size=size, offload=offload
         )
-    elif str(model) == "shapes":
-        loaded = load_shapes(device=where, precision=precision, offload=offload)
+    elif (world := WORLDS.get(str(model))) is not None:
+        loaded = world.load(device=where, precision=precision, offload=offload)
         if size not in (None, loaded.picture_size):
             height, width = loaded.picture_size
             raise UserError(
-                f"size is given and the model is shapes: expected {width}x{height}, the size of "
-                "its world's pictures"
+                f"size is given and the model is {world.name}: expected {width}x{height}, the size "
+                "of its world's pictures"
             )
     else:
         loaded = load_model(

@@ -8,8 +8,9 @@ from transformers import CLIPTokenizer
 
 from mitune.models.family import assemble, families
 from mitune.models.protocol import LatentModel
-from mitune.worlds.shapes import networks
+from mitune.worlds.networks import scheduler
 from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes.networks import vae
 
 TINY = "tiny-random"
 """Small enough to rehearse a benchmark on a CPU in seconds."""
@@ -41,7 +42,7 @@ def random_model(name: str, device: torch.device, precision: str, seed: int = 0)
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         parts = random_models()[name](tokenizer)
-        parts = {"vae": networks.vae(), "scheduler": networks.scheduler(), **parts}
+        parts = {"vae": vae(), "scheduler": scheduler(), **parts}
     family, pipeline = assemble(parts)
     model: LatentModel = family.model(
         pipeline, name, device=device, precision=precision, fingerprint=f"{name} {seed} {device}"

@@ -29,13 +29,14 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core import progress
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
-from mitune.evaluation.compare import Estimate, draw_candidates
+from mitune.evaluation.compare import draw_candidates
+from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
 from mitune.models.protocol import LatentModel
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
+from mitune.worlds.known import SHAPES
 from mitune.worlds.shapes import oracle
-from mitune.worlds.shapes.model import FOLDER, load_shapes
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts
 
 
@@ -74,13 +75,6 @@ class Agreement:
     gain: Estimate
 
 
-def _over(values: list[float]) -> Estimate:
-    finite = torch.tensor([v for v in values if math.isfinite(v)], dtype=torch.float64)
-    if len(finite) < 2:
-        return Estimate(float(finite.mean()) if len(finite) else math.nan, math.nan)
-    return Estimate(float(finite.mean()), float(finite.std()) / math.sqrt(len(finite)))
-
-
 def agree(
     estimator: str,
     t_min: float,
@@ -103,11 +97,11 @@ def agree(
         t_min=t_min,
         errors=errors,
         prompts=len(pools),
-        spearman=_over([spearman(s, v) for s, v in pools]),
-        mean=_over(means),
-        top1=_over(top),
-        bottom1=_over([float(v[s.argmin()]) for s, v in pools]),
-        gain=_over([t - m for t, m in zip(top, means, strict=True)]),
+        spearman=over([spearman(s, v) for s, v in pools]),
+        mean=over(means),
+        top1=over(top),
+        bottom1=over([float(v[s.argmin()]) for s, v in pools]),
+        gain=over([t - m for t, m in zip(top, means, strict=True)]),
     )
 
 
@@ -205,8 +199,7 @@ class Options:
 def main(options: Options) -> None:
     """Run the gate and print its table."""
     progress.quiet_libraries()
-    folder = options.model or FOLDER
-    model = load_shapes(device=pick_device(None), precision="float32", folder=folder)
+    model = SHAPES.load(device=pick_device(None), precision="float32", folder=options.model)
     record = []
     for guidance in options.guidance or [model.preset.sampler.guidance]:
         sampler = replace(model.preset.sampler, guidance=guidance)

@@ -1,10 +1,8 @@
 """Compare models on the same prompts and the same noise, with standard errors."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +13,10 @@ from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import generate
+from mitune.evaluation.standard_error import Estimate, estimate
 from mitune.models.protocol import LatentModel
 from mitune.scoring.score import score
-from mitune.worlds.shapes import oracle
+from mitune.worlds.known import WORLDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,56 +79,10 @@ def draw(
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its standard error."""
-
-    mean: float
-    standard_error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.standard_error:.3f}"
-
-
-def estimate(values: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Estimate:
-    """Mean of ``values`` ([N]), with a standard error that treats prompts and seeds as random
-    samples.
-
-    Pictures of one prompt are not independent, and neither are pictures of one training run. The
-    squared error is the sum of the variance clustered by prompt and, with several seeds, the
-    variance clustered by seed. This is two-way clustering (Cameron, Gelbach and Miller 2011)
-    without its negative term, so the error is rather too large. Non-finite values are left out.
-    With a single prompt, the error is unknown and NaN.
-    """
-    kept = [i for i, value in enumerate(values.tolist()) if math.isfinite(value)]
-    if not kept:
-        return Estimate(math.nan, math.nan)
-    finite = values[kept]
-    variance = _variance_of_mean(finite, [prompts[i] for i in kept])
-    if len(set(seeds)) > 1:
-        variance += _variance_of_mean(finite, [seeds[i] for i in kept])
-    return Estimate(float(finite.mean()), math.sqrt(variance))
-
-
-def _variance_of_mean(values: Tensor, labels: Sequence[str | int]) -> float:
-    """Cluster-robust variance of the mean, with statsmodels' correction for few clusters."""
-    # Import here: it takes seconds, and only tables with standard errors need it.
-    from statsmodels.regression.linear_model import OLS
-
-    kinds = list(dict.fromkeys(labels))
-    if len(kinds) < 2:
-        return math.nan
-    groups = [kinds.index(label) for label in labels]
-    fitted = OLS(values.double().numpy(), np.ones(len(groups))).fit(
-        cov_type="cluster", cov_kwds={"groups": np.array(groups)}
-    )
-    return float(fitted.bse[0]) ** 2
-
-
-def oracle_metrics(images: Images, pictures: Tensor) -> dict[str, Tensor]:
-    """The oracle's metrics for each picture of the shapes world: ``graded`` in [0, 1] and
+def oracle_metrics(world: str, images: Images, pictures: Tensor) -> dict[str, Tensor]:
+    """The oracle's metrics for each picture of an embedded world: ``graded`` in [0, 1] and
     ``strict`` in {0, 1}, each ``[N]`` float64."""
-    verdicts = oracle.score(images.prompts, pictures)
+    verdicts = WORLDS[world].judge(images.prompts, pictures)
     return {
         "graded": torch.tensor([v.graded for v in verdicts], dtype=torch.float64),
         "strict": torch.tensor([float(v.strict) for v in verdicts], dtype=torch.float64),
@@ -167,11 +120,11 @@ def measure(
     runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
     """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` from ``judged_mi``; for pictures of
-    the shapes world also the oracle's ``graded`` and ``strict``."""
+    an embedded world also its oracle's ``graded`` and ``strict``."""
     mi = judged_mi(judge, images, draws=draws, seed=seed, batch=batch, runtime=runtime)
     metrics = {"mi_nats": mi.double()}
-    if judge.world == "shapes":
-        metrics |= oracle_metrics(images, judge.decode(images.latents))
+    if judge.world is not None:
+        metrics |= oracle_metrics(judge.world, images, judge.decode(images.latents))
     return metrics
 
 

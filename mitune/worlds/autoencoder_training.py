@@ -25,6 +25,7 @@ def train_autoencoder(
     seed: int,
     peak_lr: float = 3e-3,
     samples: int = 1024,
+    at_once: int = 1,
 ) -> dict[str, float]:
     """Train an autoencoder and save it in ``folder`` with a scaling factor that gives unit-variance
     latents.
@@ -36,6 +37,7 @@ def train_autoencoder(
         make: makes it with random weights, after torch is seeded.
         draw: makes the pictures of a step.
         samples: pictures that the scaling factor is measured on.
+        at_once: batches that are drawn in one call, where drawing many pictures is cheaper.
 
     Returns:
         The numbers for the model card: reconstruction error and standard deviation of the latents
@@ -49,8 +51,10 @@ def train_autoencoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, peak_lr, total_steps=steps, pct_start=0.1
     )
+    drawn: list[Tensor] = []
     for step in range(steps):
-        pictures = draw(batch, generator) * 2 - 1
+        drawn = drawn or list(draw(batch * at_once, generator).split(batch))
+        pictures = drawn.pop() * 2 - 1
         posterior = model.encode(pictures).latent_dist
         latents = posterior.sample(generator=generator)
         error = model.decode(latents).sample - pictures

@@ -1,5 +1,6 @@
-"""How a small denoiser is trained on a CPU: bfloat16 with float32 master weights, min-SNR weights,
-an average of the weights, and checkpoints from which a run goes on with the same bits."""
+"""How a small denoiser is trained on a CPU: in bfloat16 where the processor computes in it, with
+float32 master weights, min-SNR weights, an average of the weights, and checkpoints from which a run
+goes on with the same bits."""
 
 import json
 import math
@@ -9,13 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mitune.diffusion.solvers import squared_signal
+from mitune.worlds.grounding import Grounding, Named
+
+GROUNDING_WEIGHT = 0.1
+"""Of the loss of ``mitune.worlds.grounding``, beside the denoising loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +44,36 @@ def learning_rate(recipe: Schedule, step: int) -> float:
     return recipe.peak_lr * min(1.0, (step + 1) / recipe.warmup, left)
 
 
+def fast_dtype() -> torch.dtype:
+    """bfloat16 on processors that compute in it; on others it takes two to three times as long as
+    float32."""
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
 class Training:
-    """The training state to save: the denoiser in bfloat16, its float32 master weights, their
-    exponential moving average, and the optimizer.
+    """The training state to save: the denoiser in ``fast_dtype()``, its float32 master weights,
+    their exponential moving average, and the optimizer.
 
     Args:
         make: makes the denoiser with random weights.
         recipe: its seed and peak learning rate are used.
+        start: folder of a denoiser whose weights it starts from.
     """
 
-    def __init__(self, make: Callable[[], Any], recipe: Schedule) -> None:
+    def __init__(
+        self, make: Callable[[], Any], recipe: Schedule, start: Path | None = None
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.step = 0
         self._make = make
         self.model = make()
+        if start is not None:
+            self.model.load_state_dict(type(self.model).from_pretrained(start).state_dict())
         self.names = [name for name, _ in self.model.named_parameters()]
         self.master = [p.detach().clone().requires_grad_() for p in self.model.parameters()]
         self.average = [p.detach().clone() for p in self.master]
-        self.model.to(torch.bfloat16)
+        self.model.to(fast_dtype(), memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             self.master, lr=recipe.peak_lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
         )
@@ -117,8 +134,23 @@ class Training:
         model.half().save_pretrained(folder)
 
 
-Batches = Callable[[int], Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]]
-"""From a step to the noise, timesteps, latents and caption embeddings of it and all later ones."""
+class Batch(NamedTuple):
+    """What one step trains on."""
+
+    noise: Tensor
+    """``[B, C, h, w]`` float32."""
+    t: Tensor
+    """``[B]`` int64, timesteps."""
+    latents: Tensor
+    """``[B, C, h, w]`` float32, scaled."""
+    embeddings: Tensor
+    """``[B, tokens, width]`` float32, of the captions."""
+    named: Named | None = None
+    """None: attention is not trained in this step."""
+
+
+Batches = Callable[[int], Iterator[Batch]]
+"""From a step to the batches of it and all later ones."""
 
 
 def fit(
@@ -134,10 +166,10 @@ def fit(
     ``unet/``.
 
     The loss is ``min(SNR_t, gamma) / SNR_t * ||eps - eps_theta||^2`` (min-SNR, Hang et al. 2023),
-    mean over elements.
+    mean over elements; where a batch tells what its captions name, that of the attention is added.
 
     Returns:
-        The running average of the loss, and the seconds of this process.
+        The running average of the denoising loss, and the seconds of this process.
     """
     start = time.perf_counter()
     checkpoint = folder / "unet_checkpoint"
@@ -153,18 +185,27 @@ def fit(
     kept = [line for line in lines if json.loads(line)["step"] <= training.step]
     log_file.write_text("".join(line + "\n" for line in kept))
     with log_file.open("a") as log:
-        for noise, t, latents, embeddings in batches(training.step):
-            a = alphas[t].view(-1, 1, 1, 1)
-            noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-            predicted = training.model(noisy.bfloat16(), t, embeddings.bfloat16()).sample
-            error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-            loss = (weight[t] * error).mean()
-            loss.backward()
+        dtype, grounding = fast_dtype(), None
+        for batch in batches(training.step):
+            if batch.named is not None:
+                grounding = grounding or Grounding(training.model)
+            elif grounding is not None:
+                grounding.remove()
+                grounding = None
+            a = alphas[batch.t].view(-1, 1, 1, 1)
+            noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
+            predicted = training.model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
+            error = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
+            loss = (weight[batch.t] * error).mean()
+            attention = grounding.loss(batch.named) if grounding and batch.named else None
+            (loss if attention is None else loss + GROUNDING_WEIGHT * attention).backward()
             norm = training.update(learning_rate(recipe, training.step), recipe.ema)
             value = float(loss.detach())
             loss_average = value if math.isnan(loss_average) else 0.99 * loss_average + 0.01 * value
             if training.step % 100 == 0:
                 line = {"step": training.step, "loss": loss_average, "grad_norm": norm}
+                if attention is not None:
+                    line["attention"] = float(attention.detach())
                 line |= {"seconds": time.perf_counter() - start}
                 print(json.dumps(line), file=log, flush=True)
             if training.step % save_every == 0 or training.step == recipe.steps:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,34 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.core.files import atomic_write
+from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.models.family import assemble as assemble_pipeline
-from mitune.worlds.shapes import networks
+from mitune.worlds import networks
+
+Stages = Mapping[str, Callable[[Path], dict[str, Any]]]
+"""By name, in order: what trains, given the folder of all stages' results; returns a report."""
 
 
-def stage(work: Path, name: str, train: Callable[[], dict[str, Any]]) -> None:
-    """Run a stage unless its report is in ``work``."""
-    report = work / f"{name}.json"
-    if report.exists():
-        print(f"{name}: done before")
-        return
-    result = train() | {"environment": environment(torch.device("cpu"))}
-    atomic_write(report, as_json(result, indent=1).encode())
+def pretrain(out: Path, stages: Stages) -> Path:
+    """Run the stages that have no report yet, and assemble the pipeline.
+
+    Args:
+        out: ``work/`` in it holds the state of the stages, ``pipeline/`` the result.
+
+    Returns:
+        The folder of the pipeline; weights in fp16, except for the text encoder in float32.
+    """
+    work = out / "work"
+    make_folder(work)
+    for name, train in stages.items():
+        report = work / f"{name}.json"
+        if report.exists():
+            print(f"{name}: done before")
+            continue
+        result = train(work) | {"environment": environment(torch.device("cpu"))}
+        atomic_write(report, as_json(result, indent=1).encode())
+    return assemble(work, out / "pipeline")
 
 
 def assemble(work: Path, folder: Path) -> Path:

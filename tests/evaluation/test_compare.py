@@ -9,8 +9,9 @@ import torch
 from mitune.adapters import adapter
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.evaluation.compare import Comparison, estimate, pooled
+from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models
+from mitune.evaluation.standard_error import estimate
 from mitune.worlds.shapes.prompts import prompts
 
 

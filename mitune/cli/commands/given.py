@@ -17,8 +17,8 @@ _SHOWN = 200
 
 
 def given_prompts(command: Any, path: Path | None, split: Literal["train", "test"]) -> list[str]:
-    """The prompts a command works on: a file's up to its ``limit``, or the whole list of the shapes
-    world.
+    """The prompts a command works on: a file's up to its ``limit``, or the whole list of the
+    embedded model's world.
 
     Raises:
         UserError: a limit below 1; no file for a model other than shapes; as ``read_prompts``.
@@ -27,30 +27,32 @@ def given_prompts(command: Any, path: Path | None, split: Literal["train", "test
         raise UserError(f"limit is {command.limit}: expected at least 1 prompt")
     if path is not None:
         return read_prompts(path, command.limit)
-    if command.model != "shapes":
+    found = _world_prompts(command.model, split)
+    if not found:
         raise UserError(
             "no prompts: give --prompts FILE, one prompt a line (only the shapes model has its own "
             "list)"
         )
-    return _shapes_prompts(split)
+    return found
 
 
 def held_out_prompts(model: str, path: Path | None) -> list[str]:
-    """The prompts that ``align`` compares on: a file's, or the shapes world's test list; none for
-    other models.
+    """The prompts that ``align`` compares on: a file's, or the test list of the embedded
+    model's world; none for other models.
 
     Raises:
         UserError: as ``read_prompts``.
     """
     if path is not None:
         return read_prompts(path)
-    return _shapes_prompts("test") if model == "shapes" else []
+    return _world_prompts(model, "test")
 
 
-def _shapes_prompts(split: Literal["train", "test"]) -> list[str]:
-    from mitune.worlds.shapes.prompts import prompts
+def _world_prompts(model: str, split: Literal["train", "test"]) -> list[str]:
+    """The list of an embedded model's world; none for other models."""
+    from mitune.worlds.known import WORLDS
 
-    return prompts(split)
+    return WORLDS[model].prompts(split) if model in WORLDS else []
 
 
 def warn_long(model: "LatentModel", prompts: list[str]) -> None:

@@ -69,10 +69,11 @@ def of_presets(of: Callable[[Any], Any]) -> Callable[[], Mapping[str, Any]]:
 def presets() -> Mapping[str, Preset]:
     """Those that the help distinguishes."""
     from mitune.models.family import families
-    from mitune.worlds.shapes.preset import PRESET
+    from mitune.worlds.known import WORLDS
 
     own = {f.pipeline.removesuffix("Pipeline"): f.preset for f in families() if f.preset != PAPER}
-    return {"shapes": PRESET, **own, "others": PAPER}
+    worlds = {world.name: world.preset for world in WORLDS.values()}
+    return {**worlds, **own, "others": PAPER}
 
 
 def of_one(config: Any) -> Callable[[], Mapping[str, Any]]:

@@ -4,6 +4,7 @@ wrong, as on the web."""
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,15 @@ class Recipe:
     def clean(self) -> "Recipe":
         """The same without wrong captions."""
         return replace(self, ghost=0.0, swapped=0.0, unrelated=0.0, miscounted=0.0)
+
+
+class Caption(NamedTuple):
+    """A caption of a scene."""
+
+    text: str
+    shows: tuple[tuple[int, ...], ...]
+    """For each item that it names, the scene's objects that this is said of; an object that is not
+    there has a number beyond the scene's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,18 +155,17 @@ def _roomy(objects: Tensor, generator: torch.Generator) -> Tensor:
     return objects
 
 
-def caption(corpus: Corpus, row: int, recipe: Recipe, draw: random.Random) -> str:
+def caption(corpus: Corpus, row: int, recipe: Recipe, draw: random.Random) -> Caption:
     """A caption of a scene, wrong as often as the recipe says; "" where it is dropped."""
     if draw.random() < recipe.dropout:
-        return ""
+        return Caption("", ())
     scenes, kind = corpus.scenes, corpus.kinds[row]
     items = [_item(scenes, row, i, recipe, draw) for i in range(int(scenes.count[row]))]
     if kind == "equal":
         numbers = [n for n in range(2, MOST + 1) if n != len(items)]
         wrong = draw.random() < recipe.miscounted
-        return str(
-            Phrase((replace(items[0], count=draw.choice(numbers) if wrong else len(items)),))
-        )
+        named = replace(items[0], count=draw.choice(numbers) if wrong else len(items))
+        return Caption(str(Phrase((named,))), (tuple(range(len(items))),))
     centres = scenes.centre[row].tolist()
     order = list(range(len(items)))
     relation = RELATION_OF.get(kind)
@@ -169,13 +178,13 @@ def caption(corpus: Corpus, row: int, recipe: Recipe, draw: random.Random) -> st
     if len(items) == 1 and draw.random() < recipe.ghost:
         items.append(_ghost(items[0], draw))
         order = [0, 1] if draw.random() < 0.5 else [1, 0]
-    named = [items[i] for i in order]
-    if len(named) > 1 and draw.random() < recipe.swapped:
-        named = _swapped(named, draw)
+    several = [items[i] for i in order]
+    if len(several) > 1 and draw.random() < recipe.swapped:
+        several = _swapped(several, draw)
     if relation is not None and draw.random() < recipe.unrelated:
         of = SPATIAL if relation in SPATIAL else NON_SPATIAL
         relation = draw.choice([other for other in of if other != relation])
-    return str(Phrase(tuple(named), relation))
+    return Caption(str(Phrase(tuple(several), relation)), tuple((i,) for i in order))
 
 
 def _item(scenes: Scenes, row: int, i: int, recipe: Recipe, draw: random.Random) -> Item:
@@ -212,7 +221,7 @@ def _swapped(items: list[Item], draw: random.Random) -> list[Item]:
     return changed if all(map(shown, changed)) else items
 
 
-def captions(corpus: Corpus, rows: list[int], recipe: Recipe, seed: int) -> Iterator[str]:
+def captions(corpus: Corpus, rows: list[int], recipe: Recipe, seed: int) -> Iterator[Caption]:
     """A caption for each of the scenes ``rows``, as drawn with ``seed``."""
     draw = random.Random(seed)
     for row in rows:

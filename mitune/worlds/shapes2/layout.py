@@ -11,10 +11,12 @@ GAP = 2.0
 """Smallest distance in pixels between objects that do not touch, measured from their reach."""
 BORDER = 1.5
 """Smallest distance in pixels between an object's reach and the border."""
-RADIUS = (6.0, 8.5)
-SMALL, LARGE = (5.0, 5.8), (9.0, 11.0)
+RADIUS = (7.5, 10.0)
+CROWDED = torch.tensor([1.0, 1.0, 0.85, 0.75])
+"""Of the radius where there are one to four objects, so that they have room."""
+SMALL, LARGE = (5.5, 6.5), (10.0, 12.0)
 """Radii where one object is bigger than the other."""
-INNER, OUTER = (4.2, 5.0), (13.0, 15.0)
+INNER, OUTER = (6.0, 7.0), (15.0, 17.0)
 """Radii where one object is inside the other."""
 TOUCH = 0.75
 """Pixels between the outlines of objects that touch, at most."""
@@ -50,8 +52,7 @@ def place(kind: str, count: Tensor, shape: Tensor, generator: torch.Generator) -
     """
     scenes = len(count)
     share = torch.rand(scenes, MOST, generator=generator)
-    # More objects are smaller, so that they have room.
-    radius = _between(RADIUS, share) * torch.where(count > 2, 0.85, 1.0)[:, None]
+    radius = _between(RADIUS, share) * CROWDED[count - 1, None]
     if kind == "bigger":
         radius[:, 0], radius[:, 1] = _between(LARGE, share[:, 0]), _between(SMALL, share[:, 1])
     if kind == "inside":
@@ -59,40 +60,41 @@ def place(kind: str, count: Tensor, shape: Tensor, generator: torch.Generator) -
     reach = radius * REACH[shape]
     centre = torch.zeros(scenes, MOST, 2)
     present = torch.arange(MOST) < count[:, None]
+    offset = torch.zeros(scenes, 2)
+    if kind == "inside":
+        offset = (torch.rand(scenes, 2, generator=generator) - 0.5) * 1.5  # a little off the centre
+    if kind == "touching":
+        offset = _touching(shape, radius, generator)
     pending = torch.arange(scenes)
     while len(pending):
         margin = reach[pending, :, None] + BORDER
         drawn = margin + torch.rand(len(pending), MOST, 2, generator=generator) * (
             SIZE - 2 * margin
         )
-        if kind == "inside":
-            drawn[:, 1] = drawn[:, 0] + _inner_offset(shape[pending, 0], len(pending), generator)
-        if kind == "touching":
-            drawn[:, 1] = _touching(shape[pending], radius[pending], drawn[:, 0], generator)
+        if kind in ("inside", "touching"):
+            drawn[:, 1] = drawn[:, 0] + offset[pending]
         centre[pending] = drawn
         pending = pending[_collide(kind, drawn, reach[pending], present[pending])]
     return Layout(centre=centre, radius=radius)
 
 
-def _inner_offset(outer: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """A little off the centre."""
-    return (torch.rand(count, 2, generator=generator) - 0.5) * 1.5
-
-
-def _touching(shape: Tensor, radius: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
-    """The second object's centre, so that its outline just meets the first one's: found by
-    bisecting its distance in a random direction."""
+def _touching(shape: Tensor, radius: Tensor, generator: torch.Generator) -> Tensor:
+    """From the first object's centre to the second one's, ``[N, 2]``, so that their outlines just
+    meet: found by bisecting the distance in a random direction."""
     angle = torch.rand(len(shape), generator=generator) * 2 * torch.pi
     direction = torch.stack([angle.cos(), angle.sin()], dim=1)
     near = torch.zeros(len(shape))
     far = (radius[:, :2] * REACH[shape[:, :2]]).sum(1) + TOUCH
-    one = coverage(shape[:, 0], first, radius[:, 0])
+    middle_of_picture = torch.full((len(shape), 2), SIZE / 2)
     for _ in range(7):
         middle = (near + far) / 2
-        other = coverage(shape[:, 1], first + middle[:, None] * direction, radius[:, 1])
+        # On both sides of the picture's middle, where there is room for both.
+        half = middle[:, None] * direction / 2
+        one = coverage(shape[:, 0], middle_of_picture - half, radius[:, 0])
+        other = coverage(shape[:, 1], middle_of_picture + half, radius[:, 1])
         overlap = torch.minimum(one, other).sum(dim=(1, 2)) > 0.5
         near, far = torch.where(overlap, middle, near), torch.where(overlap, far, middle)
-    return first + far[:, None] * direction
+    return far[:, None] * direction
 
 
 def _collide(kind: str, centre: Tensor, reach: Tensor, present: Tensor) -> Tensor:

@@ -196,3 +196,9 @@ def judge(prompt: str | Phrase, objects: Sequence[Seen]) -> Verdict:
         best = max(best, hits)
     extra = max(0, len(objects) - len(requests))
     return Verdict(max(0.0, best / asked - EXTRA_PENALTY * extra), best == asked and extra == 0)
+
+
+def score(prompts: Sequence[str], images: Tensor) -> list[Verdict]:
+    """Judge each picture ([N, 3, 64, 64] in [0, 1]) by its own prompt."""
+    seen = read(images)
+    return [judge(prompt, objects) for prompt, objects in zip(prompts, seen, strict=True)]

@@ -20,6 +20,8 @@ NUMBERS = ("two", "three", "four")
 NAMED_TEXTURES = TEXTURES[1:]
 """Solid is what an object is of which nothing is said."""
 CATEGORIES = ("colour", "shape", "texture", "spatial", "non-spatial", "numeracy", "complex")
+ROOMY = ("circle", "square")
+"""Shapes that something is drawn inside of."""
 ITEMS = 3
 """Of a caption at most."""
 
@@ -139,7 +141,8 @@ def _texture_pairs() -> Iterator[Phrase]:
 def _related(relations: tuple[str, ...]) -> Iterator[Phrase]:
     for phrase in _colour_pairs():
         for relation in relations:
-            yield Phrase(phrase.items, relation)
+            if relation != "inside" or phrase.items[1].shape in ROOMY:
+                yield Phrase(phrase.items, relation)
 
 
 def _numbers() -> Iterator[Phrase]:
@@ -197,3 +200,16 @@ def prompts(split: str, category: str, *, unseen: bool = False) -> list[str]:
 
 def _combination(phrase: Phrase) -> tuple[str, ...]:
     return tuple(sorted(map(str, phrase.items)))
+
+
+def rests(prompt: str) -> list[str]:
+    """The prompt without each of its phrases: without each item, and without the relation. What
+    relates to an item that is left out is left out too; without its only item nothing is left."""
+    phrase = parse(prompt)
+    items, relation = phrase.items, phrase.relation
+    found = []
+    for i in range(len(items)):
+        others = items[:i] + items[i + 1 :]
+        related = relation if i < len(items) - 2 else None
+        found.append(str(Phrase(others, related)) if others else "")
+    return [*found, *([str(Phrase(items))] if relation else [])]

@@ -30,7 +30,9 @@ PALETTE = (
 )
 TINT = 0.62
 """Share of white in the second tone of a texture."""
-PERIOD = 5.0
+RIM = 1.0
+"""Pixels at an outline that a texture leaves as they are, so that the shape stays clear."""
+PERIOD = 6.0
 """Pixels from stripe to stripe, and from dot to dot."""
 
 
@@ -119,8 +121,8 @@ def _outside(dx: Tensor, dy: Tensor, corners: Tensor) -> Tensor:
     return torch.where(inside, -nearest, nearest)
 
 
-def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """Anti-aliased coverage of each object on the pixel grid, from its signed distance.
+def distance(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance of each pixel from each object's outline, negative inside.
 
     Args:
         shape: ``[...]`` int64, index into SHAPES.
@@ -128,17 +130,31 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
         radius: ``[...]`` float32, in pixels.
 
     Returns:
-        ``[..., 64, 64]`` float32 in [0, 1]: the share of each pixel that the object covers, to
-        first order.
+        ``[..., 64, 64]`` float32, in pixels.
     """
     dx, dy = _grid(centre)
     r = radius[..., None, None]
     u, v = dx / r, dy / r
-    distance = torch.hypot(u, v) - 1
+    found = torch.hypot(u, v) - 1
     for number, name in enumerate(SHAPES[1:], 1):
         here = shape == number
-        distance[here] = _outside(u[here], v[here], _POLYGONS[name][0])
-    return (0.5 - distance * r).clamp(0, 1)
+        found[here] = _outside(u[here], v[here], _POLYGONS[name][0])
+    return found * r
+
+
+def coverage(shape: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Anti-aliased coverage of each object on the pixel grid, from its signed distance; arguments
+    as there.
+
+    Returns:
+        ``[..., 64, 64]`` float32 in [0, 1]: the share of each pixel that the object covers, to
+        first order.
+    """
+    return _covered(distance(shape, centre, radius))
+
+
+def _covered(away: Tensor) -> Tensor:
+    return (0.5 - away).clamp(0, 1)
 
 
 def tint(texture: Tensor, centre: Tensor) -> Tensor:
@@ -153,16 +169,16 @@ def tint(texture: Tensor, centre: Tensor) -> Tensor:
     kind = texture[..., None, None]
     wave = 2 * math.pi / PERIOD
     striped = (1.2 * torch.cos(wave * dy) + 0.5).clamp(0, 1)
-    dotted = (1.6 * (torch.cos(wave * dx) + torch.cos(wave * dy)) / 2 - 0.1).clamp(0, 1)
+    dotted = (1.2 * (torch.cos(wave * dx) + torch.cos(wave * dy)) + 0.2).clamp(0, 1)
     return torch.where(kind == 1, striped, torch.where(kind == 2, dotted, 0.0))
 
 
 def render(scenes: Scenes) -> Tensor:
     """Pictures of the scenes: ``[N, 3, 64, 64]`` float32 in [0, 1]."""
-    masks = coverage(scenes.shape, scenes.centre, scenes.radius)
+    away = distance(scenes.shape, scenes.centre, scenes.radius)
     present = torch.arange(MOST) < scenes.count[:, None]
-    masks = masks * present[..., None, None]
-    light = tint(scenes.texture, scenes.centre) * TINT
+    masks = _covered(away) * present[..., None, None]
+    light = tint(scenes.texture, scenes.centre) * TINT * _covered(away + RIM)
     picture = torch.tensor(BACKGROUND).view(1, 3, 1, 1).expand(len(scenes), 3, SIZE, SIZE)
     ink = torch.tensor(PALETTE)[scenes.colour]
     for i in range(MOST):

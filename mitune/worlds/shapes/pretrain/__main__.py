@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mitune.arguments.module import run_module
-from mitune.core.files import make_folder
-from mitune.worlds.pretraining import assemble, stage
+from mitune.worlds import pretraining
 from mitune.worlds.shapes.pretrain.denoiser import UnetRecipe, train_unet
 from mitune.worlds.shapes.pretrain.text import train_text_encoder
 from mitune.worlds.shapes.pretrain.vae import train_vae
@@ -31,17 +30,16 @@ class Pretrain:
 
 
 def pretrain(options: Pretrain) -> Path:
-    """Run those of the three stages that have no result yet, and assemble the pipeline.
-
-    Returns:
-        The folder of the pipeline; weights in fp16, except for the text encoder in float32.
-    """
-    work = options.out / "work"
-    make_folder(work)
-    stage(work, "vae", lambda: train_vae(work / "vae", steps=options.vae_steps))
-    stage(work, "text", lambda: train_text_encoder(work, steps=options.text_steps))
-    stage(work, "unet", lambda: train_unet(work, options.recipe))
-    return assemble(work, options.out / "pipeline")
+    """Run those of the three stages that have no result yet, as
+    ``mitune.worlds.pretraining.pretrain``; returns the pipeline's folder."""
+    return pretraining.pretrain(
+        options.out,
+        {
+            "vae": lambda work: train_vae(work / "vae", steps=options.vae_steps),
+            "text": lambda work: train_text_encoder(work, steps=options.text_steps),
+            "unet": lambda work: train_unet(work, options.recipe),
+        },
+    )
 
 
 if __name__ == "__main__":

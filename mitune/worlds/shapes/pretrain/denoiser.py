@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mitune.worlds import denoiser_training
-from mitune.worlds.denoiser_training import Schedule, fit
+from mitune.worlds.denoiser_training import Batch, Schedule, fit
+from mitune.worlds.networks import scheduler
 from mitune.worlds.shapes import networks
 from mitune.worlds.shapes.pretrain.text import every_phrase
 from mitune.worlds.shapes.pretrain.vae import object_indices
@@ -136,11 +137,8 @@ def object_numbers(captions: Captions, scenes: Scenes) -> Tensor:
     return (pairs[:, :, None] == captions.objects).all(dim=-1).long().argmax(dim=-1)
 
 
-def batches(
-    recipe: UnetRecipe, folder: Path, start: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield noise, timesteps, latents and caption embeddings of each step from ``start``. They
-    depend only on (seed, step)."""
+def batches(recipe: UnetRecipe, folder: Path, start: int) -> Iterator[Batch]:
+    """Yield the batch of each step from ``start``; it depends only on (seed, step)."""
     captions = Captions(recipe)
     generator = torch.Generator().manual_seed(recipe.seed + 17)
     scenes = sample_scenes(
@@ -158,7 +156,7 @@ def batches(
         # Stratified timesteps: one in each of B equal parts of the range.
         strata = torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)
         t = (strata / recipe.batch * 1000).long()
-        yield noise, t, latents[rows], embeddings[caption]
+        yield Batch(noise, t, latents[rows], embeddings[caption])
 
 
 def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> dict[str, object]:
@@ -172,7 +170,7 @@ def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> di
         folder,
         Training(recipe),
         recipe,
-        networks.scheduler(),
+        scheduler(),
         lambda start: batches(recipe, folder, start),
         save_every=save_every,
     )

@@ -15,10 +15,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.worlds.denoiser_training import Schedule, Training, fit
+from mitune.worlds.denoiser_training import Batch, Schedule, Training, fit
+from mitune.worlds.grounding import Named
+from mitune.worlds.networks import scheduler
 from mitune.worlds.shapes2 import corpus, networks
-from mitune.worlds.shapes2.prompts import UNSEEN
-from mitune.worlds.shapes2.scene import Scenes, render
+from mitune.worlds.shapes2.pretrain.text import noun_numbers
+from mitune.worlds.shapes2.prompts import ITEMS, UNSEEN
+from mitune.worlds.shapes2.scene import MOST, SIZE, Scenes, render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +29,9 @@ class UnetRecipe(Schedule):
     """How the denoiser is trained."""
 
     steps: int = 20_000
-    clean_share: float = 0.25
-    """Share of the steps, at the start, in which all captions are right: the model learns binding
-    faster from them."""
+    clean_share: float = 0.5
+    """Share of the steps, at the start, in which all captions are right and the attention is
+    trained: the model learns binding faster so."""
     scenes: int = 60_000
     captions: corpus.Recipe = field(default_factory=corpus.Recipe)
 
@@ -42,14 +45,39 @@ def scene_latents(folder: Path, scenes: Scenes) -> Tensor:
     return torch.cat(parts) * float(vae.config.scaling_factor)
 
 
-def batches(
-    recipe: UnetRecipe, folder: Path, start: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield noise, timesteps, latents and caption embeddings of each step from ``start``. They
-    depend only on (seed, step)."""
+def places(scenes: Scenes) -> Tensor:
+    """Where each object is on the latents' grid, ``[N, 4, 8, 8]`` float32 in [0, 1]: a disc of its
+    area, as soft as the grid is coarse; nothing where there is no object."""
+    cell = SIZE / networks.LATENT_SIZE
+    axis = (torch.arange(networks.LATENT_SIZE) + 0.5) * cell
+    dx = axis - scenes.centre[..., 0, None, None]
+    dy = axis[:, None] - scenes.centre[..., 1, None, None]
+    away = torch.hypot(dx, dy) - scenes.radius[..., None, None]
+    present = torch.arange(MOST) < scenes.count[:, None]
+    return (0.5 - away / cell).clamp(0, 1) * present[..., None, None]
+
+
+def named(where: Tensor, captions: list[corpus.Caption], nouns: Tensor) -> Named:
+    """What the captions name, and where it is.
+
+    Args:
+        where: ``[B, 4, 8, 8]``, of ``places``.
+        nouns: ``[B, tokens]``, of ``noun_numbers``.
+    """
+    masks = where.new_zeros(len(captions), ITEMS, *where.shape[2:])
+    for row, caption in enumerate(captions):
+        for item, objects in enumerate(caption.shows):
+            masks[row, item] = where[row, list(objects)].amax(dim=0)
+    # Where a caption has no such noun, argmax finds position 0.
+    positions = [(nouns == item + 1).int().argmax(dim=1) for item in range(ITEMS)]
+    return Named(torch.stack(positions, dim=1), masks)
+
+
+def batches(recipe: UnetRecipe, folder: Path, start: int) -> Iterator[Batch]:
+    """Yield the batch of each step from ``start``; it depends only on (seed, step)."""
     generator = torch.Generator().manual_seed(recipe.seed + 17)
     shown = corpus.sample(recipe.scenes, recipe.captions, generator)
-    latents = scene_latents(folder, shown.scenes)
+    latents, where = scene_latents(folder, shown.scenes), places(shown.scenes)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
     for step in range(start, recipe.steps):
@@ -58,7 +86,8 @@ def batches(
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
         clean = step < recipe.clean_share * recipe.steps
         said = recipe.captions.clean() if clean else recipe.captions
-        texts = list(corpus.captions(shown, rows.tolist(), said, seed))
+        captions = list(corpus.captions(shown, rows.tolist(), said, seed))
+        texts = [caption.text for caption in captions]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             embeddings = encoder(ids).last_hidden_state
@@ -66,20 +95,26 @@ def batches(
         # Stratified timesteps: one in each of B equal parts of the range.
         strata = torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)
         t = (strata / recipe.batch * 1000).long()
-        yield noise, t, latents[rows], embeddings
+        at = named(where[rows], captions, noun_numbers(tokenizer, ids)) if clean else None
+        yield Batch(noise, t, latents[rows], embeddings, at)
 
 
-def train_unet(folder: Path, recipe: UnetRecipe, *, save_every: int = 500) -> dict[str, Any]:
+def train_unet(
+    folder: Path, recipe: UnetRecipe, *, save_every: int = 500, start: Path | None = None
+) -> dict[str, Any]:
     """Train the denoiser in ``folder``, as ``mitune.worlds.denoiser_training.fit``.
+
+    Args:
+        start: folder of a pipeline whose denoiser's weights it starts from; None: random ones.
 
     Returns:
         The numbers for the model card.
     """
     found = fit(
         folder,
-        Training(networks.denoiser, recipe),
+        Training(networks.denoiser, recipe, start and start / "unet"),
         recipe,
-        networks.scheduler(),
+        scheduler(),
         lambda start: batches(recipe, folder, start),
         save_every=save_every,
     )

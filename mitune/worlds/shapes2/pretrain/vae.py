@@ -13,7 +13,7 @@ from mitune.worlds.shapes2.scene import COLOURS, MOST, SHAPES, TEXTURES, Scenes,
 
 
 def pictures(count: int, generator: torch.Generator) -> Tensor:
-    """Of scenes of all layouts and of any objects."""
+    """Of scenes of all layouts and of any objects, in a random order."""
     sizes = [count // len(KINDS)] * (len(KINDS) - 1)
     parts = []
     for kind, size in zip(KINDS, [count - sum(sizes), *sizes], strict=True):
@@ -39,11 +39,18 @@ def pictures(count: int, generator: torch.Generator) -> Tensor:
                 )
             )
         )
-    return torch.cat(parts)
+    return torch.cat(parts)[torch.randperm(count, generator=generator)]
 
 
-def train_vae(folder: Path, *, steps: int, batch: int = 32, seed: int = 0) -> dict[str, float]:
+def train_vae(folder: Path, *, steps: int, batch: int = 16, seed: int = 0) -> dict[str, float]:
     """Train it, as ``mitune.worlds.autoencoder_training``."""
     return train_autoencoder(
-        folder, networks.vae, pictures, steps=steps, batch=batch, seed=seed, samples=256
+        folder,
+        networks.vae,
+        pictures,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        samples=256,
+        at_once=32,
     )

@@ -1,0 +1,105 @@
+"""How much of what is asked for does a model of the second edition draw? The oracle's scores by
+category and guidance.
+
+    python -m mitune.evaluation.categories --model FOLDER --guidance 1 3 5
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mitune.arguments.module import run_module
+from mitune.core import progress
+from mitune.core.files import atomic_write
+from mitune.core.provenance import as_json, environment
+from mitune.evaluation.compare import draw
+from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.load import pick_device
+from mitune.models.loading import load_model
+from mitune.models.protocol import LatentModel
+from mitune.worlds.shapes.preset import PRESET
+from mitune.worlds.shapes2 import oracle
+from mitune.worlds.shapes2.prompts import CATEGORIES, prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The oracle's scores of a model of the second edition, by category and guidance."""
+
+    model: Path
+    """Folder of the pipeline."""
+    guidance: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 7.5)
+    """Guidance scales to draw at."""
+    prompts: int = 20
+    """Prompts of each category."""
+    images: int = 4
+    """Pictures of each prompt."""
+    unseen: bool = False
+    """Prompts with a pair that pre-training never showed, instead of those without."""
+    split: str = "test"
+    """The list that the prompts are from: train or test."""
+    steps: int = 25
+    """Sampling steps."""
+    seed: int = 11
+    """Keys all noise."""
+    out: Path | None = None
+    """File to write the table to, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The mean scores of one category's pictures at one guidance, with standard errors over
+    prompts; "all" is the mean over everything drawn."""
+
+    guidance: float
+    category: str
+    graded: Estimate
+    strict: Estimate
+
+
+def by_category(model: LatentModel, options: Options) -> list[Row]:
+    """Draw and judge; one row for each guidance and category."""
+    lists = {c: prompts(options.split, c, unseen=options.unseen) for c in CATEGORIES}
+    texts = [text for of in lists.values() for text in of[: options.prompts]]
+    kinds = {text: c for c, of in lists.items() for text in of[: options.prompts]}
+    rows = []
+    for guidance in options.guidance:
+        sampler = replace(model.preset.sampler, steps=options.steps, guidance=guidance)
+        images = draw(model, texts, images=options.images, sampler=sampler, seed=options.seed)
+        verdicts = oracle.score(images.prompts, model.decode(images.latents))
+        for category in ("all", *CATEGORIES):
+            chosen = [i for i, p in enumerate(images.prompts) if category in ("all", kinds[p])]
+            values = [
+                estimate(
+                    torch.tensor([float(getattr(verdicts[i], name)) for i in chosen]),
+                    [images.prompts[i] for i in chosen],
+                    [0],
+                )
+                for name in ("graded", "strict")
+            ]
+            rows.append(
+                Row(guidance=guidance, category=category, graded=values[0], strict=values[1])
+            )
+            print(f"guidance {guidance:<4} {category:<12} graded {values[0]}  strict {values[1]}")
+    return rows
+
+
+def main(options: Options) -> None:
+    """Print the table; with --out, also write it."""
+    progress.quiet_libraries()
+    model = load_model(
+        options.model, device=pick_device(None), precision="float32", preset=PRESET, offload=False
+    )
+    rows = by_category(model, options)
+    if options.out:
+        asked: dict[str, Any] = {**asdict(options), "model": str(options.model)}
+        asked["out"] = str(options.out)
+        body = {"options": asked, "rows": [asdict(row) for row in rows]}
+        body["environment"] = environment(model.device)
+        atomic_write(options.out, as_json(body, indent=1).encode())
+
+
+if __name__ == "__main__":
+    run_module(Options, main)
