@@ -25,7 +25,7 @@ class Pretrain:
     """Output folder: work/ holds the state of the stages, pipeline/ the result."""
     vae_steps: int = 6000
     """Training steps of stage 1, the autoencoder."""
-    text_steps: int = 2500
+    text_steps: int = 3000
     """Training steps of stage 2, the text encoder."""
     recipe: UnetRecipe = field(default_factory=UnetRecipe)
     """Stage 3, the denoiser."""
