@@ -16,7 +16,6 @@ import torch
 
 from mitune.core.errors import UserError
 from mitune.models.family import Family, expected, families, refused
-from mitune.models.refusals import why_not
 
 INDEX = "model_index.json"
 """The file of a diffusers folder that names the pipeline's class and parts."""
@@ -118,13 +117,11 @@ def recognise(source: str | Path, file: Path) -> tuple[Family, dict[str, tuple[s
     own = index.get("_class_name", "pipeline of no class")
     kinds = {name: kind for name, (_, kind) in named.items()}
     known = families()
-    # By its class; else by its parts, since other programs may write a class name of their own. A
-    # class of diffusers that is refused has its reason, whatever its parts are.
-    family = next((family for family in known if family.pipeline == own), None)
-    if family is None and why_not(str(own)) is None:
-        family = next(
-            (f for f in known if f.fits(_parts(named, f)) and f.foreign_part(kinds) is None), None
-        )
+    # By its class; else by its parts and their classes, since other programs may write a class name
+    # of their own.
+    family = next((family for family in known if family.pipeline == own), None) or next(
+        (f for f in known if f.fits(_parts(named, f)) and f.foreign_part(kinds) is None), None
+    )
     if family is None and len(known) > 1:
         parts = ", ".join(sorted(named)) or "no parts"
         raise refused(str(source), str(own), f" of {parts}")

@@ -1,4 +1,4 @@
-"""Small networks with random weights, of the same classes as in Stable Diffusion."""
+"""Small networks with random weights, of the same classes as in a well-known model family."""
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -58,7 +58,7 @@ def denoiser(size: int, latent_channels: int, text_width: int) -> UNet2DConditio
 
 
 def scheduler() -> DDPMScheduler:
-    """The noise schedule of Stable Diffusion."""
+    """The noise schedule of that family."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
