@@ -13,8 +13,6 @@ FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
 COMPATIBILITY = {"moved.py", "compat/selection.py", "compat/__init__.py"}
 """Keep the names that modules and attributes had, and those of the authors' classes."""
-PROCESSORS = {"worlds/grounding.py"}
-"""Have the signature that diffusers gives to attention processors."""
 
 
 def test_nothing_outside_its_folder_names_a_family():
@@ -22,7 +20,7 @@ def test_nothing_outside_its_folder_names_a_family():
         f"{name}:{number}: {line.strip()}"
         for file in sorted(PACKAGE.rglob("*.py"))
         if not FAMILY.match(name := file.relative_to(PACKAGE).as_posix())
-        and name not in COMPATIBILITY | PROCESSORS
+        and name not in COMPATIBILITY
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if NAMES.search(line)
     ]

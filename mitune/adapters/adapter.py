@@ -223,7 +223,7 @@ def require(model: LatentModel, config: TuneConfig, path: Path | str) -> None:
             return
         raise UserError(
             f"{path} is not of the kind to be trained (method is {kinds[0]} there and {kinds[1]} "
-            "here): expected the same; go on with its method, or start afresh"
+            "here): expected the same; go on with its method, or start again"
         )
     differing = [
         f"the {name} is {'adapted' if name in there else 'plain'} there and "

@@ -65,7 +65,7 @@ def names(config: Any) -> set[str]:
 
 def check_types(config: Any) -> None:
     """Raise UserError for a field whose value is of another type than it is declared with, such as
-    a text in the place of a number. Words to choose from are checked by ``check_choice``, but for
+    a text in the place of a number. Words to choose from are checked by ``check_choice``, except
     those that may stand in the place of a number."""
     kind: Any = type(config)  # mypy does not see that a class is hashable
     for name, kinds in _kinds(kind).items():

@@ -62,10 +62,10 @@ class TuneConfig:
     """Optimizer steps."""
     gradient: Gradient = "merged"
     """peft goes through peft's modules, merged through the weights with the adapter merged
-    (``mitune.training.merged``); the same gradient but for rounding."""
+    (``mitune.training.merged``); the same gradient except for rounding."""
     backend: TrainingBackend = "eager"
     """What runs the denoiser of the merged gradient: torch operation by operation, or
-    torch.compile. The same but for rounding; the first micro-batch is compared with eager's."""
+    torch.compile. The same except for rounding; the first micro-batch is compared with eager's."""
     cuda_graphs: bool = False
     """Hold the merged gradient of a micro-batch in a CUDA graph, which is compared with what it
     holds; on a GPU only."""

@@ -128,7 +128,7 @@ def decode_image(content: bytes, name: str, size: tuple[int, int]) -> Tensor:
 
 def image_size(content: bytes, name: str) -> tuple[int, int]:
     """(height, width) in pixels of a picture that is turned upright. Raises UserError as
-    :func:`decode_image`, but for damage after the file's beginning."""
+    :func:`decode_image`, except for damage after the file's beginning."""
     with _opened(content, name) as image:
         width, height = image.size
         return (width, height) if (_orientation(image) or 1) >= _LYING else (height, width)

@@ -15,13 +15,13 @@ from mitune.core import progress
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.compare import draw
-from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
 from mitune.models.loading import load_model
 from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes.preset import PRESET
 from mitune.worlds.shapes2 import oracle
-from mitune.worlds.shapes2.prompts import CATEGORIES, prompts
+from mitune.worlds.shapes2.prompts import CATEGORIES, first_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,28 +61,32 @@ class Row:
 
 def by_category(model: LatentModel, options: Options) -> list[Row]:
     """Draw and judge; one row for each guidance and category."""
-    lists = {c: prompts(options.split, c, unseen=options.unseen) for c in CATEGORIES}
-    texts = [text for of in lists.values() for text in of[: options.prompts]]
-    kinds = {text: c for c, of in lists.items() for text in of[: options.prompts]}
+    kinds = first_prompts(options.split, options.prompts, unseen=options.unseen)
     rows = []
     for guidance in options.guidance:
         sampler = replace(model.preset.sampler, steps=options.steps, guidance=guidance)
-        images = draw(model, texts, images=options.images, sampler=sampler, seed=options.seed)
+        images = draw(model, list(kinds), images=options.images, sampler=sampler, seed=options.seed)
         verdicts = oracle.score(images.prompts, model.decode(images.latents))
+        means = {  # of each prompt
+            name: torch.tensor([float(getattr(v, name)) for v in verdicts])
+            .view(len(kinds), -1)
+            .mean(dim=1)
+            .tolist()
+            for name in ("graded", "strict")
+        }
         for category in ("all", *CATEGORIES):
-            chosen = [i for i, p in enumerate(images.prompts) if category in ("all", kinds[p])]
-            values = [
-                estimate(
-                    torch.tensor([float(getattr(verdicts[i], name)) for i in chosen]),
-                    [images.prompts[i] for i in chosen],
-                    [0],
+            graded, strict = (
+                over(
+                    [
+                        m
+                        for m, kind in zip(of, kinds.values(), strict=True)
+                        if category in ("all", kind)
+                    ]
                 )
-                for name in ("graded", "strict")
-            ]
-            rows.append(
-                Row(guidance=guidance, category=category, graded=values[0], strict=values[1])
+                for of in means.values()
             )
-            print(f"guidance {guidance:<4} {category:<12} graded {values[0]}  strict {values[1]}")
+            rows.append(Row(guidance=guidance, category=category, graded=graded, strict=strict))
+            print(f"guidance {guidance:<4} {category:<12} graded {graded}  strict {strict}")
     return rows
 
 

@@ -31,7 +31,7 @@ from mitune.models.loading import load_model
 from mitune.models.protocol import LatentModel
 from mitune.worlds.shapes.preset import PRESET
 from mitune.worlds.shapes2 import oracle
-from mitune.worlds.shapes2.prompts import CATEGORIES, prompts, rests
+from mitune.worlds.shapes2.prompts import first_prompts, rests
 
 _IDENTITY = b"mitune.gate"
 """Key of a file's metadata: what its content depends on."""
@@ -88,11 +88,7 @@ class Row:
 
 def pools(model: LatentModel, options: Options, guidance: float) -> pa.Table:
     """Draw the pools at one guidance and score them: one row per candidate."""
-    kinds = {
-        text: category
-        for category in CATEGORIES
-        for text in prompts(options.split, category, unseen=options.unseen)[: options.prompts]
-    }
+    kinds = first_prompts(options.split, options.prompts, unseen=options.unseen)
     sampler = replace(model.preset.sampler, steps=options.steps, guidance=guidance)
     made = draw_candidates(
         model, list(kinds), images=options.candidates, sampler=sampler, seed=options.seed

@@ -44,7 +44,7 @@ def best_of(pipe: Any, prompt: str, n: int = 8, keep: int = 1, **options: Any) -
         n: pictures.
         keep: how many are returned.
         options: fields of ``GenerateConfig`` and of its parts by name, such as ``seed=1, steps=30,
-            guidance=5.0, backend="inductor"``; by default those of the family's preset, but for the
+            guidance=5.0, backend="inductor"``; by default those of the family's preset, except the
             estimator: pictures are ranked along their own path.
 
     Raises:

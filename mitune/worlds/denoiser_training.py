@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mitune.diffusion.solvers import squared_signal
-from mitune.worlds.grounding import Grounding, Named
+from mitune.worlds.grounding import Named, cross_attention, token_loss
 
 GROUNDING_WEIGHT = 0.1
 """Of the loss of ``mitune.worlds.grounding``, beside the denoising loss."""
@@ -45,9 +46,10 @@ def learning_rate(recipe: Schedule, step: int) -> float:
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 on processors that compute in it; on others it takes two to three times as long as
-    float32."""
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    """bfloat16 on processors that compute in it; on others, where it can take three times as long,
+    and where torch cannot tell, float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    native = known.get("amx_bf16") or known.get("avx512_bf16")
     return torch.bfloat16 if native else torch.float32
 
 
@@ -185,19 +187,15 @@ def fit(
     kept = [line for line in lines if json.loads(line)["step"] <= training.step]
     log_file.write_text("".join(line + "\n" for line in kept))
     with log_file.open("a") as log:
-        dtype, grounding = fast_dtype(), None
+        dtype, model = fast_dtype(), training.model
         for batch in batches(training.step):
-            if batch.named is not None:
-                grounding = grounding or Grounding(training.model)
-            elif grounding is not None:
-                grounding.remove()
-                grounding = None
             a = alphas[batch.t].view(-1, 1, 1, 1)
             noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
-            predicted = training.model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
+            with cross_attention(model) if batch.named else nullcontext([]) as maps:
+                predicted = model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
             error = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
             loss = (weight[batch.t] * error).mean()
-            attention = grounding.loss(batch.named) if grounding and batch.named else None
+            attention = token_loss(maps, batch.named) if batch.named else None
             (loss if attention is None else loss + GROUNDING_WEIGHT * attention).backward()
             norm = training.update(learning_rate(recipe, training.step), recipe.ema)
             value = float(loss.detach())

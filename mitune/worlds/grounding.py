@@ -1,20 +1,18 @@
 """Teach a small denoiser where the things are that a caption names: while it learns, each noun's
 cross-attention is drawn to the pixels of its object.
 
-This is the token loss of TokenCompose (Wang et al., CVPR 2024, arXiv 2312.03626, equation 2): for a
-noun with attention A over the positions u, and its object's positions M,
+This is the token loss of TokenCompose (Wang et al., CVPR 2024, arXiv 2312.03626): for a noun with
+attention A over the positions u, and its object's positions M,
 
     (1 - sum over M of A_u / sum of A_u)^2.
-
-A denoiser of a few million weights learns from it in thousands of steps which attributes belong to
-which object, for which the denoising loss alone takes many times as long on two cores.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 
@@ -27,57 +25,49 @@ class Named(NamedTuple):
     """``[B, I, h, w]`` float32 in [0, 1], the objects of each noun on the grid of the latents."""
 
 
-class Grounding:
-    """Records the cross-attention of a denoiser's calls, and computes the loss of it.
+@contextmanager
+def cross_attention(denoiser: Any) -> Iterator[list[Tensor]]:
+    """Record the cross-attention of a UNet of diffusers while the context is open.
 
-    Args:
-        denoiser: gets the attention processors that record.
+    Yields:
+        A list that each call extends by the attention of every layer, ``[B, positions, tokens]``
+        float32, mean over heads; it is computed from the layer's queries and keys, beside the call.
     """
+    maps: list[Tensor] = []
+    with ExitStack() as hooks:
+        for name, layer in denoiser.named_modules():
+            if name.endswith(".attn2"):
+                for handle in _record(layer, maps):
+                    hooks.callback(handle.remove)
+        yield maps
 
-    def __init__(self, denoiser: UNet2DConditionModel) -> None:
-        self._maps: list[Tensor] = []
-        self._denoiser = denoiser
-        self._own = dict(denoiser.attn_processors)
-        recording = {name: self._record for name in self._own if ".attn2." in name}
-        denoiser.set_attn_processor({**self._own, **recording})
 
-    def remove(self) -> None:
-        """Give the denoiser its own processors again."""
-        self._denoiser.set_attn_processor(self._own)
+def _record(layer: Any, maps: list[Tensor]) -> list[Any]:
+    queries: list[Tensor] = []
 
-    def _record(
-        self,
-        attention: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """An attention processor of diffusers, with the attention computed in the open."""
-        query, key, value = (
-            attention.head_to_batch_dim(project(states))
-            for project, states in (
-                (attention.to_q, hidden_states),
-                (attention.to_k, encoder_hidden_states),
-                (attention.to_v, encoder_hidden_states),
-            )
+    def query(module: Any, given: Any, made: Tensor) -> None:
+        queries.append(made)
+
+    def key(module: Any, given: Any, made: Tensor) -> None:
+        q, k = (
+            x.float().unflatten(2, (layer.heads, -1)).movedim(2, 1) for x in (queries.pop(), made)
         )
-        shares = attention.get_attention_scores(query, key, attention_mask)
-        self._maps.append(shares.unflatten(0, (-1, attention.heads)).float().mean(dim=1))
-        out: Tensor = attention.to_out[0](attention.batch_to_head_dim(torch.bmm(shares, value)))
-        return out
+        maps.append((layer.scale * q @ k.mT).softmax(dim=-1).mean(dim=1))
 
-    def loss(self, named: Named) -> Tensor:
-        """The token loss of the denoiser's last call, mean over nouns and layers, and over heads
-        before; 0 if no noun's object is there. Forgets that call."""
-        maps, self._maps = self._maps, []
-        there = (named.nouns > 0) & (named.masks.amax(dim=(2, 3)) > 0)
-        height, width = named.masks.shape[2:]
-        total = torch.zeros(())
-        for found in maps:
-            shrink = round((height * width / found.shape[1]) ** 0.5)
-            mask = F.avg_pool2d(named.masks, shrink).flatten(2)
-            # [B, I, positions]: how much each position attends to each noun.
-            of_noun = found.transpose(1, 2).take_along_dim(named.nouns[..., None], dim=1)
-            share = (of_noun * mask).sum(-1) / of_noun.sum(-1)
-            total = total + ((1 - share).square() * there).sum() / there.sum().clamp(min=1)
-        return total / max(1, len(maps))
+    return [layer.to_q.register_forward_hook(query), layer.to_k.register_forward_hook(key)]
+
+
+def token_loss(maps: list[Tensor], named: Named) -> Tensor:
+    """The loss above of attention from ``cross_attention``, mean over layers and over the nouns
+    whose object is there; 0 if none is."""
+    there = (named.nouns > 0) & (named.masks.amax(dim=(2, 3)) > 0)
+    height, width = named.masks.shape[2:]
+    losses = []
+    for found in maps:
+        shrink = round((height * width / found.shape[1]) ** 0.5)
+        mask = F.avg_pool2d(named.masks, shrink).flatten(2)
+        # [B, I, positions]: how much each position attends to each noun.
+        of_noun = found.transpose(1, 2).take_along_dim(named.nouns[..., None], dim=1)
+        share = (of_noun * mask).sum(-1) / of_noun.sum(-1)
+        losses.append(((1 - share).square() * there).sum() / there.sum().clamp(min=1))
+    return torch.stack(losses).mean()

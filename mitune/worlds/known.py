@@ -20,7 +20,7 @@ def _prompts(split: Split) -> list[str]:
 def _judge(prompts: Sequence[str], pictures: "Tensor") -> Sequence[Verdict]:
     from mitune.worlds.shapes.oracle import score
 
-    return score(list(prompts), pictures)
+    return score(prompts, pictures)
 
 
 SHAPES = World(

@@ -51,7 +51,7 @@ def denoiser(size: int, latent_channels: int, text_width: int) -> UNet2DConditio
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         layers_per_block=1,
         cross_attention_dim=text_width,
-        # diffusers reads this as the number of heads for this model class, as in SD-1.x's config.
+        # diffusers reads this as the number of heads for this model class.
         attention_head_dim=2,
         norm_num_groups=16,
     )

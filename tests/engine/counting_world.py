@@ -2,24 +2,13 @@
 can be tested on long streams."""
 
 import torch
-from diffusers import DDPMScheduler
 
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.engine import Engine
 from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import EngineStats
 from mitune.engine.stream import pool
-
-
-def scheduler():
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
+from mitune.worlds.networks import scheduler
 
 
 def denoise(z, t, cond):

@@ -89,7 +89,7 @@ def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, straight: Path, step
         tune(TinyModel(), TinySet(), tmp_path, config(), progress=kill_at(step))
     assert not (tmp_path / FILE).exists()
     checkpoints = tmp_path / "checkpoints"
-    # What a kill amid a write leaves: half a folder under a temporary name, half a line of metrics.
+    # What a kill during a write leaves: half a folder under a temporary name, half a line.
     (checkpoints / ".step-000006.tmp").mkdir(parents=True)
     (checkpoints / ".step-000006.tmp" / FILE).write_bytes(b"half")
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_checkpoint(
 
 def test_training_goes_on_from_an_adapter(tmp_path: Path, straight: Path) -> None:
     out = tune(TinyModel(), TinySet(), tmp_path / "b", config(lr=1e-9), adapter=straight)
-    assert distance(out, straight) < 1e-6  # it started there, not afresh
+    assert distance(out, straight) < 1e-6  # it started there, not from the beginning
     assert json.loads((out / "run.json").read_text())["settings"]["adapter"]
     # And nothing is written where the start does not fit.
     for settings, text in (

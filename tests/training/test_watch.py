@@ -189,7 +189,7 @@ def test_a_kill_after_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Killed):
         finished("killed")
     monkeypatch.undo()
-    # What a kill amid the removal of old checkpoints leaves.
+    # What a kill during the removal of old checkpoints leaves.
     (tmp_path / "killed" / "checkpoints" / "step-000002").mkdir()
     assert left(finished("killed")) == left(whole)
     assert checkpoints(tmp_path / "killed") == [4, 5, 10]

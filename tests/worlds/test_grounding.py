@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mitune.worlds.grounding import Grounding, Named
+from mitune.worlds.grounding import Named, cross_attention, token_loss
 from mitune.worlds.networks import denoiser
 
 
@@ -38,11 +38,30 @@ CORNER = (slice(0, 4), slice(4, 8))
 def test_recording_does_not_change_what_the_denoiser_computes(inputs) -> None:
     network = unet()
     own = network(*inputs).sample
-    grounding = Grounding(network)
-    recorded = network(*inputs).sample
+    with cross_attention(network) as maps:
+        recorded = network(*inputs).sample
     torch.testing.assert_close(recorded, own)
-    grounding.remove()
+    count = len(maps)
     assert torch.equal(network(*inputs).sample, own)
+    assert len(maps) == count > 0
+
+
+def test_what_is_recorded_is_what_diffusers_computes(inputs) -> None:
+    """Its own processor without fused attention, of a layer with the same queries and keys."""
+    network = unet()
+    layers = [m for name, m in network.named_modules() if name.endswith(".attn2")]
+    given = []
+    for layer in layers:
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs: given.append((module, args[0], kwargs)), with_kwargs=True
+        )
+    with cross_attention(network) as maps:
+        network(*inputs)
+    for (layer, hidden, kwargs), found in zip(given, maps, strict=True):
+        text = kwargs["encoder_hidden_states"]
+        query, key = (layer.head_to_batch_dim(x) for x in (layer.to_q(hidden), layer.to_k(text)))
+        own = layer.get_attention_scores(query, key).unflatten(0, (-1, layer.heads)).mean(dim=1)
+        torch.testing.assert_close(found, own)
 
 
 def test_the_loss_is_the_squared_share_that_misses_the_object(inputs) -> None:
@@ -51,7 +70,6 @@ def test_the_loss_is_the_squared_share_that_misses_the_object(inputs) -> None:
     for name, weight in network.named_parameters():
         if ".attn2.to_q" in name:
             torch.nn.init.zeros_(weight)
-    grounding = Grounding(network)
     for asked, expected in (
         (named(WHOLE, nouns=[[2], [3]]), 0.0),
         (named(CORNER, nouns=[[2], [3]]), 0.75**2),
@@ -59,19 +77,20 @@ def test_the_loss_is_the_squared_share_that_misses_the_object(inputs) -> None:
         (named(CORNER, nouns=[[0], [0]]), 0.0),
         (named((slice(0, 0), slice(0, 0)), nouns=[[2], [3]]), 0.0),
     ):
-        network(*inputs)
-        assert float(grounding.loss(asked)) == pytest.approx(expected, abs=1e-6)
+        with torch.no_grad(), cross_attention(network) as maps:
+            network(*inputs)
+        assert float(token_loss(maps, asked)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_training_on_it_moves_the_attention_there(inputs) -> None:
     network = unet()
-    grounding = Grounding(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     asked = named(CORNER, nouns=[[2], [3]])
     losses = []
     for _ in range(12):
-        network(*inputs)
-        loss = grounding.loss(asked)
+        with cross_attention(network) as maps:
+            network(*inputs)
+        loss = token_loss(maps, asked)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

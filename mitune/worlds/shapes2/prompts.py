@@ -198,6 +198,15 @@ def prompts(split: str, category: str, *, unseen: bool = False) -> list[str]:
     return texts
 
 
+def first_prompts(split: str, count: int, *, unseen: bool = False) -> dict[str, str]:
+    """The first ``count`` prompts of each category, with its name; arguments as ``prompts``."""
+    return {
+        text: category
+        for category in CATEGORIES
+        for text in prompts(split, category, unseen=unseen)[:count]
+    }
+
+
 def _combination(phrase: Phrase) -> tuple[str, ...]:
     return tuple(sorted(map(str, phrase.items)))
 
