@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def learning_rate(recipe: Schedule, step: int) -> float:
 def fast_dtype() -> torch.dtype:
     """bfloat16 on processors that compute in it; on others, where it can take three times as long,
     and where torch cannot tell, float32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = known.get("amx_bf16") or known.get("avx512_bf16")
     return torch.bfloat16 if native else torch.float32
 
@@ -191,7 +191,9 @@ def fit(
         for batch in batches(training.step):
             a = alphas[batch.t].view(-1, 1, 1, 1)
             noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
-            with cross_attention(model) if batch.named else nullcontext([]) as maps:
+            recording: AbstractContextManager[list[Tensor]]
+            recording = cross_attention(model) if batch.named else nullcontext(list[Tensor]())
+            with recording as maps:
                 predicted = model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
             error = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
             loss = (weight[batch.t] * error).mean()
