@@ -54,6 +54,10 @@ class Bars:
         bar = self._show(f"round {number}: tuning", "step", step, total)
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
+    def work(self, title: str, done: int, total: int) -> None:
+        """So much of something else is done."""
+        self._show(title, "it", done, total)
+
     def _show(self, title: str, unit: str, done: int, total: int) -> "tqdm[None]":
         if self._started is not None:
             self._started()
@@ -98,6 +102,11 @@ class Lines:
         """Training step ``step`` of ``total`` of round ``number`` is done."""
         if step == total:
             self._tell(f"round {number}: tuned, {total} steps")
+
+    def work(self, title: str, done: int, total: int) -> None:
+        """So much of something else is done."""
+        if done == total:
+            self._tell(f"{title}, {total}")
 
     def _tell(self, what: str) -> None:
         if not self._quiet:

@@ -29,15 +29,15 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core import progress
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
-from mitune.evaluation.compare import draw_candidates
+from mitune.evaluation.drawing import draw_candidates
 from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
 from mitune.models.protocol import LatentModel
 from mitune.scoring.estimate import ESTIMATORS
 from mitune.scoring.score import score
-from mitune.worlds.known import SHAPES
 from mitune.worlds.shapes import oracle
 from mitune.worlds.shapes.prompts import prompts as shapes_prompts
+from mitune.worlds.shapes.world import SHAPES
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

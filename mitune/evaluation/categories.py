@@ -14,7 +14,7 @@ from mitune.arguments.module import run_module
 from mitune.core import progress
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json, environment
-from mitune.evaluation.compare import draw
+from mitune.evaluation.drawing import draw
 from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
 from mitune.models.loading import load_model

@@ -20,7 +20,8 @@ from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import RealConfig
 from mitune.core.errors import UserError
-from mitune.evaluation.compare import Images, draw, judged_mi
+from mitune.evaluation.compare import judged_mi
+from mitune.evaluation.drawing import Images, draw
 from mitune.evaluation.pictures import grid
 from mitune.evaluation.report import MI_DRAWS, use_sampler
 from mitune.models.protocol import LatentModel, denoiser_of, text_encoders, with_networks

@@ -13,7 +13,8 @@ from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json, environment
 from mitune.engine.slot_count import with_slots
-from mitune.evaluation.compare import Comparison, Images, draw, measure, pooled
+from mitune.evaluation.compare import Comparison, measure, pooled
+from mitune.evaluation.drawing import Images, draw
 from mitune.evaluation.pictures import base_and_tuned
 from mitune.models.protocol import LatentModel
 

@@ -7,10 +7,14 @@
 * ``phrase``: the least point-wise mutual information that a phrase of the prompt has with the
   picture given the rest of the prompt, ``log p(z | prompt) / p(z | rest)``, by ``standard``. A
   picture that lacks one object should lose by the phrase that names it, whatever the others gain.
+* ``two-stage``: ``standard`` among the better half of the pool by ``trajectory``, which come before
+  all others: half of the price of re-noising.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,109 +30,144 @@ from mitune.scoring.estimate import ESTIMATORS, pointwise_mi
 Rests = Callable[[str], list[str]]
 """A prompt without each of its phrases, one text per phrase."""
 
+Score = Literal["trajectory", "standardised", "orthogonal", "standard", "phrase", "two-stage"]
 
-@dataclass(frozen=True, kw_only=True)
-class Renoising:
-    """How the rules that re-noise do it.
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to rank a pool, higher is better.
 
     Attributes:
-        draws: for each picture.
-        seed: keys noise and timesteps, which all pictures share.
-        t_mins: the rules are computed for each: only timesteps above it count.
+        score: what it computes.
+        t_min: only timesteps above it count; -1: all.
     """
 
-    draws: int
-    seed: int
-    t_mins: tuple[float, ...]
+    score: Score
+    t_min: float
+
+    def __str__(self) -> str:
+        return f"{self.score} t>{self.t_min:g}"
 
 
-def rank_rules(
+def every_rule(t_mins: Sequence[float]) -> list[Rule]:
+    """All rules, each with every ``t_min``."""
+    return [Rule(score, t_min) for t_min, score in product(t_mins, get_args(Score))]
+
+
+def rank(
     model: LatentModel,
     made: Sequence[Candidate],
     pool: int,
     sampler: SamplerConfig,
-    how: Renoising,
+    rules: Collection[Rule],
     rests: Rests,
-) -> dict[str, Tensor]:
-    """The scores by every rule, ``[N]`` float64 each, higher is better.
+    *,
+    draws: int,
+    seed: int,
+) -> dict[Rule, Tensor]:
+    """The scores by each rule, ``[N]`` float64.
 
     Args:
         model: that made the candidates.
         made: by prompt, ``pool`` of each.
         pool: candidates of a prompt.
         sampler: that made them.
-        how: of re-noising.
+        rules: only what they need is computed.
         rests: reads a prompt's phrases.
+        draws: of re-noising, for each picture.
+        seed: keys the noise and the timesteps of re-noising, which all pictures share.
     """
-    schedule = model.schedule(sampler)
-    terms = torch.stack([c.terms[:, 0] for c in made]).double()
-    latents = torch.stack([c.latent for c in made])
-    texts = [c.prompt for c in made]
-    lacking, owner = [], []
-    distinct = {text: rests(text) for text in dict.fromkeys(texts)}
-    for row, text in enumerate(texts):
-        lacking += distinct[text]
-        owner += [row] * len(distinct[text])
-    rules: dict[str, Tensor] = {}
-    for least in how.t_mins:
-        weights = schedule.weights(sampler.convention, least)
-        rules[f"trajectory t>{least:g}"] = terms @ weights
-        rules[f"standardised t>{least:g}"] = _standardised(terms, pool) @ (weights > 0).double()
-        for estimator in ESTIMATORS:
-            found = _renoised(model, latents, texts, None, estimator, sampler, least, how)
-            rules[f"{estimator} t>{least:g}"] = found
-        by_phrase = _renoised(
-            model,
-            latents[owner],
-            [texts[row] for row in owner],
-            lacking,
-            "standard",
-            sampler,
-            least,
-            how,
+    scores = _Scores(model, made, pool, sampler, rests, draws, seed)
+    return {rule: scores.of(rule) for rule in rules}
+
+
+class _Scores:
+    """The scores of some candidates, each computed once; arguments as of ``rank``."""
+
+    def __init__(
+        self,
+        model: LatentModel,
+        made: Sequence[Candidate],
+        pool: int,
+        sampler: SamplerConfig,
+        rests: Rests,
+        draws: int,
+        seed: int,
+    ) -> None:
+        self.model, self.pool, self.sampler = model, pool, sampler
+        self.rests, self.draws, self.seed = rests, draws, seed
+        self.schedule = model.schedule(sampler)
+        self.terms = torch.stack([c.terms[:, 0] for c in made]).double()
+        self.latents = torch.stack([c.latent for c in made])
+        self.texts = [c.prompt for c in made]
+        self.known: dict[Rule, Tensor] = {}
+
+    def of(self, rule: Rule) -> Tensor:
+        if rule not in self.known:
+            self.known[rule] = self._computed(rule)
+        return self.known[rule]
+
+    def _computed(self, rule: Rule) -> Tensor:
+        if rule.score in ESTIMATORS:
+            rows = torch.arange(len(self.texts))
+            return self._renoised(rows, None, rule.score, rule.t_min)
+        if rule.score == "phrase":
+            return self._phrase(rule.t_min)
+        if rule.score == "two-stage":
+            return self._two_stage(rule.t_min)
+        weights = self.schedule.weights(self.sampler.convention, rule.t_min)
+        if rule.score == "standardised":
+            return self._standardised() @ (weights > 0).double()
+        return self.terms @ weights
+
+    def _standardised(self) -> Tensor:
+        pools = self.terms.view(-1, self.pool, self.terms.shape[1])
+        spread = pools.std(dim=1, keepdim=True).clamp(min=1e-12)
+        return ((pools - pools.mean(dim=1, keepdim=True)) / spread).view_as(self.terms)
+
+    def _two_stage(self, t_min: float) -> Tensor:
+        free = self.of(Rule("trajectory", t_min)).view(-1, self.pool)
+        exact = self.of(Rule("standard", t_min)).view(-1, self.pool)
+        place = free.argsort(dim=1, descending=True).argsort(dim=1)
+        better = place < -(-self.pool // 2)
+        # The others follow in the order of the free score, below the lowest exact one.
+        below = exact.amin(dim=1, keepdim=True) - 1 - place
+        return torch.where(better, exact, below).flatten()
+
+    def _phrase(self, t_min: float) -> Tensor:
+        distinct = {text: self.rests(text) for text in dict.fromkeys(self.texts)}
+        lacking = [rest for text in self.texts for rest in distinct[text]]
+        rows = torch.arange(len(self.texts)).repeat_interleave(
+            torch.tensor([len(distinct[text]) for text in self.texts])
         )
-        lowest = torch.full((len(made),), torch.inf, dtype=torch.float64)
-        rules[f"phrase t>{least:g}"] = lowest.scatter_reduce(
-            0, torch.tensor(owner), by_phrase, "amin"
+        found = self._renoised(rows, lacking, "standard", t_min)
+        lowest = torch.full((len(self.texts),), torch.inf, dtype=torch.float64)
+        return lowest.scatter_reduce(0, rows, found, "amin")
+
+    def _renoised(
+        self, rows: Tensor, instead: Sequence[str] | None, estimator: str, t_min: float
+    ) -> Tensor:
+        """The estimates of the candidates ``rows`` ([M] int64), ``[M]`` float64; ``instead``, if
+        given, are M texts in the place of the empty one."""
+        prepared = prepare(self.model, Runtime())
+        texts = [self.texts[row] for row in rows.tolist()]
+        distinct = list(dict.fromkeys([*texts, *(instead or [])]))
+        number = {text: i for i, text in enumerate(distinct)}
+        encoded = prepared.encode_prompts(distinct)
+        null = prepared.encode_null()
+        if instead is not None:
+            null = take(encoded, torch.tensor([number[text] for text in instead]))
+        found = pointwise_mi(
+            prepared,
+            self.latents[rows].to(self.model.device),
+            take(encoded, torch.tensor([number[text] for text in texts])),
+            null,
+            Schedule.levels(self.model.scheduler),
+            estimator=estimator,
+            draws=self.draws,
+            seed=self.seed,
+            t_min=t_min,
+            convention=self.sampler.convention,
+            shared_noise=True,
         )
-    return rules
-
-
-def _standardised(terms: Tensor, pool: int) -> Tensor:
-    pools = terms.view(-1, pool, terms.shape[1])
-    spread = pools.std(dim=1, keepdim=True).clamp(min=1e-12)
-    return ((pools - pools.mean(dim=1, keepdim=True)) / spread).view_as(terms)
-
-
-def _renoised(
-    model: LatentModel,
-    latents: Tensor,
-    texts: Sequence[str],
-    instead: Sequence[str] | None,
-    estimator: str,
-    sampler: SamplerConfig,
-    least: float,
-    how: Renoising,
-) -> Tensor:
-    """``[N]`` float64; ``instead`` are the texts in the place of the empty one."""
-    prepared = prepare(model, Runtime())
-    distinct = list(dict.fromkeys([*texts, *(instead or [])]))
-    number = {text: i for i, text in enumerate(distinct)}
-    encoded = prepared.encode_prompts(distinct)
-    null = prepared.encode_null()
-    if instead is not None:
-        null = take(encoded, torch.tensor([number[text] for text in instead]))
-    found = pointwise_mi(
-        prepared,
-        latents.to(model.device),
-        take(encoded, torch.tensor([number[text] for text in texts])),
-        null,
-        Schedule.levels(model.scheduler),
-        estimator=estimator,
-        draws=how.draws,
-        seed=how.seed,
-        t_min=least,
-        convention=sampler.convention,
-        shared_noise=True,
-    )
-    return found.double().cpu()
+        return found.double().cpu()

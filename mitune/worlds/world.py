@@ -30,6 +30,12 @@ class Verdict(Protocol):
         """Whether all is there, and nothing else."""
 
 
+class FirstPrompts(Protocol):
+    """Prompts of each category."""
+
+    def __call__(self, split: Split, count: int, *, unseen: bool = False) -> dict[str, str]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """One embedded world. Importing it imports neither torch nor the oracle.
@@ -40,6 +46,11 @@ class World:
         remedy: the command that makes the model again.
         preset: the settings that the model uses unless others are given.
         prompts: the whole list of a split.
+        first_prompts: so many prompts of each category of a split, with the category's name; with
+            ``unseen``, those with something that pre-training never showed.
+        rests: a prompt without each of its phrases, one text per phrase.
+        drawings: so many pictures ([n, 3, h, w] in [0, 1]) that show a prompt, from the world's own
+            renderer and a seed: what real captioned pictures are for a large model.
         judge: the verdict on each picture ([N, 3, h, w] in [0, 1]) under its own prompt.
     """
 
@@ -48,6 +59,9 @@ class World:
     remedy: str
     preset: Preset
     prompts: Callable[[Split], list[str]]
+    first_prompts: FirstPrompts
+    rests: Callable[[str], list[str]]
+    drawings: Callable[[str, int, int], "Tensor"]
     judge: Callable[[Sequence[str], "Tensor"], Sequence[Verdict]]
 
     def load(

@@ -13,7 +13,8 @@ from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
-from mitune.evaluation.compare import draw, measure
+from mitune.evaluation.compare import measure
+from mitune.evaluation.drawing import draw
 from mitune.evaluation.held_out import HeldOutMI, SamplePictures
 from mitune.training.callbacks import Watch
 from mitune.training.loop import tune

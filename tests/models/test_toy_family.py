@@ -19,7 +19,7 @@ from mitune.adapters.export.whole_model import merge
 from mitune.adapters.export.write import export_adapter
 from mitune.config.pruning import PruneConfig
 from mitune.core.errors import UserError
-from mitune.evaluation.compare import draw
+from mitune.evaluation.drawing import draw
 from mitune.evaluation.report import compare_adapter
 from mitune.models import family as families
 from mitune.runtime.prepared import Prepared

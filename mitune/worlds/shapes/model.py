@@ -18,7 +18,7 @@ FOLDER = Path(mitune.__file__).parent / "shapes" / "pretrained"
 def load_shapes(
     *, device: "torch.device", precision: str, folder: Path = FOLDER, offload: bool = False
 ) -> "LatentModel":
-    """As ``mitune.worlds.known.SHAPES.load``."""
-    from mitune.worlds.known import SHAPES
+    """As ``mitune.worlds.shapes.world.SHAPES.load``."""
+    from mitune.worlds.shapes.world import SHAPES
 
     return SHAPES.load(device=device, precision=precision, folder=folder, offload=offload)

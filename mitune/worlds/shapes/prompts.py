@@ -110,3 +110,21 @@ def prompts(split: str, kind: str = "pair") -> list[str]:
     phrases = [Phrase(pair, relation) for relation in relations for pair in ordered]
     random.Random(f"{split}/{kind}").shuffle(phrases)
     return [str(phrase) for phrase in phrases]
+
+
+def first_prompts(split: str, count: int, *, unseen: bool = False) -> dict[str, str]:
+    """The first ``count`` pairs of a list, with the name of their kind; with ``unseen``, those with
+    an object that pre-training never showed, of which every second one is for training."""
+    if unseen:
+        every = prompts("test", "unseen")[0 if split == "train" else 1 :: 2]
+        return dict.fromkeys(every[:count], "unseen")
+    return dict.fromkeys(prompts(split)[:count], "pair")
+
+
+def rests(prompt: str) -> list[str]:
+    """The prompt without each of its phrases: without each object, and without the relation;
+    without its only object nothing is left."""
+    phrase = parse(prompt)
+    several = len(phrase.objects) > 1
+    found = [str(Phrase((each,))) if several else "" for each in reversed(phrase.objects)]
+    return [*found, *([str(Phrase(phrase.objects))] if phrase.relation else [])]

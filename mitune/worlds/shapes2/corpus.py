@@ -17,6 +17,7 @@ from mitune.worlds.shapes2.prompts import (
     Item,
     Phrase,
     shown,
+    side,
 )
 from mitune.worlds.shapes2.scene import COLOURS, MOST, SHAPES, TEXTURES, Scenes
 
@@ -135,12 +136,7 @@ def sample(count: int, recipe: Recipe, generator: torch.Generator) -> Corpus:
             )
         )
         kinds += [kind] * number
-    joined = Scenes(
-        **{
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("count", "colour", "shape", "texture", "centre", "radius")
-        }
-    )
+    joined = Scenes.cat(parts)
     order = torch.randperm(len(joined), generator=generator)
     return Corpus(scenes=joined.rows(order), kinds=tuple(kinds[i] for i in order.tolist()))
 
@@ -174,7 +170,7 @@ def caption(corpus: Corpus, row: int, recipe: Recipe, draw: random.Random) -> Ca
     elif kind == "touching" or relation is None:
         draw.shuffle(order)
     if relation is None and len(items) > 1 and draw.random() < recipe.related:
-        relation = _side(centres[order[-2]], centres[order[-1]])
+        relation = side(centres[order[-2]], centres[order[-1]])
     if len(items) == 1 and draw.random() < recipe.ghost:
         items.append(_ghost(items[0], draw))
         order = [0, 1] if draw.random() < 0.5 else [1, 0]
@@ -193,13 +189,6 @@ def _item(scenes: Scenes, row: int, i: int, recipe: Recipe, draw: random.Random)
     quiet = named is not None and draw.random() < recipe.untold
     colour = None if quiet else COLOURS[scenes.colour[row, i]]
     return Item(SHAPES[scenes.shape[row, i]], colour, named)
-
-
-def _side(first: list[float], second: list[float]) -> str:
-    dx, dy = second[0] - first[0], second[1] - first[1]
-    if abs(dx) >= abs(dy):
-        return SPATIAL[0] if dx > 0 else SPATIAL[1]
-    return SPATIAL[2] if dy > 0 else SPATIAL[3]
 
 
 def _ghost(item: Item, draw: random.Random) -> Item:

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from mitune.worlds.shapes2.prompts import SPATIAL, Item, Phrase, parse
+from mitune.worlds.shapes2.prompts import SPATIAL, Item, Phrase, parse, side
 from mitune.worlds.shapes2.scene import (
     BACKGROUND,
     COLOURS,
@@ -143,10 +143,7 @@ def read(images: Tensor) -> list[list[Seen]]:
 def holds(relation: str, first: Seen, second: Seen) -> bool:
     """Whether the first object has that relation to the second."""
     if relation in SPATIAL:
-        dx, dy = (b - a for a, b in zip(first.centre, second.centre, strict=True))
-        if abs(dx) >= abs(dy):
-            return relation == ("to the left of" if dx > 0 else "to the right of")
-        return relation == ("above" if dy > 0 else "below")
+        return relation == side(first.centre, second.centre)
     inside = bool((first.mask <= second.mask).all())
     if relation == "inside":
         return inside

@@ -7,7 +7,7 @@ item    = "a " [texture " "] [colour " "] shape | number " " [texture " "] [colo
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mitune.core.errors import UserError
@@ -24,6 +24,8 @@ ROOMY = ("circle", "square")
 """Shapes that something is drawn inside of."""
 ITEMS = 3
 """Of a caption at most."""
+LISTED = {"train": 20, "test": 10}
+"""Prompts of each category in the list that the model is aligned or compared on by default."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ def _item(part: str, prompt: str) -> Item:
             f"relations: {', '.join(RELATIONS)}"
         )
     return Item(shape, colour, texture, count)
+
+
+def side(first: Sequence[float], second: Sequence[float]) -> str:
+    """The spatial relation of an object at ``first``, (x, y) in pixels, to one at ``second``: along
+    the axis on which they lie farther apart."""
+    dx, dy = second[0] - first[0], second[1] - first[1]
+    if abs(dx) >= abs(dy):
+        return SPATIAL[0] if dx > 0 else SPATIAL[1]
+    return SPATIAL[2] if dy > 0 else SPATIAL[3]
 
 
 Pair = tuple[str, str]

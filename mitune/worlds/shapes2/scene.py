@@ -7,6 +7,7 @@ the top left corner. Objects are drawn in their order, so a later one covers an 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -61,6 +62,16 @@ class Scenes:
     def rows(self, index: Tensor) -> "Scenes":
         """The scenes at ``index`` ([M] int64), in that order."""
         return Scenes(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    @classmethod
+    def cat(cls, parts: Sequence["Scenes"]) -> "Scenes":
+        """All scenes of ``parts``."""
+        return cls(
+            **{
+                field.name: torch.cat([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
 
 
 def _polygon(corners: list[tuple[float, float]]) -> tuple[Tensor, float]:

@@ -1,0 +1,222 @@
+"""The studies, by name; most ask what a table of the paper asks (Wang et al.)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from mitune.evaluation.rules import Rule, every_rule
+from mitune.evaluation.studies import agreement
+from mitune.evaluation.studies.arm import Arm
+from mitune.evaluation.studies.comparison import ArmStudy, run
+from mitune.evaluation.studies.plan import Plan
+
+RANDOM = "random"
+"""Name of the control: random candidates of the same pools."""
+TEXT_LR = 0.05
+"""Learning rate of the text encoder divided by that of the denoiser: 5e-6 / 1e-4, as in the
+examples of diffusers."""
+
+
+def baseline(plan: Plan) -> Arm:
+    """Selection by the preset's rule."""
+    preset = plan.of.preset
+    least = preset.sampler.t_min
+    assert preset.estimator != "rfmi"  # of a flow; the worlds' models are diffusion models
+    return Arm(
+        name="mi",
+        rule=Rule(preset.estimator, -1.0 if least is None else least),
+        guidance=plan.pool_guidance,
+        candidates=plan.candidates,
+        keep=plan.keep or min(preset.keep, plan.candidates),
+        tuning=plan.tuning,
+        control=RANDOM,
+    )
+
+
+def random_of(arm: Arm, name: str = RANDOM) -> Arm:
+    """The control of an arm: the same with random candidates."""
+    return replace(arm, name=name, rule=None, control=None)
+
+
+def _against_random(arms: Sequence[Arm], control: Arm) -> list[Arm]:
+    return [*arms, random_of(control)]
+
+
+def _selection(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    return _against_random([one], one)
+
+
+def _estimators(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    rules = every_rule((-1.0, 400.0))
+    return _against_random([replace(one, name=str(rule), rule=rule) for rule in rules], one)
+
+
+RATIOS = ((7, 50), (1, 30), (1, 50), (1, 100), (1, 500))
+"""Kept of the pool, Table 6; those beyond the plan's candidates are left out."""
+
+
+def _ratios(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = []
+    for keep, candidates in RATIOS:
+        if candidates <= plan.candidates:
+            control = random_of(replace(one, keep=keep, candidates=candidates), f"{RANDOM} {keep}")
+            name = f"{keep} of {candidates}"
+            mine = replace(one, name=name, keep=keep, candidates=candidates, control=control.name)
+            arms += [mine, control]
+    # A random choice does not depend on the pool's size.
+    return list({arm.name: arm for arm in arms}.values())
+
+
+def _kept(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = []
+    for keep in (1, 2, 4, 8, 16):
+        if keep <= plan.candidates:
+            mine = replace(one, name=f"keep {keep}", keep=keep, control=f"{RANDOM} {keep}")
+            arms += [mine, random_of(mine, f"{RANDOM} {keep}")]
+    return arms
+
+
+def _guidance(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = []
+    for guidance in agreement.GUIDANCE:
+        control = f"{RANDOM}, pool at {guidance:g}"
+        mine = replace(one, name=f"pool at {guidance:g}", guidance=guidance, control=control)
+        arms += [mine, random_of(mine, control)]
+    return arms
+
+
+def _dropout(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = []
+    for share in (0.0, 0.1, 0.3):
+        control = f"{RANDOM}, dropout {share:g}"
+        tuning = replace(one.tuning, caption_dropout=share)
+        mine = replace(one, name=f"dropout {share:g}", tuning=tuning, control=control)
+        arms += [mine, random_of(mine, control)]
+    return arms
+
+
+def _strength(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = []
+    for factor in (0.125, 0.25, 0.5, 1.0):
+        control = f"{RANDOM}, lr x {factor:g}"
+        tuning = replace(one.tuning, lr=factor * one.tuning.lr)
+        mine = replace(one, name=f"lr x {factor:g}", tuning=tuning, control=control)
+        arms += [mine, random_of(mine, control)]
+    return arms
+
+
+def _times(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    assert one.rule is not None
+    arms = []
+    for (start, end), least in product(((0, 1000), (400, 1000), (500, 1000), (0, 500)), (-1, 400)):
+        name = f"train {start}-{end}, score t>{least}"
+        tuning = replace(one.tuning, t_range=(start, end))
+        arms.append(replace(one, name=name, tuning=tuning, rule=Rule(one.rule.score, least)))
+    return _against_random(arms, one)
+
+
+def _trained(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    cross = tuple(f"attn2.{name}" for name in one.tuning.targets)
+    changes: Mapping[str, Mapping[str, Any]] = {
+        "dora": {},
+        "lora": {"method": "lora"},
+        "dora, rank 8": {"rank": 8, "alpha": 8},
+        "dora, cross-attention": {"targets": cross},
+        "dora, with text encoder": {"text_encoder_lr": TEXT_LR * one.tuning.lr},
+        "dora, with text encoder, equal lr": {"text_encoder_lr": one.tuning.lr},
+    }
+    arms = [
+        replace(one, name=name, tuning=replace(one.tuning, **change))
+        for name, change in changes.items()
+    ]
+    return _against_random(arms, one)
+
+
+def _rounds(plan: Plan) -> list[Arm]:
+    one = replace(baseline(plan), rounds=3)
+    return _against_random([one], one)
+
+
+def _real(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = [one]
+    for share, same in product((0.25, 0.5, 0.9), (False, True)):
+        name = f"real {share:g}, {'same size' if same else 'added'}"
+        arms.append(replace(one, name=name, real_share=share, same_size=same))
+    return _against_random(arms, one)
+
+
+ARMS = (
+    ArmStudy(
+        name="selection",
+        question="Does tuning on the best by MI align, against the base and random selection?",
+        arms=_selection,
+    ),
+    ArmStudy(
+        name="estimators",
+        question="Which estimator selects best?",
+        arms=_estimators,
+    ),
+    ArmStudy(
+        name="ratio",
+        question="How many of how large a pool (Table 6)?",
+        arms=_ratios,
+    ),
+    ArmStudy(
+        name="keep",
+        question="How many of one pool?",
+        arms=_kept,
+    ),
+    ArmStudy(
+        name="real",
+        question="What does a share of real pictures change (Table 7)?",
+        arms=_real,
+    ),
+    ArmStudy(
+        name="trained",
+        question="What should be trained (Table 8)?",
+        arms=_trained,
+    ),
+    ArmStudy(
+        name="rounds",
+        question="What do further rounds add?",
+        arms=_rounds,
+    ),
+    ArmStudy(
+        name="times",
+        question="Which timesteps should be trained on, and which count for the score?",
+        arms=_times,
+    ),
+    ArmStudy(
+        name="guidance",
+        question="At which guidance should pools be drawn, for which guidance of use?",
+        arms=_guidance,
+        guidances=(1.0, 3.0, 5.0, 7.5),
+    ),
+    ArmStudy(
+        name="dropout",
+        question="Should the unconditional branch follow (caption dropout)?",
+        arms=_dropout,
+    ),
+    ArmStudy(
+        name="strength",
+        question="How strongly should be trained?",
+        arms=_strength,
+    ),
+)
+
+STUDIES: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
+    "agreement": agreement.run,
+    **{study.name: partial(run, study) for study in ARMS},
+}

@@ -1,0 +1,168 @@
+"""Run a study that compares arms."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mitune.core import progress
+from mitune.evaluation.rules import Rule
+from mitune.evaluation.seeds import each_seed, processes
+from mitune.evaluation.studies.arm import Arm
+from mitune.evaluation.studies.compared import BASE, DRAWINGS, Row, markdown, rows
+from mitune.evaluation.studies.drawn import stored_drawings, stored_pictures
+from mitune.evaluation.studies.plan import Plan
+from mitune.evaluation.studies.plot import plot
+from mitune.evaluation.studies.pools import PoolPlan, Pools
+from mitune.evaluation.studies.stored import write
+from mitune.evaluation.studies.told import tell
+from mitune.evaluation.studies.tuned import Workshop
+from mitune.models.protocol import LatentModel
+
+Files = Mapping[float, Mapping[str, Path]]
+"""Of one seed: by guidance of use and model the file of its judged pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmStudy:
+    """A study that compares arms.
+
+    Attributes:
+        name: as the command line takes it.
+        question: one sentence.
+        arms: what is compared, for a plan.
+        guidances: at which all are compared; empty: the plan's one.
+    """
+
+    name: str
+    question: str
+    arms: Callable[[Plan], Sequence[Arm]]
+    guidances: tuple[float, ...] = ()
+
+    def compared_at(self, plan: Plan) -> tuple[float, ...]:
+        """The guidances of the comparison: the one that the plan gives, or the study's own."""
+        own = self.guidances if plan.use_guidance is None else ()
+        return own or (plan.compared_at,)
+
+
+def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
+    """Make what is missing, then the tables, the data and the picture, in the plan's folder."""
+    start = time.perf_counter()
+    count = processes(plan.processes, plan.seeds)
+    files = each_seed(partial(_repeat, study, plan, alone=count == 1), plan.seeds, count)
+    controls = {
+        arm.named(r): controlled(study.arms(plan), arm, r)
+        for arm in study.arms(plan)
+        for r in range(1, arm.rounds + 1)
+    }
+    found: list[Row] = []
+    pictures = []
+    for guidance in study.compared_at(plan):
+        tables = [{n: pq.read_table(path) for n, path in seed[guidance].items()} for seed in files]
+        found += rows(guidance, tables, controls, plan.images)
+        pictures += [
+            _labelled(table, guidance, model, seed)
+            for seed, each in enumerate(tables)
+            for model, table in each.items()
+        ]
+    write(plan.out / "pictures.parquet", pa.concat_tables(pictures))
+    table = f"{study.question}\n\n{markdown(found)}"
+    print(table)
+    if not plot(found, study.question, plan.out / "plot.png"):
+        print("no picture: pip install matplotlib for one")
+    seconds = time.perf_counter() - start
+    return tell(plan, study.name, table, [row.flat() for row in found], seconds)
+
+
+def controlled(arms: Sequence[Arm], arm: Arm, number: int) -> str | None:
+    """What the control of an arm's round is called: its own round of that number, or its last."""
+    if arm.control is None:
+        return None
+    control = next(each for each in arms if each.name == arm.control)
+    return control.named(min(number, control.rounds))
+
+
+def _labelled(table: pa.Table, guidance: float, model: str, seed: int) -> pa.Table:
+    kept = table.select(["prompt", "category", "graded", "strict"]).replace_schema_metadata()
+    for name, value in (("model", model), ("guidance", guidance), ("seed", seed)):
+        kept = kept.add_column(0, name, pa.array([value] * len(kept)))
+    return kept
+
+
+def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
+    """One seed: pools, tuning, pictures. ``alone``: no other seed runs at the same time."""
+    progress.quiet_libraries()
+    model = plan.load()
+    folder = plan.out / f"seed-{seed}"
+    with progress.shown(plan.quiet, None if alone else f"seed {seed}") as bars:
+        shop = Workshop(
+            model=model,
+            folder=folder,
+            # Far apart, so that no round of one seed repeats the noise of another seed.
+            seed=seed * 1000,
+            rests=plan.of.rests,
+            drawings=plan.of.drawings,
+            progress=bars.work,
+        )
+        adapters = _adapters(study, plan, shop)
+    return _pictures(study, plan, model, adapters, folder, seed)
+
+
+def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:
+    """The adapters of all arms and rounds, by name."""
+    arms = study.arms(plan)
+    pools: dict[float, tuple[PoolPlan, Pools]] = {}
+    for guidance in dict.fromkeys(arm.guidance for arm in arms):
+        here = [arm for arm in arms if arm.guidance == guidance]
+        wanted: dict[Rule, None] = dict.fromkeys(arm.rule for arm in here if arm.rule)
+        how = PoolPlan(
+            sampler=plan.sampler(guidance),
+            candidates=max(arm.candidates for arm in here),
+            rules=tuple(wanted),
+            draws=plan.of.preset.draws,
+            seed=shop.seed,
+        )
+        path = shop.folder / "pools" / f"guidance-{guidance:g}.parquet"
+        pools[guidance] = how, shop.pools(path, list(plan.texts("train")), how)
+    made = {}
+    for arm in arms:
+        how, first = pools[arm.guidance]
+        for number, path in enumerate(shop.tuned(arm, first, how), 1):
+            made[arm.named(number)] = path
+    return made
+
+
+def _pictures(
+    study: ArmStudy,
+    plan: Plan,
+    model: LatentModel,
+    adapters: Mapping[str, Path],
+    folder: Path,
+    seed: int,
+) -> Files:
+    test, number = plan.texts("test"), 1_000_000 + seed
+    drawings = folder / "pictures" / f"{DRAWINGS}.parquet"
+    stored_drawings(drawings, plan.of, model, test, images=plan.images, seed=number)
+    found: dict[float, dict[str, Path]] = {}
+    for guidance in study.compared_at(plan):
+        found[guidance] = {}
+        for name, adapter in {BASE: None, **adapters}.items():
+            path = folder / "pictures" / f"{name} at {guidance:g}.parquet"
+            stored_pictures(
+                path,
+                plan.of,
+                model,
+                adapter,
+                test,
+                images=plan.images,
+                sampler=plan.sampler(guidance),
+                seed=number,
+            )
+            found[guidance][name] = path
+        found[guidance][DRAWINGS] = drawings
+    return found

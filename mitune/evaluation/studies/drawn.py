@@ -1,0 +1,118 @@
+"""Test pictures of a study: drawn from held-out prompts, judged by the world's oracle, and
+described by features. What selects and trains does not import this module."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mitune.adapters import adapter as adapters
+from mitune.adapters.adapter_file import digest
+from mitune.config.sampling import SamplerConfig
+from mitune.evaluation.drawing import draw
+from mitune.evaluation.studies.quality import features
+from mitune.evaluation.studies.stored import stored
+from mitune.models.protocol import LatentModel
+from mitune.worlds.world import World
+
+
+def stored_pictures(
+    path: Path,
+    world: World,
+    model: LatentModel,
+    adapter: Path | None,
+    prompts: Mapping[str, str],
+    *,
+    images: int,
+    sampler: SamplerConfig,
+    seed: int,
+) -> pa.Table:
+    """What the oracle says of a model's pictures: the table in the file ``path``, with a row for
+    each picture in the order of prompt and index; if there is none, it is drawn and judged.
+
+    Args:
+        path: of the Parquet file.
+        world: whose oracle judges.
+        model: without an adapter; it has none afterwards either.
+        adapter: of the model that draws; None: the base model.
+        prompts: with their categories.
+        images: of each prompt.
+        sampler: that draws.
+        seed: keys the noise, the same for every model that is compared.
+
+    Raises:
+        UserError: the adapter does not fit, or the file is of another model or other settings.
+    """
+    identity = {
+        "model": model.fingerprint,
+        "parts": model.parts,
+        "adapter": None if adapter is None else digest(adapter),
+        "prompts": list(prompts),
+        "images": images,
+        "sampler": asdict(sampler),
+        "seed": seed,
+    }
+
+    def make() -> pa.Table:
+        if adapter is not None:
+            adapters.load(model, adapter, fingerprint=model.fingerprint)
+        try:
+            made = draw(model, list(prompts), images=images, sampler=sampler, seed=seed)
+        finally:
+            if adapter is not None:
+                adapters.detach(model)
+        return judged(world, model, made.prompts, model.decode(made.latents), prompts)
+
+    return stored(path, identity, make)
+
+
+def stored_drawings(
+    path: Path,
+    world: World,
+    model: LatentModel,
+    prompts: Mapping[str, str],
+    *,
+    images: int,
+    seed: int,
+) -> pa.Table:
+    """As ``stored_pictures``, of the world's own drawings of the prompts: what perfect pictures
+    would be."""
+    identity = {"parts": model.parts, "prompts": list(prompts), "images": images, "seed": seed}
+
+    def make() -> pa.Table:
+        shown = [world.drawings(prompt, images, seed + i) for i, prompt in enumerate(prompts)]
+        texts = [prompt for prompt in prompts for _ in range(images)]
+        return judged(world, model, texts, torch.cat(shown), prompts)
+
+    return stored(path, identity, make)
+
+
+def judged(
+    world: World,
+    model: LatentModel,
+    texts: list[str],
+    pictures: Tensor,
+    categories: Mapping[str, str],
+) -> pa.Table:
+    """The oracle's verdicts of pictures and their features, a row each."""
+    verdicts = world.judge(texts, pictures)
+    found = features(model.networks["vae"], pictures)
+    columns: dict[str, Any] = {
+        "prompt": texts,
+        "category": [categories[text] for text in texts],
+        "graded": [v.graded for v in verdicts],
+        "strict": [float(v.strict) for v in verdicts],
+        "features": [row.astype("<f4").tobytes() for row in found.numpy()],
+    }
+    return pa.table(columns)
+
+
+def features_of(table: pa.Table) -> Tensor:
+    """The features in a table of ``judged``, ``[N, F]`` float64."""
+    raw = np.frombuffer(b"".join(table["features"].to_pylist()), dtype="<f4")
+    return torch.from_numpy(raw.copy()).view(len(table), -1).double()

@@ -1,0 +1,48 @@
+"""Tables that are made once: Parquet files that know what they are of."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mitune.core.errors import UserError
+from mitune.core.files import atomic_write, make_folder
+from mitune.core.provenance import as_json
+
+_IDENTITY = b"mitune.study"
+"""Key of a file's metadata: what its content depends on."""
+
+
+def stored(path: Path, identity: Mapping[str, Any], make: Callable[[], pa.Table]) -> pa.Table:
+    """The table in the file ``path``; if there is none, it is made and written.
+
+    Args:
+        path: of the file.
+        identity: everything that the table depends on, as plain JSON.
+        make: makes the table.
+
+    Raises:
+        UserError: the file is of something else, or cannot be written.
+    """
+    wanted = as_json(dict(identity)).encode()
+    if path.exists():
+        table = pq.read_table(path)
+        if (table.schema.metadata or {}).get(_IDENTITY) != wanted:
+            raise UserError(
+                f"{path} is of another model or other settings: expected those of this command; "
+                "give another --out"
+            )
+        return table
+    table = make().replace_schema_metadata({_IDENTITY: wanted})
+    write(path, table)
+    return table
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write a table as Parquet, all of it or nothing."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    make_folder(path.parent)
+    atomic_write(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,147 @@
+"""Studies that compare arms, each as small as can be, on the first edition's model."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mitune.core.errors import UserError
+from mitune.evaluation.studies import comparison, drawn, tuned
+from mitune.evaluation.studies.catalogue import ARMS, STUDIES
+from mitune.evaluation.studies.plan import Plan
+from mitune.worlds.shapes import oracle
+
+
+def tiny(out: Path, **changes: Any) -> Plan:
+    plan = Plan(
+        out=out,
+        seeds=2,
+        prompts=2,
+        test_prompts=3,
+        images=2,
+        candidates=4,
+        keep=2,
+        steps=3,
+        iterations=1,
+        processes=1,
+        quiet=True,
+    )
+    return replace(plan, **changes)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset that re-noises and trains little."""
+    own = Plan(out=Path()).of
+    preset = replace(own.preset, draws=1, tuning=replace(own.preset.tuning, batch=2, micro_batch=2))
+    monkeypatch.setattr(Plan, "of", property(lambda plan: replace(own, preset=preset)))
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_study_leaves_tables_data_and_a_picture_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tiny(tmp_path)
+    result = STUDIES["selection"](plan)
+    out = capsys.readouterr().out
+    assert "| mi |" in out and "less control" in out
+    rows = {(r["model"], r["category"], r["metric"]): r for r in result["rows"]}
+    assert {model for model, _, _ in rows} == {"base", "mi", "random"}
+    pictures = pq.read_table(tmp_path / "pictures.parquet").to_pylist()
+    assert {p["model"] for p in pictures} == {"base", "mi", "random", "drawings"}
+    mine = [p["graded"] for p in pictures if p["model"] == "mi"]
+    assert len(mine) == 2 * 3 * 2
+    assert rows["mi", "all", "graded"]["value"] == pytest.approx(sum(mine) / len(mine))
+    gain = rows["mi", "all", "graded"]["value"] - rows["random", "all", "graded"]["value"]
+    assert rows["mi", "all", "graded"]["over_control"] == pytest.approx(gain)
+    assert all(p["strict"] == 1 for p in pictures if p["model"] == "drawings")
+    assert rows["base", "all", "frechet"]["value"] > 0
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    made = (tmp_path / "table.md").read_text()
+    for module, name in ((drawn, "draw"), (drawn, "judged")):
+        monkeypatch.setattr(module, name, fail)
+    STUDIES["selection"](plan)
+    assert (tmp_path / "table.md").read_text() == made
+    with pytest.raises(UserError, match="other settings"):
+        STUDIES["selection"](replace(plan, images=3))
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("study", ARMS, ids=lambda study: study.name)
+def test_nothing_that_selects_or_trains_reads_the_oracle(
+    study: comparison.ArmStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the oracle was read")
+
+    for name in ("read", "judge", "score"):
+        monkeypatch.setattr(oracle, name, fail)
+    plan = tiny(tmp_path, prompts=2, candidates=2, keep=2, steps=2)
+    model = plan.load()
+    shop = tuned.Workshop(
+        model=model,
+        folder=tmp_path,
+        seed=0,
+        rests=plan.of.rests,
+        drawings=plan.of.drawings,
+        progress=lambda what, done, of: None,
+    )
+    if study.name == "ratio":  # whose smallest pool is of thirty
+        monkeypatch.setattr("mitune.evaluation.studies.catalogue.RATIOS", ((1, 2), (2, 2), (1, 9)))
+    adapters = comparison._adapters(study, plan, shop)
+    assert set(adapters) == {
+        arm.named(r) for arm in study.arms(plan) for r in range(1, arm.rounds + 1)
+    }
+    assert all(path.exists() for path in adapters.values())
+    with pytest.raises(AssertionError, match="the oracle was read"):
+        plan.of.judge(["a red circle"], torch.rand(1, 3, 32, 32))
+
+
+def test_what_selects_and_trains_does_not_even_import_an_oracle() -> None:
+    code = (
+        "import sys, mitune.evaluation.studies.tuned as t; "
+        "print([m for m in sys.modules if m.startswith('mitune.worlds') and 'oracle' in m], "
+        "'mitune.worlds.known' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split("]")[0] == "["
+
+
+def test_an_arm_is_compared_with_the_same_round_of_its_control() -> None:
+    plan = tiny(Path())
+    arms = next(study for study in ARMS if study.name == "rounds").arms(plan)
+    control = partial(comparison.controlled, arms)
+    assert control(arms[0], 2) == "random R=2"
+    assert control(arms[1], 1) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"world": "moon"}, "world 'moon' is not known"),
+        ({"images": 0}, "images is 0"),
+        ({"keep": 9}, "keep is 9"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny(Path(), **changes)
+
+
+def test_the_command_line_lists_every_study() -> None:
+    from typing import get_args
+
+    from mitune.cli.commands.study import Name
+
+    assert set(get_args(Name)) == set(STUDIES)
