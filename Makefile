@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rounding floor cuda lint type bench bench-compare results table7 table8 families docs clean
+.PHONY: help demo test rounding floor cuda lint type bench bench-compare results studies families docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -19,16 +19,20 @@ $(STAMP): $(SOURCES)
 	touch $(STAMP)
 
 demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 4 seeds
-	$(BIN)/python -m mitune.evaluation.study --out runs/demo --seeds 4 --prompts 40 --candidates 8 --images 3
+	$(BIN)/mitune study selection --out runs/demo --seeds 4 --prompts 40 --test-prompts 30 --candidates 8 --images 3
+
+# Pairs are the first edition's one category: as many as its lists have.
+FIRST = --prompts 60 --test-prompts 30 --candidates 16
 
 results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rounds
-	$(BIN)/python -m mitune.evaluation.study --out runs/results --seeds 5 --rounds 3
+	$(BIN)/mitune study rounds --out runs/results --seeds 5 $(FIRST)
 
-table7: $(STAMP)  ## the paper's Table 7, shares of real pictures, on the embedded model over 3 seeds
-	$(BIN)/python -m mitune.evaluation.ablation real --out runs/table7
+STUDIES = agreement selection estimators ratio keep real trained rounds times guidance dropout strength maps
 
-table8: $(STAMP)  ## its Table 8: DoRA, LoRA, UNet and text encoder together
-	$(BIN)/python -m mitune.evaluation.ablation parts --out runs/table8
+studies: $(addprefix study-,$(STUDIES)) ## every study in turn: hours; what is done stays done
+
+study-%: $(STAMP)
+	$(BIN)/mitune study $* --out runs/studies/$* $(FIRST)
 
 # A worker for each core, each with one thread: tests are too small to share several among them. Files
 # in their order: xdist would begin with those of many tests, and end with the few that take longest.

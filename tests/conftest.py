@@ -76,16 +76,17 @@ def quick_preset(monkeypatch) -> None:
     steps, draws and samples."""
     from dataclasses import replace
 
-    from mitune.worlds.shapes import model
+    from mitune.worlds import known
 
-    preset = model.PRESET
+    world = known.WORLDS["shapes"]
+    preset = world.preset
     quick = replace(
         preset,
         draws=2,
         sampler=replace(preset.sampler, steps=3),
         tuning=replace(preset.tuning, batch=4, micro_batch=4),
     )
-    monkeypatch.setattr(model, "PRESET", quick)
+    monkeypatch.setitem(known.WORLDS, "shapes", replace(world, preset=quick))
 
 
 @pytest.fixture(autouse=True)

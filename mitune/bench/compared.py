@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mitune.bench.rungs import Made
-from mitune.evaluation.agreement import spearman
+from mitune.evaluation.correlation import spearman
 from mitune.selection.audit import wilson
 
 

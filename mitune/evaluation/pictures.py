@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from mitune.sets import FineTuningSet
 
 _GAP = 4
 _CAPTION = 16
+_MORE, _LESS = (1.0, 0.45, 0.05), (0.1, 0.35, 1.0)
+"""Colours of what is above and below 0 in a map."""
 _LEAST = 64
 """Smaller pictures are enlarged by an integer factor to at least this width in pixels."""
 
@@ -60,6 +63,26 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
         raise UserError(
             f"picture {path} cannot be written ({error.strerror}): choose a folder with room"
         ) from error
+
+
+def overlay(picture: Tensor, found: Tensor) -> Tensor:
+    """A picture, in grey, with a map over it: orange where the map is positive, blue where it is
+    negative, the stronger the further from 0.
+
+    Args:
+        picture: ``[3, H, W]`` float in [0, 1].
+        found: ``[h, w]`` float, any positive scale; it is enlarged to the picture's size.
+
+    Returns:
+        ``[3, H, W]`` float32 in [0, 1].
+    """
+    size = tuple(picture.shape[1:])
+    large = F.interpolate(found[None, None].float(), size=size, mode="bilinear")[0]
+    strength = large / large.abs().amax().clamp(min=1e-12)
+    ink = torch.where(strength[..., None] > 0, torch.tensor(_MORE), torch.tensor(_LESS))
+    grey = picture.float().mean(dim=0, keepdim=True).expand(3, -1, -1)
+    share = 0.8 * strength.abs()
+    return grey * (1 - share) + ink[0].movedim(-1, 0) * share
 
 
 def base_and_tuned(prompts: Sequence[str], base: Tensor, tuned: Tensor, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Estimate the point-wise mutual information of given latents and conditionings by re-noising.
 Works with any denoiser."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from mitune_kernels import philox, renoise, renoise_score
@@ -80,28 +81,91 @@ def pointwise_mi(
         raise UserError(
             f"estimator {estimator!r} is not known: choose one of {', '.join(ESTIMATORS)}"
         )
-    if draws < 1 or batch < 1:
-        raise UserError(f"draws is {draws}, batch is {batch}: expected at least 1 of each")
-    if not 0 <= seed < 2**64:
-        raise UserError(f"seed is {seed}: expected 0 to 2^64 - 1")
+    how = Renoising(
+        draws=draws,
+        seed=seed,
+        batch=batch,
+        t_min=t_min,
+        convention=convention,
+        shared_noise=shared_noise,
+    )
+    rows = len(z0)
+    terms = torch.zeros(rows * draws, dtype=torch.float64, device=z0.device)
+    for part in renoised(denoise, z0, cond, null, schedule, how):
+        sums = renoise_score(part.uncond, part.cond, part.clean, *part.noise)
+        terms[part.items] = part.weight * sums[:, ESTIMATORS.index(estimator)].double()
+    # Sum each row's draws at the end, so that the order of addition does not depend on ``batch``.
+    return terms.view(rows, draws).mean(dim=1).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renoising:
+    """How latents are re-noised; as the arguments of :func:`pointwise_mi`.
+
+    Raises UserError naming the first number that is out of range.
+    """
+
+    draws: int = 64
+    seed: int = 0
+    batch: int = 64
+    t_min: float | None = None
+    convention: str | None = None
+    shared_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.batch < 1:
+            raise UserError(
+                f"draws is {self.draws}, batch is {self.batch}: expected at least 1 of each"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: expected 0 to 2^64 - 1")
+
+
+class Predicted(NamedTuple):
+    """Both predictions of a batch of re-noised copies."""
+
+    items: Tensor
+    """``[B]`` int64, row times ``draws`` plus draw; a copy may occur twice."""
+    weight: Tensor
+    """``[B]`` float64, κ of each copy's timestep."""
+    uncond: Tensor
+    """``[B, elements]``, contiguous."""
+    cond: Tensor
+    """``[B, elements]``, contiguous."""
+    clean: Tensor
+    """``[N, elements]`` float32, all latents."""
+    noise: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Row, key, draw and levels, as ``mitune_kernels.renoise`` takes them."""
+
+
+def renoised(
+    denoise: Callable[[Tensor, Tensor, Any], Tensor],
+    z0: Tensor,
+    cond: Tensor | Mapping[str, Tensor],
+    null: Tensor | Mapping[str, Tensor],
+    schedule: Any,
+    how: Renoising,
+) -> Iterator[Predicted]:
+    """Re-noise every latent ``how.draws`` times and predict under both conditionings; arguments and
+    errors as of :func:`pointwise_mi`."""
+    draws, seed, batch = how.draws, how.seed, how.batch
     if not isinstance(schedule, Schedule):
         schedule = Schedule.levels(schedule)
     rows = len(z0)
     given, empty = _record(cond), _record(null)
     _check_rows(given, empty, rows)
     device, process = z0.device, schedule.process.to(z0.device)
-    convention = convention or next(iter(process.conventions))
-    least = process.least_t(convention, t_min)
+    convention = how.convention or next(iter(process.conventions))
+    least = process.least_t(convention, how.t_min)
     # Flatten each row, so that every operation below works for latents of any rank.
     clean = z0.detach().float().reshape(rows, -1).contiguous()
-    terms = torch.zeros(rows * draws, dtype=torch.float64, device=device)
     pairs = getattr(denoise, "pairs", None)
     copies = 2 if pairs is None else 1
     for items in torch.arange(rows * draws, device=device).split(batch):
         if getattr(denoise, "fixed_shapes", False):  # a smaller last batch would recompile
             items = torch.cat([items, items[-1:].expand(batch - len(items))])
         row, draw = items // draws, items % draws
-        source = torch.zeros_like(row) if shared_noise else row
+        source = torch.zeros_like(row) if how.shared_noise else row
         t = process.draw_t(_places(seed, source, draw, draws), least)
         noise = row, _keys(seed, source, _STREAM[0]), draw, _noise_levels(process, t)
         first = row if _count(empty) == rows else torch.zeros_like(row)
@@ -119,11 +183,8 @@ def pointwise_mi(
         if predicted.dtype == torch.float64:
             predicted = predicted.float()
         uncond, conditional = predicted.reshape(2 * len(items), -1).contiguous().chunk(2)
-        sums = renoise_score(uncond, conditional, clean, *noise)
         weight = process.mi_weight(t, convention)
-        terms[items] = weight * sums[:, ESTIMATORS.index(estimator)].double()
-    # Sum each row's draws at the end, so that the order of addition does not depend on ``batch``.
-    return terms.view(rows, draws).mean(dim=1).float()
+        yield Predicted(items, weight, uncond, conditional, clean, noise)
 
 
 def _noise_levels(process: Process, t: Tensor) -> Tensor:

@@ -111,6 +111,8 @@ def test_score(tmp_path, capsys):
     run("score", *same, "--prompt", "a red circle")
     one, two = (s["mi_nats"] for s in last_json(capsys)["scores"])
     assert one == two
+    run("score", *same, "--prompt", "a red circle", "--map", tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 500
     run("score", *same, "--prompt", "a red circle", "--prompt", "a blue square")
     first, second = last_json(capsys)["scores"]
     assert (first["mi_nats"], second["prompt"]) == (one, "a blue square")

@@ -224,7 +224,7 @@ def test_other_solvers_draw_pictures_too(shapes_model, scheduler):
 def test_half_precisions_rank_nearly_as_float64(exact_model):
     from joint_model import joint_model
 
-    from mitune.evaluation.agreement import spearman
+    from mitune.evaluation.correlation import spearman
 
     half = joint_model("bfloat16")
     assert half.fingerprint == exact_model.fingerprint

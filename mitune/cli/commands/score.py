@@ -25,6 +25,9 @@ class Score(Common):
     """The prompt of all pictures; or repeated, one for each."""
     adapter: Annotated[Path | None, stands_for("none")] = None
     """A LoRA or DoRA on the model that scores."""
+    map: Annotated[Path | None, stands_for("no picture")] = None
+    """A PNG that shows which parts of each picture its prompt determines, in orange; with
+    estimator standard also, in blue, which are less likely with the prompt than without it."""
     settings: Annotated[
         Given,
         settings_of(
@@ -38,8 +41,12 @@ class Score(Common):
 
     def run(self) -> dict[str, Any]:
         from mitune.core.images import read_images
+        from mitune.evaluation.pictures import grid, overlay
+        from mitune.scoring.maps import mi_map
         from mitune.scoring.score import score
 
+        if self.map is not None and self.map.suffix != ".png":
+            raise UserError(f"map {self.map}: expected a name that ends in .png")
         if not self.images:
             raise UserError(
                 "no pictures: expected JPEG, PNG or WebP files, such as 'mitune score a.png'"
@@ -56,7 +63,8 @@ class Score(Common):
         pictures = read_images(self.images, model.picture_size)
         # Pictures are compared, and equal ones score equally.
         config = configured(self, ScoreConfig(shared_noise=True))
-        values = score(model, prompts, pictures, config).tolist()
+        latents = model.encode_images(pictures)
+        values = score(model, prompts, latents, config).tolist()
         rows: list[dict[str, Any]] = [
             {"image": str(image), "prompt": prompt, "mi_nats": value}
             for image, prompt, value in zip(self.images, prompts, values, strict=True)
@@ -71,4 +79,12 @@ class Score(Common):
         for row in rows:
             name, prompt = printable(row["image"]), printable(row["prompt"])
             print(f"{row['mi_nats']:10.3f} nats  {name}  {prompt}")
+        if self.map is not None:
+            maps = mi_map(model, prompts, latents, config)
+            shown = [
+                (f"{row['prompt']}: {row['mi_nats']:.1f} nats", [picture, overlay(picture, found)])
+                for row, picture, found in zip(rows, pictures, maps, strict=True)
+            ]
+            grid(shown, self.map)
+            print(f"map: {self.map}")
         return {"estimator": config.estimator, "draws": config.draws, "scores": rows}

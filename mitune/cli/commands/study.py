@@ -21,6 +21,7 @@ Name = Literal[
     "guidance",
     "dropout",
     "strength",
+    "maps",
 ]
 
 
@@ -33,8 +34,9 @@ class Study(Output):
     """
 
     what: Positional[Name]
-    """agreement: which score ranks pools as the oracle does, by guidance and category. All others
-    tune in several ways and compare what held-out prompts then give. selection: the best by MI
+    """agreement: which score ranks pools as the oracle does, by guidance and category. maps: where
+    in a picture is what a phrase adds. All others tune in several ways and compare what held-out
+    prompts then give. selection: the best by MI
     against random ones. estimators: each score as the selector. ratio, keep: how many of how large
     a pool (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8).
     rounds: one to three. times: which timesteps. guidance: of the pool and of use. dropout: of

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from scipy import stats
 from torch import Tensor
 
 from mitune.core import progress
+from mitune.evaluation.correlation import kendall, spearman
 from mitune.evaluation.rules import every_rule
 from mitune.evaluation.seeds import each_seed, processes
 from mitune.evaluation.standard_error import Estimate, estimate
@@ -120,9 +120,9 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
                     scores, graded = judged.pools.scores[rule][i], judged.graded[i]
                     at.append((judged.pools.prompts[i], seed))
                     three = scores.argsort(descending=True)[[0, len(scores) // 2, -1]]
-                    values["tau"].append(_tau(scores, graded))
-                    values["three"].append(_tau(scores[three], graded[three]))
-                    values["spearman"].append(_spearman(scores, graded))
+                    values["tau"].append(kendall(scores, graded))
+                    values["three"].append(kendall(scores[three], graded[three]))
+                    values["spearman"].append(spearman(scores, graded))
                     strict = judged.strict[i]
                     values["gain"].append(float(strict[scores.argmax()] - strict.mean()))
             prompts, numbers = [prompt for prompt, _ in at], [seed for _, seed in at]
@@ -143,16 +143,6 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
                 )
             )
     return found
-
-
-def _tau(scores: Tensor, graded: Tensor) -> float:
-    return float(stats.kendalltau(scores.numpy(), graded.numpy()).statistic)
-
-
-def _spearman(scores: Tensor, graded: Tensor) -> float:
-    if len(graded.unique()) < 2:  # avoids a warning of scipy
-        return float("nan")
-    return float(stats.spearmanr(scores.numpy(), graded.numpy()).statistic)
 
 
 def _digest(latents: Tensor) -> str:

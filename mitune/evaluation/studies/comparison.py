@@ -19,9 +19,11 @@ from mitune.evaluation.studies.drawn import stored_drawings, stored_pictures
 from mitune.evaluation.studies.plan import Plan
 from mitune.evaluation.studies.plot import plot
 from mitune.evaluation.studies.pools import PoolPlan, Pools
+from mitune.evaluation.studies.shown import show_ranking, show_tuned
 from mitune.evaluation.studies.stored import write
 from mitune.evaluation.studies.told import tell
 from mitune.evaluation.studies.tuned import Workshop
+from mitune.evaluation.studies.verdicts import verdicts
 from mitune.models.protocol import LatentModel
 
 Files = Mapping[float, Mapping[str, Path]]
@@ -71,7 +73,8 @@ def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
             for model, table in each.items()
         ]
     write(plan.out / "pictures.parquet", pa.concat_tables(pictures))
-    table = f"{study.question}\n\n{markdown(found)}"
+    said = "".join(f"* {line}\n" for line in verdicts(found))
+    table = f"{study.question}\n\n{markdown(found)}\n{said}"
     print(table)
     if not plot(found, study.question, plan.out / "plot.png"):
         print("no picture: pip install matplotlib for one")
@@ -110,7 +113,11 @@ def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
             progress=bars.work,
         )
         adapters = _adapters(study, plan, shop)
-    return _pictures(study, plan, model, adapters, folder, seed)
+    files = _pictures(study, plan, model, adapters, folder, seed)
+    if seed == 0:
+        drawn, first = files[study.compared_at(plan)[0]], next(iter(adapters))
+        show_tuned(model, drawn[BASE], drawn[first], plan.images, plan.out / "base_and_tuned.png")
+    return files
 
 
 def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:
@@ -129,6 +136,8 @@ def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:
         )
         path = shop.folder / "pools" / f"guidance-{guidance:g}.parquet"
         pools[guidance] = how, shop.pools(path, list(plan.texts("train")), how)
+        if shop.seed == 0 and how.rules and len(pools) == 1:
+            show_ranking(shop.model, pools[guidance][1], how.rules[0], plan.out / "ranking.png")
     made = {}
     for arm in arms:
         how, first = pools[arm.guidance]

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from mitune.adapters.adapter_file import digest
 from mitune.config.sampling import SamplerConfig
 from mitune.evaluation.drawing import draw
 from mitune.evaluation.studies.quality import features
-from mitune.evaluation.studies.stored import stored
+from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
 from mitune.models.protocol import LatentModel
 from mitune.worlds.world import World
 
@@ -66,7 +65,8 @@ def stored_pictures(
         finally:
             if adapter is not None:
                 adapters.detach(model)
-        return judged(world, model, made.prompts, model.decode(made.latents), prompts)
+        found = judged(world, model, made.prompts, model.decode(made.latents), prompts)
+        return found.append_column("latent", [bytes_of(made.latents)])
 
     return stored(path, identity, make)
 
@@ -107,12 +107,11 @@ def judged(
         "category": [categories[text] for text in texts],
         "graded": [v.graded for v in verdicts],
         "strict": [float(v.strict) for v in verdicts],
-        "features": [row.astype("<f4").tobytes() for row in found.numpy()],
+        "features": bytes_of(found),
     }
     return pa.table(columns)
 
 
 def features_of(table: pa.Table) -> Tensor:
     """The features in a table of ``judged``, ``[N, F]`` float64."""
-    raw = np.frombuffer(b"".join(table["features"].to_pylist()), dtype="<f4")
-    return torch.from_numpy(raw.copy()).view(len(table), -1).double()
+    return from_bytes(table["features"].to_pylist()).view(len(table), -1).double()

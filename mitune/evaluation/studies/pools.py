@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from mitune.config.sampling import SamplerConfig
 from mitune.evaluation.drawing import draw_candidates
 from mitune.evaluation.rules import Rests, Rule, rank
-from mitune.evaluation.studies.stored import stored
+from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
 from mitune.models.protocol import LatentModel
 
 
@@ -89,10 +88,10 @@ def stored_pools(
     }
     table = stored(path, identity, lambda: _drawn(model, prompts, rests, plan, progress))
     shape = (len(prompts), plan.candidates)
-    raw = np.frombuffer(b"".join(table["latent"].to_pylist()), dtype="<f4")
+    latents = from_bytes(table["latent"].to_pylist())
     return Pools(
         prompts=tuple(prompts),
-        latents=torch.from_numpy(raw.copy()).view(*shape, *model.latent_shape),
+        latents=latents.view(*shape, *model.latent_shape),
         scores={
             rule: torch.from_numpy(table[str(rule)].to_numpy().copy()).view(shape)
             for rule in plan.rules
@@ -128,6 +127,6 @@ def _drawn(
     columns: dict[str, Any] = {
         "prompt": [c.prompt for c in made],
         "candidate": [c.index for c in made],
-        "latent": [c.latent.numpy().astype("<f4").tobytes() for c in made],
+        "latent": bytes_of(torch.stack([c.latent for c in made])),
     }
     return pa.table(columns | {str(rule): found.numpy() for rule, found in scores.items()})

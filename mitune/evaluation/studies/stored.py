@@ -1,11 +1,14 @@
 """Tables that are made once: Parquet files that know what they are of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
@@ -46,3 +49,13 @@ def write(path: Path, table: pa.Table) -> None:
     pq.write_table(table, sink)
     make_folder(path.parent)
     atomic_write(path, sink.getvalue().to_pybytes())
+
+
+def bytes_of(tensors: Tensor) -> list[bytes]:
+    """A column of tensors: ``[N, ...]`` as N times the bytes of little-endian float32."""
+    return [row.tobytes() for row in tensors.detach().cpu().numpy().astype("<f4")]
+
+
+def from_bytes(column: Sequence[bytes]) -> Tensor:
+    """The numbers of ``bytes_of``, flat, float32."""
+    return torch.from_numpy(np.frombuffer(b"".join(column), dtype="<f4").astype(np.float32))

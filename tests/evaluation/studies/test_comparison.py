@@ -35,22 +35,15 @@ def tiny(out: Path, **changes: Any) -> Plan:
     return replace(plan, **changes)
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preset that re-noises and trains little."""
-    own = Plan(out=Path()).of
-    preset = replace(own.preset, draws=1, tuning=replace(own.preset.tuning, batch=2, micro_batch=2))
-    monkeypatch.setattr(Plan, "of", property(lambda plan: replace(own, preset=preset)))
-
-
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("quick_preset")
 def test_a_study_leaves_tables_data_and_a_picture_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = tiny(tmp_path)
     result = STUDIES["selection"](plan)
     out = capsys.readouterr().out
-    assert "| mi |" in out and "less control" in out
+    assert "| mi |" in out
+    assert "less control" in out
     rows = {(r["model"], r["category"], r["metric"]): r for r in result["rows"]}
     assert {model for model, _, _ in rows} == {"base", "mi", "random"}
     pictures = pq.read_table(tmp_path / "pictures.parquet").to_pylist()
@@ -62,7 +55,10 @@ def test_a_study_leaves_tables_data_and_a_picture_and_goes_on(
     assert rows["mi", "all", "graded"]["over_control"] == pytest.approx(gain)
     assert all(p["strict"] == 1 for p in pictures if p["model"] == "drawings")
     assert rows["base", "all", "frechet"]["value"] > 0
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    for name in ("plot.png", "ranking.png", "base_and_tuned.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert "mi less base = " in out
+    assert "less its control = " in out
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError
@@ -77,7 +73,7 @@ def test_a_study_leaves_tables_data_and_a_picture_and_goes_on(
     capsys.readouterr()
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("quick_preset")
 @pytest.mark.parametrize("study", ARMS, ids=lambda study: study.name)
 def test_nothing_that_selects_or_trains_reads_the_oracle(
     study: comparison.ArmStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +112,15 @@ def test_what_selects_and_trains_does_not_even_import_an_oracle() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split("]")[0] == "["
+
+
+def test_maps_show_a_row_for_each_prompt_and_a_map_for_each_phrase(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = STUDIES["maps"](tiny(tmp_path, test_prompts=2))
+    assert [row["prompt"] for row in result["rows"]][::2] == list(tiny(tmp_path).texts("test"))[:2]
+    assert (tmp_path / "maps.png").stat().st_size > 1000
+    assert "nats" in capsys.readouterr().out
 
 
 def test_an_arm_is_compared_with_the_same_round_of_its_control() -> None:

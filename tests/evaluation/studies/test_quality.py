@@ -37,6 +37,8 @@ def test_features_tell_pictures_apart_and_leave_no_hook() -> None:
     vae = model.networks["vae"]
     pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = features(vae, pictures[[0, 0, 1]])
-    assert found.dtype == torch.float64 and found.shape[0] == 3
-    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+    assert found.dtype == torch.float64
+    assert found.shape[0] == 3
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2])
     assert not vae.encoder.mid_block._forward_hooks
