@@ -85,6 +85,10 @@ class TuneConfig:
     prior_weight: float = 0.0
     """Weight of the loss on the prior pairs, of which each step then takes a batch too (DreamBooth,
     arXiv 2208.12242, Eq. 2); 0 has none."""
+    mi_weight: float = 0.0
+    """Weight of a term that raises the mutual information of the pairs that are trained on, at the
+    price of a second pass (MI-Tune, section 5); small, such as 0.01, as nothing bounds it. 0 has
+    none."""
     captured: InitVar[bool | None] = None
     """What ``cuda_graphs`` was called before 0.2."""
 
@@ -145,6 +149,8 @@ class TuneConfig:
             raise UserError(f"caption_dropout is {self.caption_dropout}: expected 0 to 1")
         if not 0 <= self.prior_weight < math.inf:
             raise UserError(f"prior_weight is {self.prior_weight}: expected 0 or a positive number")
+        if not 0 <= self.mi_weight < math.inf:
+            raise UserError(f"mi_weight is {self.mi_weight}: expected 0 or a positive number")
         if not 0 <= self.real_share < 1:
             raise UserError(
                 f"real_share is {self.real_share}: expected 0 <= real_share < 1; to train on real "

@@ -56,6 +56,8 @@ def settings(
     """
     unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
     chosen = {name: value for name, value in asdict(config).items() if name not in unused}
+    if not config.mi_weight:
+        del chosen["mi_weight"]  # runs of earlier versions had none, and go on
     found = {
         "config": chosen,
         "model": {

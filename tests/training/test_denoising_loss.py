@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from mitune.adapters import adapter
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import BatchLoss, denoising_loss
+from mitune.training.loss import BatchLoss, denoising_loss, information_loss
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:
@@ -119,3 +119,42 @@ def test_the_batchs_loss_is_weighted_and_over_its_whole_size() -> None:
             for s in batches.step(0)
         ]
     assert float(total) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_term_for_mutual_information_is_eq_2_of_the_pairs(prediction: str) -> None:
+    """Against float64: kappa_t ||f_c - f_u||^2 in nats, per element."""
+    model = TinyModel(prediction)
+    data = samples(model)
+    null = {name: row.expand(6, -1, -1) for name, row in model.encode_null().items()}
+    plain = denoising_loss(model, data, model.process)
+    found = information_loss(model, data, null, model.process, 0.5)
+    unet = model.unet.double()
+    noisy = model.scheduler.add_noise(data.latents.double(), data.noise.double(), data.t)
+    given, empty = (
+        unet(noisy, data.t, cond["encoder_hidden_states"].double(), return_dict=False)[0]
+        for cond in (data.cond, null)
+    )
+    beta, alpha_bar = model.scheduler.betas.double(), model.scheduler.alphas_cumprod.double()
+    kappa = (1000 * beta / (2 * (1 - beta) * (1 - alpha_bar)))[data.t]
+    if prediction == "v_prediction":
+        kappa = kappa * alpha_bar[data.t]
+    nats = kappa * (given - empty).square().mean(dim=(1, 2, 3))
+    assert found.tolist() == pytest.approx((plain.double() - 0.5 * nats).tolist(), rel=1e-4)
+
+
+def test_the_term_has_no_gradient_through_the_unconditional_pass() -> None:
+    model = TinyModel()
+    adapter.attach(model, config())
+    scramble(model.unet)
+    data = samples(model)
+    null = {name: row.expand(6, -1, -1) for name, row in model.encode_null().items()}
+    passes = []
+
+    def watched(z: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        made = model(z, t, cond)
+        passes.append((cond is null, made.requires_grad))
+        return made
+
+    information_loss(watched, data, null, model.process, 0.5).mean().backward()
+    assert passes == [(True, False), (False, True)]

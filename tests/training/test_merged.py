@@ -57,6 +57,15 @@ def test_it_is_pefts_own_gradient(method, targets):
     assert all(float(g.norm()) > 0 for g in got.values())
 
 
+def test_with_mutual_information_in_the_loss_it_is_pefts_own_gradient():
+    model, chosen = adapted(double=True)
+    _, plain = gradients(model, PeftGradient, chosen)
+    chosen = replace(chosen, mi_weight=0.1)
+    _, expected = gradients(model, PeftGradient, chosen)
+    assert worst(plain, expected) > 1e-3
+    assert worst(gradients(model, MergedGradient, chosen)[1], expected) < 1e-6
+
+
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
 def test_the_micro_batch_changes_rounding_alone(micro_batch):
     model, chosen = adapted(double=True, micro_batch=8)

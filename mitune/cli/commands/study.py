@@ -21,6 +21,7 @@ Name = Literal[
     "guidance",
     "dropout",
     "strength",
+    "loss",
     "maps",
 ]
 
@@ -40,7 +41,7 @@ class Study(Output):
     against random ones. estimators: each score as the selector. ratio, keep: how many of how large
     a pool (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8).
     rounds: one to three. times: which timesteps. guidance: of the pool and of use. dropout: of
-    captions. strength: the learning rate."""
+    captions. strength: the learning rate. loss: a term for the mutual information in it."""
     out: Path
     """Folder of the study."""
     world: str = "shapes"

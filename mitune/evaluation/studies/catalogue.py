@@ -114,6 +114,15 @@ def _strength(plan: Plan) -> list[Arm]:
     return arms
 
 
+def _loss(plan: Plan) -> list[Arm]:
+    one = baseline(plan)
+    arms = [
+        replace(one, name=f"MI weight {weight:g}", tuning=replace(one.tuning, mi_weight=weight))
+        for weight in (0.0, 0.003, 0.01, 0.03)
+    ]
+    return _against_random(arms, one)
+
+
 def _times(plan: Plan) -> list[Arm]:
     one = baseline(plan)
     assert one.rule is not None
@@ -213,6 +222,11 @@ ARMS = (
         name="strength",
         question="How strongly should be trained?",
         arms=_strength,
+    ),
+    ArmStudy(
+        name="loss",
+        question="What does a term for the mutual information in the loss change (section 5)?",
+        arms=_loss,
     ),
 )
 
