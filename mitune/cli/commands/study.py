@@ -22,6 +22,7 @@ Name = Literal[
     "dropout",
     "strength",
     "loss",
+    "star",
     "maps",
 ]
 
@@ -41,7 +42,8 @@ class Study(Output):
     against random ones. estimators: each score as the selector. ratio, keep: how many of how large
     a pool (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8).
     rounds: one to three. times: which timesteps. guidance: of the pool and of use. dropout: of
-    captions. strength: the learning rate. loss: a term for the mutual information in it."""
+    captions. strength: the learning rate. loss: a term for the mutual information in it.
+    star: MI after a tuning on spatial prompts (MI-Tune *)."""
     out: Path
     """Folder of the study."""
     world: str = "shapes"

@@ -18,9 +18,11 @@ class Arm:
         keep: how many of each pool are kept.
         tuning: on what is kept; its seed is replaced by the study's.
         rounds: of pool, choice and tuning; each starts from the last one's adapter, and each one's
-            adapter is compared.
+            adapter is compared. With 0 rounds it is tuned on the drawings of ``shown`` alone.
         real_share: share of the pairs that the world itself drew (Table 7).
         same_size: real pairs replace generated ones, so that the set's size stays.
+        shown: name of a category: the arm is first tuned on the world's own drawings of its
+            prompts, and its pools are drawn by the model so tuned. None: it begins with the base.
         control: name of the arm that it is compared with, besides the base model.
     """
 
@@ -33,8 +35,12 @@ class Arm:
     rounds: int = 1
     real_share: float = 0.0
     same_size: bool = False
+    shown: str | None = None
     control: str | None = None
 
-    def named(self, number: int) -> str:
-        """What the adapter of a round, from 1, is called."""
-        return self.name if self.rounds == 1 else f"{self.name} R={number}"
+    @property
+    def names(self) -> list[str]:
+        """What the adapters that are compared are called, in the order of the rounds."""
+        if self.rounds < 2:
+            return [self.name]
+        return [f"{self.name} R={number}" for number in range(1, self.rounds + 1)]

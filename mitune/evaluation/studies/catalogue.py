@@ -166,6 +166,13 @@ def _real(plan: Plan) -> list[Arm]:
     return _against_random(arms, one)
 
 
+def _star(plan: Plan) -> list[Arm]:
+    one = replace(baseline(plan), shown="spatial")
+    drawings = replace(one, name="drawings", rounds=0, control=None)
+    star = replace(one, name="drawings, then mi")
+    return [star, random_of(star), drawings, replace(baseline(plan), control=None)]
+
+
 ARMS = (
     ArmStudy(
         name="selection",
@@ -227,6 +234,11 @@ ARMS = (
         name="loss",
         question="What does a term for the mutual information in the loss change (section 5)?",
         arms=_loss,
+    ),
+    ArmStudy(
+        name="star",
+        question="What does MI add to a base that was tuned for spatial prompts (MI-Tune *)?",
+        arms=_star,
     ),
 )
 

@@ -57,11 +57,7 @@ def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
     start = time.perf_counter()
     count = processes(plan.processes, plan.seeds)
     files = each_seed(partial(_repeat, study, plan, alone=count == 1), plan.seeds, count)
-    controls = {
-        arm.named(r): controlled(study.arms(plan), arm, r)
-        for arm in study.arms(plan)
-        for r in range(1, arm.rounds + 1)
-    }
+    controls = controlled(study.arms(plan))
     found: list[Row] = []
     pictures = []
     for guidance in study.compared_at(plan):
@@ -82,12 +78,16 @@ def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
     return tell(plan, study.name, table, [row.flat() for row in found], seconds)
 
 
-def controlled(arms: Sequence[Arm], arm: Arm, number: int) -> str | None:
-    """What the control of an arm's round is called: its own round of that number, or its last."""
-    if arm.control is None:
-        return None
-    control = next(each for each in arms if each.name == arm.control)
-    return control.named(min(number, control.rounds))
+def controlled(arms: Sequence[Arm]) -> dict[str, str | None]:
+    """For everything that is compared the name of its control: of a round, the control's own round
+    of that number, or its last."""
+    of = {arm.name: arm.names for arm in arms}
+    found: dict[str, str | None] = {}
+    for arm in arms:
+        control = of[arm.control] if arm.control is not None else [None]
+        for number, name in enumerate(arm.names):
+            found[name] = control[min(number, len(control) - 1)]
+    return found
 
 
 def _labelled(table: pa.Table, guidance: float, model: str, seed: int) -> pa.Table:
@@ -108,6 +108,7 @@ def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
             folder=folder,
             # Far apart, so that no round of one seed repeats the noise of another seed.
             seed=seed * 1000,
+            prompts=plan.texts("train"),
             rests=plan.of.rests,
             drawings=plan.of.drawings,
             progress=bars.work,
@@ -135,14 +136,13 @@ def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:
             seed=shop.seed,
         )
         path = shop.folder / "pools" / f"guidance-{guidance:g}.parquet"
-        pools[guidance] = how, shop.pools(path, list(plan.texts("train")), how)
+        pools[guidance] = how, shop.pools(path, how)
         if shop.seed == 0 and how.rules and len(pools) == 1:
             show_ranking(shop.model, pools[guidance][1], how.rules[0], plan.out / "ranking.png")
-    made = {}
+    made: dict[str, Path] = {}
     for arm in arms:
         how, first = pools[arm.guidance]
-        for number, path in enumerate(shop.tuned(arm, first, how), 1):
-            made[arm.named(number)] = path
+        made |= zip(arm.names, shop.tuned(arm, first, how), strict=True)
     return made
 
 

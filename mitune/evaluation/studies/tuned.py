@@ -2,9 +2,10 @@
 an oracle."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
 from mitune.config.sets import RealConfig
+from mitune.core.errors import UserError
 from mitune.evaluation.rules import Rests
 from mitune.evaluation.studies.arm import Arm
 from mitune.evaluation.studies.choice import Chosen, choose
@@ -19,6 +21,9 @@ from mitune.evaluation.studies.pools import PoolPlan, Pools, stored_pools
 from mitune.models.protocol import LatentModel
 from mitune.scoring.score import score
 from mitune.training.loop import tune
+
+_DRAWINGS = 4
+"""Of each prompt that an arm is first tuned on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,7 @@ class Workshop:
         model: without an adapter; it has none afterwards either.
         folder: of the seed.
         seed: keys everything.
+        prompts: of the pools, with their categories.
         rests: reads a prompt's phrases.
         drawings: the world's own pictures of a prompt, ``(prompt, count, seed) -> [count, 3, h,
             w]``.
@@ -38,13 +44,12 @@ class Workshop:
     model: LatentModel
     folder: Path
     seed: int
+    prompts: Mapping[str, str]
     rests: Rests
     drawings: Callable[[str, int, int], Tensor]
     progress: Callable[[str, int, int], None]
 
-    def pools(
-        self, path: Path, prompts: Sequence[str], plan: PoolPlan, adapter: Path | None = None
-    ) -> Pools:
+    def pools(self, path: Path, plan: PoolPlan, adapter: Path | None = None) -> Pools:
         """Pools in the file ``path``; with an adapter, those of the model with it."""
         if adapter is not None:
             adapters.load(self.model, adapter, fingerprint=self.model.fingerprint)
@@ -52,7 +57,7 @@ class Workshop:
             return stored_pools(
                 path,
                 self.model,
-                prompts,
+                list(self.prompts),
                 self.rests,
                 plan,
                 adapter=None if adapter is None else digest(adapter),
@@ -63,19 +68,19 @@ class Workshop:
                 adapters.detach(self.model)
 
     def tuned(self, arm: Arm, first: Pools, plan: PoolPlan) -> list[Path]:
-        """The adapters of an arm's rounds.
+        """The adapters that ``arm.names`` names.
 
         Args:
             arm: how to tune.
-            first: the pools of the first round, at the arm's guidance.
-            plan: of these pools; those of later rounds differ from it in seed, candidates and
-                rules.
+            first: the base model's pools, at the arm's guidance.
+            plan: of these pools; those of a model that was tuned before differ from it in seed,
+                candidates and rules.
         """
+        previous = None if arm.shown is None else self._shown(arm, arm.shown)
         done: list[Path] = []
-        pools = first
         for number in range(1, arm.rounds + 1):
             place = self.folder / arm.name / f"round-{number}"
-            previous = done[-1] if done else None
+            pools = first
             if previous is not None:
                 later = replace(
                     plan,
@@ -83,12 +88,39 @@ class Workshop:
                     candidates=arm.candidates,
                     rules=(arm.rule,) if arm.rule else (),
                 )
-                pools = self.pools(place / "pools.parquet", first.prompts, later, previous)
-            done.append(self._trained(arm, pools, place / "adapter", previous))
-        return done
+                pools = self.pools(place / "pools.parquet", later, previous)
+            previous = self._trained(arm, pools, place / "adapter", previous)
+            done.append(previous)
+        return done or [path for path in [previous] if path is not None]
+
+    def _shown(self, arm: Arm, category: str) -> Path:
+        """An adapter that is tuned on the world's own drawings of a category's prompts; the same
+        for all arms that begin so.
+
+        Raises:
+            UserError: the prompts have no such category.
+        """
+        prompts = [prompt for prompt, kind in self.prompts.items() if kind == category]
+        if not prompts:
+            kinds = ", ".join(dict.fromkeys(self.prompts.values()))
+            raise UserError(
+                f"the study is about {category} prompts, and the world has {kinds}: choose another "
+                "--world"
+            )
+        drawn = self._drawn(prompts, len(prompts) * _DRAWINGS)
+        return tune(
+            self.model,
+            Chosen(settings=self._settings, pairs=drawn),
+            self.folder / f"drawings of {category}",
+            replace(arm.tuning, seed=self.seed),
+            progress=lambda step, of, _: self.progress("drawings: tuning", step, of),
+        )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"model_fingerprint": self.model.fingerprint, "model_parts": self.model.parts}
 
     def _trained(self, arm: Arm, pools: Pools, out: Path, previous: Path | None) -> Path:
-        settings = {"model_fingerprint": self.model.fingerprint, "model_parts": self.model.parts}
         pairs = choose(pools, arm.rule, candidates=arm.candidates, keep=arm.keep, seed=self.seed)
         tuning = replace(arm.tuning, seed=self.seed, real_share=arm.real_share)
         real = None
@@ -97,10 +129,10 @@ class Workshop:
             if arm.same_size:
                 # Every prompt keeps as many of its pairs as the share leaves it, the best first.
                 pairs = _spread(pairs, max(1, round(len(pairs) * (1 - arm.real_share))))
-            real = Chosen(settings=settings, pairs=self._real(pools.prompts, most))
+            real = Chosen(settings=self._settings, pairs=self._drawn(pools.prompts, most))
         return tune(
             self.model,
-            Chosen(settings=settings, pairs=pairs),
+            Chosen(settings=self._settings, pairs=pairs),
             out,
             tuning,
             adapter=previous,
@@ -108,7 +140,7 @@ class Workshop:
             progress=lambda step, of, _: self.progress(f"{arm.name}: tuning", step, of),
         )
 
-    def _real(self, prompts: Sequence[str], count: int) -> list[tuple[str, Tensor]]:
+    def _drawn(self, prompts: Sequence[str], count: int) -> list[tuple[str, Tensor]]:
         """At least ``count`` of the world's own pictures, the better half of each prompt's by MI,
         the best first."""
         each = math.ceil(count / len(prompts))
