@@ -7,6 +7,11 @@
 * ``phrase``: the least point-wise mutual information that a phrase of the prompt has with the
   picture given the rest of the prompt, ``log p(z | prompt) / p(z | rest)``, by ``standard``. A
   picture that lacks one object should lose by the phrase that names it, whatever the others gain.
+* ``solace``: SOLACE's self-confidence (``mitune.scoring.confidence``), each time's with the pool's
+  mean subtracted and divided by its spread, weighted by t (1 - t), as its authors do.
+* ``path``: the log-ratio of the sampling path (``mitune.scoring.path``), which is taken again.
+* ``cfg-rejection``: the sum of ||Δ|| along the path, without weights (CFG-Rejection, arXiv
+  2505.23343).
 * ``two-stage``: ``standard`` among the better half of the pool by ``trajectory``, which come before
   all others: half of the price of re-noising.
 """
@@ -21,16 +26,29 @@ from torch import Tensor
 
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.models.protocol import LatentModel, take
-from mitune.runtime.prepared import prepare
+from mitune.runtime.prepared import Prepared, prepare
+from mitune.scoring.confidence import confidence
 from mitune.scoring.estimate import ESTIMATORS, pointwise_mi
+from mitune.scoring.path import path_ratio
 
 Rests = Callable[[str], list[str]]
 """A prompt without each of its phrases, one text per phrase."""
 
-Score = Literal["trajectory", "standardised", "orthogonal", "standard", "phrase", "two-stage"]
+Score = Literal[
+    "trajectory",
+    "standardised",
+    "orthogonal",
+    "standard",
+    "phrase",
+    "two-stage",
+    "solace",
+    "path",
+    "cfg-rejection",
+]
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,7 @@ class _Scores:
         self.terms = torch.stack([c.terms[:, 0] for c in made]).double()
         self.latents = torch.stack([c.latent for c in made])
         self.texts = [c.prompt for c in made]
+        self.keys = candidate_keys([(c.seed, c.prompt, c.index) for c in made])
         self.known: dict[Rule, Tensor] = {}
 
     def of(self, rule: Rule) -> Tensor:
@@ -115,15 +134,57 @@ class _Scores:
             return self._phrase(rule.t_min)
         if rule.score == "two-stage":
             return self._two_stage(rule.t_min)
+        if rule.score == "solace":
+            return self._solace(rule.t_min)
+        if rule.score == "path":
+            return self._path(rule.t_min)
         weights = self.schedule.weights(self.sampler.convention, rule.t_min)
+        counted = (weights > 0).double()
         if rule.score == "standardised":
-            return self._standardised() @ (weights > 0).double()
+            return self._standardised(self.terms) @ counted
+        if rule.score == "cfg-rejection":
+            return self.terms.sqrt() @ counted
         return self.terms @ weights
 
-    def _standardised(self) -> Tensor:
-        pools = self.terms.view(-1, self.pool, self.terms.shape[1])
+    def _standardised(self, values: Tensor) -> Tensor:
+        """``values`` ([N, steps]), each step's with the pool's mean 0 and its spread 1."""
+        pools = values.view(-1, self.pool, values.shape[1])
         spread = pools.std(dim=1, keepdim=True).clamp(min=1e-12)
-        return ((pools - pools.mean(dim=1, keepdim=True)) / spread).view_as(self.terms)
+        return ((pools - pools.mean(dim=1, keepdim=True)) / spread).view_as(values)
+
+    def _solace(self, t_min: float) -> Tensor:
+        prepared = prepare(self.model, Runtime())
+        found, t = confidence(
+            prepared,
+            self.latents.to(self.model.device),
+            self._encoded(prepared),
+            Schedule.levels(self.model.scheduler),
+            seed=self.seed,
+            t_min=t_min,
+        )
+        share: Tensor = t / self.model.scheduler.config.num_train_timesteps
+        return self._standardised(found) @ (share * (1 - share))
+
+    def _path(self, t_min: float) -> Tensor:
+        prepared = prepare(self.model, Runtime())
+        found, ends = path_ratio(
+            prepared,
+            self.keys.to(self.model.device),
+            self._encoded(prepared),
+            prepared.encode_null(),
+            self.schedule,
+            self.model.latent_shape,
+            guidance=self.sampler.guidance,
+            t_min=t_min,
+        )
+        assert torch.allclose(ends, self.latents, atol=0.1), "the path is not the candidates' own"
+        return found
+
+    def _encoded(self, prepared: Prepared) -> dict[str, Tensor]:
+        """The candidates' conditioning, a row each."""
+        distinct = list(dict.fromkeys(self.texts))
+        rows = torch.tensor([distinct.index(text) for text in self.texts])
+        return take(prepared.encode_prompts(distinct), rows)
 
     def _two_stage(self, t_min: float) -> Tensor:
         free = self.of(Rule("trajectory", t_min)).view(-1, self.pool)

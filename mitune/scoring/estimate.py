@@ -167,7 +167,7 @@ def renoised(
         row, draw = items // draws, items % draws
         source = torch.zeros_like(row) if how.shared_noise else row
         t = process.draw_t(_places(seed, source, draw, draws), least)
-        noise = row, _keys(seed, source, _STREAM[0]), draw, _noise_levels(process, t)
+        noise = row, noise_keys(seed, source), draw, _noise_levels(process, t)
         first = row if _count(empty) == rows else torch.zeros_like(row)
         both = concat([take(empty, first), take(given, row)])
         with torch.no_grad():
@@ -198,6 +198,12 @@ def _places(seed: int, row: Tensor, draw: Tensor, draws: int) -> Tensor:
     """Stratified positions in [0, 1), float64: draw d is uniform in the d-th of ``draws`` parts."""
     word = philox(_keys(seed, row, _STREAM[1]), draw, 1)[:, 0]
     return (draw.double() + word.double() / 2**32) / draws
+
+
+def noise_keys(seed: int, row: Tensor) -> Tensor:
+    """``[B, 4]`` int64: the keys of the noise of rows ``[B]``, as ``mitune_kernels.normal`` takes
+    them."""
+    return _keys(seed, row, _STREAM[0])
 
 
 def _keys(seed: int, row: Tensor, stream: int) -> Tensor:
