@@ -17,6 +17,10 @@ from mitune.evaluation.studies.catalogue import ARMS, STUDIES
 from mitune.evaluation.studies.plan import Plan
 from mitune.worlds.shapes import oracle
 
+WAYS = [study for study in ARMS if study.name in ("estimators", "real", "rounds", "star")]
+"""Studies that together take every way through choice and tuning; the others' arms differ in
+numbers."""
+
 
 def tiny(out: Path, **changes: Any) -> Plan:
     plan = Plan(
@@ -74,7 +78,7 @@ def test_a_study_leaves_tables_data_and_a_picture_and_goes_on(
 
 
 @pytest.mark.usefixtures("quick_preset")
-@pytest.mark.parametrize("study", ARMS, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", WAYS, ids=lambda study: study.name)
 def test_nothing_that_selects_or_trains_reads_the_oracle(
     study: comparison.ArmStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,8 +105,6 @@ def test_nothing_that_selects_or_trains_reads_the_oracle(
             return [replace(arm, shown=arm.shown and "pair") for arm in own(plan)]
 
         study = replace(study, arms=arms)
-    if study.name == "ratio":  # whose smallest pool is of thirty
-        monkeypatch.setattr("mitune.evaluation.studies.catalogue.RATIOS", ((1, 2), (2, 2), (1, 9)))
     adapters = comparison._adapters(study, plan, shop)
     assert list(adapters) == [name for arm in study.arms(plan) for name in arm.names]
     assert all(path.exists() for path in adapters.values())
@@ -137,6 +139,16 @@ def test_an_arm_is_compared_with_the_same_round_of_its_control() -> None:
     shorter = [replace(arm, rounds=1) if arm.rule is None else arm for arm in arms["rounds"]]
     assert comparison.controlled(shorter)["mi R=3"] == "random"
     assert comparison.controlled(arms["star"])["drawings"] is None
+
+
+@pytest.mark.parametrize("study", ARMS, ids=lambda study: study.name)
+def test_arms_have_names_of_their_own_and_controls_that_exist(study: comparison.ArmStudy) -> None:
+    arms = study.arms(tiny(Path(), candidates=100))
+    names = [arm.name for arm in arms]
+    assert len(set(names)) == len(names) > 1
+    assert all(arm.control in (None, *names) for arm in arms)
+    assert all(arm.keep <= arm.candidates <= 100 for arm in arms)
+    assert any(arm.rule is None for arm in arms)
 
 
 def test_a_category_that_the_world_lacks_is_told(tmp_path: Path) -> None:
