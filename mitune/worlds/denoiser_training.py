@@ -2,6 +2,7 @@
 float32 master weights, min-SNR weights, an average of the weights, and checkpoints from which a run
 goes on with the same bits."""
 
+import copy
 import json
 import math
 import os
@@ -18,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mitune.diffusion.solvers import squared_signal
-from mitune.worlds.grounding import Named, cross_attention, token_loss
+from mitune.models.attention_maps import attention_maps
+from mitune.runtime.cpu_workers import Cores, undisturbed
+from mitune.worlds.grounding import Named, token_loss
 
 GROUNDING_WEIGHT = 0.1
 """Of the loss of ``mitune.worlds.grounding``, beside the denoising loss."""
@@ -150,9 +153,63 @@ class Batch(NamedTuple):
     named: Named | None = None
     """None: attention is not trained in this step."""
 
+    def rows(self, part: slice) -> "Batch":
+        """Of a part of the batch."""
+        named = None if self.named is None else self.named.rows(part)
+        return Batch(*(each[part] for each in self[:4]), named)
+
 
 Batches = Callable[[int], Iterator[Batch]]
 """From a step to the batches of it and all later ones."""
+
+
+class _Gradients:
+    """The gradients of batches, on a worker thread for each core. Every worker has modules of its
+    own, as attention is recorded by their hooks; the weights are the same tensors."""
+
+    def __init__(self, model: Any, alphas: Tensor, snr_gamma: float) -> None:
+        self._alphas = alphas
+        snr = alphas / (1 - alphas)
+        self._weight = snr.clamp(max=snr_gamma) / snr
+        self._weights = list(model.parameters())
+        self._cores = Cores(torch.get_num_threads())
+        shared = {id(weight): weight for weight in self._weights}
+        others = (copy.deepcopy(model, dict(shared)) for _ in range(self._cores.workers - 1))
+        self._models = [model, *others]
+
+    def of(self, batch: Batch) -> tuple[float, float | None]:
+        """Leave the gradient in the weights' ``grad``; returns the denoising loss, and that of the
+        attention if the batch tells what its captions name."""
+        rows, workers = len(batch.t), self._cores.parts(len(batch.t))
+        nouns = 0 if batch.named is None else int(batch.named.there.sum())
+        size = rows // workers
+
+        def part(number: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+            own = batch.rows(slice(number * size, (number + 1) * size))
+            with torch.enable_grad():
+                loss, attention = self._losses(self._models[number], own, rows, nouns)
+                whole = loss + GROUNDING_WEIGHT * attention
+                return loss.detach(), attention.detach(), torch.autograd.grad(whole, self._weights)
+
+        with undisturbed():
+            made = self._cores.map(part, range(workers))
+            for weight, *each in zip(self._weights, *(g for *_, g in made), strict=True):
+                weight.grad = torch.stack(each).sum(dim=0)
+        loss, attention = (sum(float(each[i]) for each in made) for i in (0, 1))
+        return loss, None if batch.named is None else attention
+
+    def _losses(self, model: Any, batch: Batch, rows: int, nouns: int) -> tuple[Tensor, Tensor]:
+        """A part's share of the losses of a batch of so many rows and nouns."""
+        dtype = next(model.parameters()).dtype
+        a = self._alphas[batch.t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
+        recording: AbstractContextManager[list[Tensor]]
+        recording = attention_maps(model) if batch.named else nullcontext(list[Tensor]())
+        with recording as maps:
+            predicted = model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
+        error = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
+        loss = (self._weight[batch.t] * error).sum() / rows
+        return loss, token_loss(maps, batch.named, nouns) if batch.named else torch.zeros(())
 
 
 def fit(
@@ -177,9 +234,7 @@ def fit(
     checkpoint = folder / "unet_checkpoint"
     if checkpoint.exists():
         training.load(checkpoint)
-    alphas = squared_signal(scheduler).float()
-    snr = alphas / (1 - alphas)
-    weight = snr.clamp(max=recipe.snr_gamma) / snr
+    gradients = _Gradients(training.model, squared_signal(scheduler).float(), recipe.snr_gamma)
     loss_average = math.nan
     log_file = folder / "unet_loss.jsonl"
     # Drop the lines that an interrupted run wrote after its checkpoint: these steps are repeated.
@@ -187,25 +242,14 @@ def fit(
     kept = [line for line in lines if json.loads(line)["step"] <= training.step]
     log_file.write_text("".join(line + "\n" for line in kept))
     with log_file.open("a") as log:
-        dtype, model = fast_dtype(), training.model
         for batch in batches(training.step):
-            a = alphas[batch.t].view(-1, 1, 1, 1)
-            noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
-            recording: AbstractContextManager[list[Tensor]]
-            recording = cross_attention(model) if batch.named else nullcontext(list[Tensor]())
-            with recording as maps:
-                predicted = model(noisy.to(dtype), batch.t, batch.embeddings.to(dtype)).sample
-            error = (predicted.float() - batch.noise).square().mean(dim=(1, 2, 3))
-            loss = (weight[batch.t] * error).mean()
-            attention = token_loss(maps, batch.named) if batch.named else None
-            (loss if attention is None else loss + GROUNDING_WEIGHT * attention).backward()
+            value, attention = gradients.of(batch)
             norm = training.update(learning_rate(recipe, training.step), recipe.ema)
-            value = float(loss.detach())
             loss_average = value if math.isnan(loss_average) else 0.99 * loss_average + 0.01 * value
             if training.step % 100 == 0:
                 line = {"step": training.step, "loss": loss_average, "grad_norm": norm}
                 if attention is not None:
-                    line["attention"] = float(attention.detach())
+                    line["attention"] = attention
                 line |= {"seconds": time.perf_counter() - start}
                 print(json.dumps(line), file=log, flush=True)
             if training.step % save_every == 0 or training.step == recipe.steps:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mitune.worlds.grounding import Named, cross_attention, token_loss
+from mitune.models.attention_maps import attention_maps
+from mitune.worlds.grounding import Named, token_loss
 from mitune.worlds.networks import denoiser
 
 
@@ -38,7 +39,7 @@ CORNER = (slice(0, 4), slice(4, 8))
 def test_recording_does_not_change_what_the_denoiser_computes(inputs) -> None:
     network = unet()
     own = network(*inputs).sample
-    with cross_attention(network) as maps:
+    with attention_maps(network) as maps:
         recorded = network(*inputs).sample
     torch.testing.assert_close(recorded, own)
     count = len(maps)
@@ -55,7 +56,7 @@ def test_what_is_recorded_is_what_diffusers_computes(inputs) -> None:
         layer.register_forward_pre_hook(
             lambda module, args, kwargs: given.append((module, args[0], kwargs)), with_kwargs=True
         )
-    with cross_attention(network) as maps:
+    with attention_maps(network) as maps:
         network(*inputs)
     for (layer, hidden, kwargs), found in zip(given, maps, strict=True):
         text = kwargs["encoder_hidden_states"]
@@ -77,7 +78,7 @@ def test_the_loss_is_the_squared_share_that_misses_the_object(inputs) -> None:
         (named(CORNER, nouns=[[0], [0]]), 0.0),
         (named((slice(0, 0), slice(0, 0)), nouns=[[2], [3]]), 0.0),
     ):
-        with torch.no_grad(), cross_attention(network) as maps:
+        with torch.no_grad(), attention_maps(network) as maps:
             network(*inputs)
         assert float(token_loss(maps, asked)) == pytest.approx(expected, abs=1e-6)
 
@@ -88,7 +89,7 @@ def test_training_on_it_moves_the_attention_there(inputs) -> None:
     asked = named(CORNER, nouns=[[2], [3]])
     losses = []
     for _ in range(12):
-        with cross_attention(network) as maps:
+        with attention_maps(network) as maps:
             network(*inputs)
         loss = token_loss(maps, asked)
         optimizer.zero_grad()

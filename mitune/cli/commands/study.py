@@ -23,6 +23,7 @@ Name = Literal[
     "strength",
     "loss",
     "star",
+    "sampling",
     "maps",
 ]
 
@@ -37,7 +38,8 @@ class Study(Output):
 
     what: Positional[Name]
     """agreement: which score ranks pools as the oracle does, by guidance and category. maps: where
-    in a picture is what a phrase adds. All others tune in several ways and compare what held-out
+    in a picture is what a phrase adds. sampling: methods that act while a picture is sampled.
+    All others tune in several ways and compare what held-out
     prompts then give. selection: the best by MI
     against random ones. estimators: each score as the selector. ratio, keep: how many of how large
     a pool (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8).

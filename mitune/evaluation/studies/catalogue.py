@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from mitune.evaluation.rules import Rule, every_rule
-from mitune.evaluation.studies import agreement, maps
+from mitune.evaluation.studies import agreement, maps, sampling
 from mitune.evaluation.studies.arm import Arm
 from mitune.evaluation.studies.comparison import ArmStudy, run
 from mitune.evaluation.studies.plan import Plan
@@ -245,5 +245,6 @@ ARMS = (
 STUDIES: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
     "agreement": agreement.run,
     **{study.name: partial(run, study) for study in ARMS},
+    "sampling": sampling.run,
     "maps": maps.run,
 }

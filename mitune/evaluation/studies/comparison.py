@@ -58,9 +58,30 @@ def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
     count = processes(plan.processes, plan.seeds)
     files = each_seed(partial(_repeat, study, plan, alone=count == 1), plan.seeds, count)
     controls = controlled(study.arms(plan))
+    return tell_comparison(plan, study.name, study.question, files, controls, start)
+
+
+def tell_comparison(
+    plan: Plan,
+    name: str,
+    question: str,
+    files: Sequence[Files],
+    controls: Mapping[str, str | None],
+    start: float,
+) -> dict[str, Any]:
+    """The tables, the data and the picture of what each seed's files hold, in the plan's folder;
+    they are printed too.
+
+    Args:
+        plan: of the study.
+        name, question: of the study.
+        files: of each seed.
+        controls: as for ``compared.rows``.
+        start: of the study, by ``time.perf_counter``.
+    """
     found: list[Row] = []
     pictures = []
-    for guidance in study.compared_at(plan):
+    for guidance in files[0]:
         tables = [{n: pq.read_table(path) for n, path in seed[guidance].items()} for seed in files]
         found += rows(guidance, tables, controls, plan.images)
         pictures += [
@@ -70,12 +91,12 @@ def run(study: ArmStudy, plan: Plan) -> dict[str, Any]:
         ]
     write(plan.out / "pictures.parquet", pa.concat_tables(pictures))
     said = "".join(f"* {line}\n" for line in verdicts(found))
-    table = f"{study.question}\n\n{markdown(found)}\n{said}"
+    table = f"{question}\n\n{markdown(found)}\n{said}"
     print(table)
-    if not plot(found, study.question, plan.out / "plot.png"):
+    if not plot(found, question, plan.out / "plot.png"):
         print("no picture: pip install matplotlib for one")
     seconds = time.perf_counter() - start
-    return tell(plan, study.name, table, [row.flat() for row in found], seconds)
+    return tell(plan, name, table, [row.flat() for row in found], seconds)
 
 
 def controlled(arms: Sequence[Arm]) -> dict[str, str | None]:
@@ -166,11 +187,11 @@ def _pictures(
                 path,
                 plan.of,
                 model,
-                adapter,
                 test,
                 images=plan.images,
                 sampler=plan.sampler(guidance),
                 seed=number,
+                adapter=adapter,
             )
             found[guidance][name] = path
         found[guidance][DRAWINGS] = drawings

@@ -2,7 +2,7 @@
 described by features. What selects and trains does not import this module."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,38 @@ from torch import Tensor
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
 from mitune.config.sampling import SamplerConfig
-from mitune.evaluation.drawing import draw
+from mitune.evaluation.drawing import Images, draw
 from mitune.evaluation.studies.quality import features
 from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
+from mitune.methods.sampling.sample import Method, sample
 from mitune.models.protocol import LatentModel
 from mitune.worlds.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A method that acts at sampling, with its settings.
+
+    Attributes:
+        name: tells the method and its settings.
+        method: makes its guidance.
+    """
+
+    name: str
+    method: Method
 
 
 def stored_pictures(
     path: Path,
     world: World,
     model: LatentModel,
-    adapter: Path | None,
     prompts: Mapping[str, str],
     *,
     images: int,
     sampler: SamplerConfig,
     seed: int,
+    adapter: Path | None = None,
+    method: Way | None = None,
 ) -> pa.Table:
     """What the oracle says of a model's pictures: the table in the file ``path``, with a row for
     each picture in the order of prompt and index; if there is none, it is drawn and judged.
@@ -38,16 +53,17 @@ def stored_pictures(
         path: of the Parquet file.
         world: whose oracle judges.
         model: without an adapter; it has none afterwards either.
-        adapter: of the model that draws; None: the base model.
         prompts: with their categories.
         images: of each prompt.
         sampler: that draws.
         seed: keys the noise, the same for every model that is compared.
+        adapter: of the model that draws; None: the base model.
+        method: what happens at sampling beyond classifier-free guidance; None: nothing.
 
     Raises:
         UserError: the adapter does not fit, or the file is of another model or other settings.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "model": model.fingerprint,
         "parts": model.parts,
         "adapter": None if adapter is None else digest(adapter),
@@ -56,12 +72,14 @@ def stored_pictures(
         "sampler": asdict(sampler),
         "seed": seed,
     }
+    if method is not None:
+        identity["method"] = method.name
 
     def make() -> pa.Table:
         if adapter is not None:
             adapters.load(model, adapter, fingerprint=model.fingerprint)
         try:
-            made = draw(model, list(prompts), images=images, sampler=sampler, seed=seed)
+            made = _drawn(model, list(prompts), images, sampler, seed, method)
         finally:
             if adapter is not None:
                 adapters.detach(model)
@@ -69,6 +87,21 @@ def stored_pictures(
         return found.append_column("latent", [bytes_of(made.latents)])
 
     return stored(path, identity, make)
+
+
+def _drawn(
+    model: LatentModel,
+    prompts: list[str],
+    images: int,
+    sampler: SamplerConfig,
+    seed: int,
+    way: Way | None,
+) -> Images:
+    if way is None:
+        return draw(model, prompts, images=images, sampler=sampler, seed=seed)
+    given = {"candidates": images, "sampler": sampler, "seed": seed}
+    made = list(sample(model, prompts, way.method, **given))
+    return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 
 def stored_drawings(

@@ -122,6 +122,16 @@ def test_what_selects_and_trains_does_not_even_import_an_oracle() -> None:
     assert found.stdout.split("]")[0] == "["
 
 
+@pytest.mark.usefixtures("quick_preset")
+def test_methods_at_sampling_are_compared_on_the_same_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = STUDIES["sampling"](tiny(tmp_path, seeds=1, test_prompts=2, images=1))
+    models = {row["model"] for row in result["rows"]}
+    assert {"base", "Attend-and-Excite", "information 0.01"} < models
+    assert "What do methods at sampling change?" in capsys.readouterr().out
+
+
 def test_maps_show_a_row_for_each_prompt_and_a_map_for_each_phrase(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
