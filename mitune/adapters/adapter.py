@@ -17,7 +17,7 @@ from mitune.adapters.adapter_file import FILE, read_file, resolve, write_file
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
-from mitune.models.protocol import LatentModel, denoiser_of, text_encoders
+from mitune.models.protocol import LatentModel, denoiser_of, text_encoders, with_networks
 
 
 def attach(model: LatentModel, config: TuneConfig) -> None:
@@ -172,6 +172,12 @@ def detach(model: LatentModel) -> None:
     full.strip(denoiser_of(model))
     for each in _networks(model).values():
         network.remove_adapter(each)
+
+
+def without_adapter(model: LatentModel) -> LatentModel:
+    """The model as it is without the adapter of its denoiser; it shares all weights, and the
+    adapter stays on ``model``."""
+    return with_networks(model, {model.denoiser: network.copy_without(denoiser_of(model))})
 
 
 def attached(model: LatentModel) -> bool:

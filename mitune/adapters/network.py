@@ -6,6 +6,7 @@ with one norm and one magnitude m per output; the gradient treats the norm as a 
 the weight V.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,6 +114,14 @@ def remove_adapter(network: Any) -> None:
     if hasattr(network, "peft_config"):
         del network.peft_config
     network._hf_peft_config_loaded = False
+
+
+def copy_without(network: Any) -> Any:
+    """A copy of a network without any adapter; it shares all weights."""
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    plain = copy.deepcopy(network, shared)
+    remove_adapter(plain)
+    return plain
 
 
 def adapted(network: Any) -> bool:

@@ -36,6 +36,8 @@ class MicroBatch:
         t: ``[B]`` timesteps, of the process's dtype.
         cond: B rows of conditioning; of tokens if the text encoder is trained.
         weight: ``[B]`` float32, the weight of each sample's loss; None is 1.
+        worse: ``[B, C, H, W]`` float32, clean latents that the others are preferred to; None: there
+            are none.
     """
 
     latents: Tensor
@@ -43,6 +45,7 @@ class MicroBatch:
     t: Tensor
     cond: Conditioning
     weight: Tensor | None = None
+    worse: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
         """The samples with ``change`` applied to each tensor."""
@@ -52,6 +55,7 @@ class MicroBatch:
             t=change(self.t),
             cond={name: change(tensor) for name, tensor in self.cond.items()},
             weight=None if self.weight is None else change(self.weight),
+            worse=None if self.worse is None else change(self.worse),
         )
 
     def copy_(self, other: "MicroBatch") -> None:
@@ -60,8 +64,8 @@ class MicroBatch:
             own.copy_(its)
 
     def _tensors(self) -> list[Tensor]:
-        weight = [] if self.weight is None else [self.weight]
-        return [self.latents, self.noise, self.t, *self.cond.values(), *weight]
+        others = [each for each in (self.weight, self.worse) if each is not None]
+        return [self.latents, self.noise, self.t, *self.cond.values(), *others]
 
     def chunk(self, parts: int) -> list["MicroBatch"]:
         """Split the samples into at most ``parts`` parts, of equal size if ``parts`` divides B."""
@@ -86,6 +90,7 @@ class Batches:
         config: seed, batch, micro_batch, t_range, caption_dropout, text_encoder_lr and prior_weight
             are used.
         prior: pairs of the prior-preservation term.
+        worse: for each of ``pairs`` a pair that it is preferred to, of its size.
 
     Raises:
         UserError: if there are no pairs, a latent has the wrong shape or is not finite, or t_range
@@ -98,11 +103,13 @@ class Batches:
         pairs: Sequence[tuple[str, Tensor]],
         config: TuneConfig,
         prior: Sequence[tuple[str, Tensor]] = (),
+        worse: Sequence[tuple[str, Tensor]] = (),
     ) -> None:
         if not pairs:
             raise UserError("the set has no selected pair: expected at least one; finish its build")
         _check(model, pairs, "set")
         _check(model, prior, "prior set")
+        _check(model, worse, "set of worse pictures")
         check_times(model, config)
         self._config, self._process = config, model.process
         self._own, self._prior = len(pairs), len(prior)
@@ -111,7 +118,7 @@ class Batches:
         self.device = model.device
         sizes = [(int(latent.shape[-2]), int(latent.shape[-1])) for _, latent in pairs]
         self._groups = [
-            _Group(model, pairs, [i for i, own in enumerate(sizes) if own == size], config)
+            _Group(model, pairs, [i for i, own in enumerate(sizes) if own == size], config, worse)
             for size in dict.fromkeys(sizes)
         ]
         numbers = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
@@ -175,13 +182,15 @@ class Batches:
             for positions in mine.split(size) if len(mine) else ():
                 keys = self._key(_NOISE, positions).to(self.device)
                 steps = torch.full((len(positions),), step, device=self.device)
-                latents, cond = group.take(pairs[positions], dropped[positions])
+                numbers = pairs[positions]
+                latents, cond = group.take(numbers, dropped[positions])
                 yield MicroBatch(
                     latents=latents,
                     noise=normal(keys, steps, latents.shape[1:]),
                     t=t[positions].to(self.device),
                     cond=cond,
                     weight=None if weights is None else weights[positions].to(self.device),
+                    worse=group.worse(numbers),
                 )
 
     @property
@@ -205,6 +214,7 @@ class _Group:
     Args:
         model, pairs, config: as for :class:`Batches`.
         own: the numbers of this size's pairs.
+        worse: for each of ``pairs`` one that it is preferred to; or none at all.
     """
 
     def __init__(
@@ -213,8 +223,18 @@ class _Group:
         pairs: Sequence[tuple[str, Tensor]],
         own: Sequence[int],
         config: TuneConfig,
+        worse: Sequence[tuple[str, Tensor]] = (),
     ) -> None:
         self._device = model.device
+        self._worse: Tensor | None = None
+        if worse:
+            others = [worse[i][1] for i in own]
+            if any(other.shape != pairs[i][1].shape for i, other in zip(own, others, strict=True)):
+                raise UserError(
+                    "a worse picture has another size than the one that is preferred to it: "
+                    "expected sets of one size"
+                )
+            self._worse = torch.stack(others).float().to(model.device)
         self._latents = torch.stack([pairs[i][1] for i in own]).float().to(model.device)
         self._place = torch.full((len(pairs),), -1)
         self._place[torch.tensor(own)] = torch.arange(len(own))
@@ -245,6 +265,12 @@ class _Group:
         return self._latents[place.to(self._device)], {
             name: tensor.to(self._device) for name, tensor in cond.items()
         }
+
+    def worse(self, pairs: Tensor) -> Tensor | None:
+        """The latents that pairs of this size are preferred to."""
+        if self._worse is None:
+            return None
+        return self._worse[self._place[pairs].to(self._device)]
 
 
 def check_times(model: LatentModel, config: TuneConfig) -> None:

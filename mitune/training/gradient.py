@@ -12,8 +12,8 @@ from torch import Tensor
 from mitune.adapters import adapter
 from mitune.config.training import TuneConfig
 from mitune.models.protocol import LatentModel, with_networks
+from mitune.training.batch_loss import BatchLoss
 from mitune.training.batches import MicroBatch
-from mitune.training.loss import BatchLoss
 from mitune.training.merged import MergedGradient
 from mitune.training.shards import Shards
 

@@ -30,6 +30,7 @@ from mitune.training.checkpoint import TrainState
 from mitune.training.gradient import Gradient, gradient_of
 from mitune.training.interrupt import deferred_interrupt
 from mitune.training.mixing import Ranked, check_kinds, prior_pairs, real_pairs
+from mitune.training.preference import matched
 from mitune.training.processes import Processes, joined
 from mitune.training.recomputed import recomputed
 
@@ -58,6 +59,7 @@ def tune(
     adapter: Path | str | None = None,
     real: Ranked | None = None,
     prior: Pairs | None = None,
+    worse: Pairs | None = None,
     watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     **options: Any,
@@ -83,6 +85,8 @@ def tune(
             they make up the share ``config.real_share`` of all pairs.
         prior: unselected pairs that the model itself generated, for a prior-preservation term with
             the weight ``config.prior_weight``; a set built with ``select="random"``.
+        worse: a set of the same prompts built with ``select="worst"``: the pairs are trained to be
+            preferred to its, by Diffusion-DPO with ``config.dpo_beta``.
         watch: what to watch between steps, whether to stop early, and which step's adapter is the
             result; None watches nothing, never stops early and takes the last step.
         progress: called after each step with (steps done, steps in all, loss).
@@ -96,14 +100,20 @@ def tune(
         UserError: if the set is empty or of another model; the adapter does not fit; the folder
             holds another run (the message names each setting that differs); the loss is not finite;
             there are too few real pictures, or a share but no real pictures; a prior comes without
-            a weight or a weight without a prior; held-out prompts are trained on; or their MI was
+            a weight or a weight without a prior; worse pictures without a beta or the other way
+            round, or a prompt has none; held-out prompts are trained on; or their MI was
             never finite although it has to choose the result.
         KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint of the last whole step was
             saved; the same call resumes from there.
     """
     chosen, folder = with_options(config or model.preset.tuning, options), Path(out)
     start = None if adapter is None else Path(adapter)
-    for what, found in (("the set", fine_tuning_set), ("the real set", real), ("the prior", prior)):
+    for what, found in (
+        ("the set", fine_tuning_set),
+        ("the real set", real),
+        ("the prior", prior),
+        ("the set of worse pictures", worse),
+    ):
         if found is not None:
             check_same_model(what, found.settings, model)
     check_kinds(real, None if prior is None else prior.settings)
@@ -112,9 +122,19 @@ def tune(
     mixed = None if real is None else (added, real.settings)
     kept = prior_pairs(None if prior is None else prior.selected(), chosen.prior_weight)
     beside = None if prior is None else (kept, prior.settings)
+    below = matched(pairs, None if worse is None else worse.selected(), chosen.dpo_beta)
+    preferred = None if worse is None else (below, worse.settings)
     watch = watch or Watch()
     wanted = manifest.settings(
-        model, pairs, fine_tuning_set.settings, chosen, start, mixed, beside, watch.decides
+        model,
+        pairs,
+        fine_tuning_set.settings,
+        chosen,
+        start,
+        mixed,
+        beside,
+        watch.decides,
+        preferred,
     )
     # Check everything before the first file is written.
     if manifest.check(folder, wanted) and adapters.finished(folder):
@@ -123,7 +143,7 @@ def tune(
     if chosen.cuda_graphs:
         need_gpu(model.device)
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
-    batches = Batches(model, [*pairs, *added], chosen, kept)
+    batches = Batches(model, [*pairs, *added], chosen, kept, below)
     if adapters.attached(model):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "

@@ -1,20 +1,12 @@
 """The denoising loss (MI-Tune, section 4; Ho et al., arXiv 2006.11239, Eq. 14), and a term for the
 mutual information of what is trained on (MI-Tune, section 5)."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mitune.config.training import TuneConfig
 from mitune.diffusion.process import Process, target
-from mitune.models.protocol import Conditioning, Denoiser, LatentModel, take
+from mitune.models.protocol import Conditioning, Denoiser
 from mitune.training.batches import MicroBatch
-
-Denoise = Callable[[Tensor, Tensor, Any], Tensor]
-"""The call signature of ``mitune.models.protocol.Denoiser``."""
 
 
 def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Tensor:
@@ -28,22 +20,24 @@ def denoising_loss(model: Denoiser, samples: MicroBatch, process: Process) -> Te
     Returns:
         ``[B]`` float32 in any model precision: the mean over each sample's elements.
     """
-    noisy, wanted = _renoised(samples, process)
+    noisy, wanted = renoised(samples.latents, samples, process)
     predicted = model(noisy, process.model_t(samples.t), samples.cond)
-    return _mean_square(predicted.float() - wanted)
+    return mean_square(predicted.float() - wanted)
 
 
-def _renoised(samples: MicroBatch, process: Process) -> tuple[Tensor, Tensor]:
-    """z_t, and what should be predicted from it, both of the latents' shape."""
-    shape = (-1, *(1,) * (samples.latents.dim() - 1))
+def renoised(latents: Tensor, samples: MicroBatch, process: Process) -> tuple[Tensor, Tensor]:
+    """z_t of ``latents`` ([B, ...]) with the samples' noise and timesteps, and what should be
+    predicted from it, both of the latents' shape."""
+    shape = (-1, *(1,) * (latents.dim() - 1))
     levels = process.levels(samples.t)
     columns = (*levels, *target(process.prediction, *levels))
     signal, spread, of_noise, of_clean = (column.float().view(shape) for column in columns)
-    noisy = signal * samples.latents + spread * samples.noise
-    return noisy, of_noise * samples.noise + of_clean * samples.latents
+    noisy = signal * latents + spread * samples.noise
+    return noisy, of_noise * samples.noise + of_clean * latents
 
 
-def _mean_square(error: Tensor) -> Tensor:
+def mean_square(error: Tensor) -> Tensor:
+    """Of each row, ``[B]``."""
     return error.square().flatten(1).mean(1)
 
 
@@ -65,51 +59,10 @@ def information_loss(
     Returns:
         ``[B]`` float32, which can be negative.
     """
-    noisy, wanted = _renoised(samples, process)
+    noisy, wanted = renoised(samples.latents, samples, process)
     t = process.model_t(samples.t)
     with torch.no_grad():
         empty = model(noisy, t, null).float()
     predicted = model(noisy, t, samples.cond).float()
     kappa = process.mi_weight(samples.t, next(iter(process.conventions))).float()
-    return _mean_square(predicted - wanted) - weight * kappa * _mean_square(predicted - empty)
-
-
-class BatchLoss:
-    """Computes the share of a micro-batch in the mean loss of its whole batch.
-
-    If the text encoder is trained, this also encodes the tokens, inside the autograd graph:
-    embeddings from before the step would be out of date.
-    """
-
-    def __init__(self, model: LatentModel, config: TuneConfig) -> None:
-        self._process = model.process.to(model.device)
-        self._snr_gamma = config.snr_gamma
-        self._batch = config.batch
-        self._embed = None if config.text_encoder_lr is None else model.embed
-        self._mi_weight = config.mi_weight
-        # Tokens where the text encoder is trained, else the conditioning.
-        self._null: Conditioning = {}
-        if config.mi_weight:
-            null = model.encode_null() if self._embed is None else model.tokenize_null()
-            self._null = {name: tensor.to(model.device) for name, tensor in null.items()}
-
-    def __call__(self, denoise: Denoise, samples: MicroBatch) -> Tensor:
-        """The share of ``samples``, a float32 scalar. It is divided by the size of the batch, not
-        by that of the micro-batch, because the last micro-batch may be smaller."""
-        if self._embed is not None:
-            samples = replace(samples, cond=self._embed(samples.cond))
-        loss = self._each(denoise, samples)
-        weights = self._process.loss_weight(samples.t, self._snr_gamma).float()
-        if samples.weight is not None:
-            weights = weights * samples.weight
-        share: Tensor = (loss * weights).sum() / self._batch
-        return share
-
-    def _each(self, denoise: Denoise, samples: MicroBatch) -> Tensor:
-        if not self._mi_weight:
-            return denoising_loss(denoise, samples, self._process)
-        null = take(self._null, torch.zeros(len(samples.t), dtype=torch.int64))
-        if self._embed is not None:
-            with torch.no_grad():
-                null = self._embed(null)
-        return information_loss(denoise, samples, null, self._process, self._mi_weight)
+    return mean_square(predicted - wanted) - weight * kappa * mean_square(predicted - empty)

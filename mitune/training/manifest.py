@@ -37,6 +37,7 @@ def settings(
     real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     held_out: Mapping[str, Any] | None = None,
+    worse: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines the adapter, as plain JSON.
 
@@ -50,14 +51,16 @@ def settings(
         prior: the prior pairs, and their set's settings.
         held_out: the settings of the measure on held-out prompts, if it decides when the run stops
             or which step's adapter is the result.
+        worse: the worse pairs that ``pairs`` are preferred to, and their set's settings.
 
     Raises:
         UserError: if ``start`` does not exist.
     """
     unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
     chosen = {name: value for name, value in asdict(config).items() if name not in unused}
-    if not config.mi_weight:
-        del chosen["mi_weight"]  # runs of earlier versions had none, and go on
+    for name in ("mi_weight", "dpo_beta"):
+        if not chosen[name]:  # runs of earlier versions had none, and go on
+            del chosen[name]
     found = {
         "config": chosen,
         "model": {
@@ -74,6 +77,8 @@ def settings(
         found["held_out"] = dict(held_out)
     if prior is not None:
         found["prior"] = _described(*prior)
+    if worse is not None:
+        found["worse"] = _described(*worse)
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

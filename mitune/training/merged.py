@@ -27,9 +27,9 @@ from mitune.runtime.compile.inductor import Run
 from mitune.runtime.convolutions import tried_convolutions
 from mitune.runtime.cpu_workers import threads, undisturbed
 from mitune.runtime.mixed_precision import TrainedProducts
+from mitune.training.batch_loss import BatchLoss
 from mitune.training.batches import MicroBatch
 from mitune.training.captured import CapturedSteps, relative_error
-from mitune.training.loss import BatchLoss
 from mitune.training.program import program
 
 _NAME = "default"

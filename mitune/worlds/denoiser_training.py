@@ -155,8 +155,13 @@ class Batch(NamedTuple):
 
     def rows(self, part: slice) -> "Batch":
         """Of a part of the batch."""
-        named = None if self.named is None else self.named.rows(part)
-        return Batch(*(each[part] for each in self[:4]), named)
+        return Batch(
+            noise=self.noise[part],
+            t=self.t[part],
+            latents=self.latents[part],
+            embeddings=self.embeddings[part],
+            named=None if self.named is None else self.named.rows(part),
+        )
 
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -195,7 +200,8 @@ class _Gradients:
             made = self._cores.map(part, range(workers))
             for weight, *each in zip(self._weights, *(g for *_, g in made), strict=True):
                 weight.grad = torch.stack(each).sum(dim=0)
-        loss, attention = (sum(float(each[i]) for each in made) for i in (0, 1))
+        loss = sum(float(share) for share, _, _ in made)
+        attention = sum(float(share) for _, share, _ in made)
         return loss, None if batch.named is None else attention
 
     def _losses(self, model: Any, batch: Batch, rows: int, nouns: int) -> tuple[Tensor, Tensor]:

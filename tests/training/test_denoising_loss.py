@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from mitune.adapters import adapter
+from mitune.training.batch_loss import BatchLoss
 from mitune.training.batches import Batches, MicroBatch
-from mitune.training.loss import BatchLoss, denoising_loss, information_loss
+from mitune.training.loss import denoising_loss, information_loss
 
 
 def samples(model: TinyModel, batch: int = 6) -> MicroBatch:

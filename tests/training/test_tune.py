@@ -14,7 +14,7 @@ from tiny_model import TinyModel, TinySet, config, refusal, tree
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
 from mitune.config.training import TuneConfig
-from mitune.training import loss as loss_module
+from mitune.training import batch_loss as loss_module
 from mitune.training.loop import tune
 
 

@@ -32,12 +32,16 @@ class Tune(Common, Watching):
     prior: Annotated[Path | None, stands_for("none")] = None
     """Folder that `mitune build --select random` made: pairs on which the model is to stay as it is
     (DreamBooth's prior preservation). Every step takes a batch of them too."""
+    worse: Annotated[Path | None, stands_for("none")] = None
+    """Folder that `mitune build --select worst` made of the same prompts: train to prefer the pairs
+    of --set to its (Diffusion-DPO), instead of on the denoising loss."""
     settings: Annotated[
         Given,
         settings_of(
             TuneConfig,
             of_presets(lambda preset: preset.tuning),
             prior_weight="1 with --prior",
+            dpo_beta="2000 with --worse",
             text_encoder_lr="it stays as it is",
             snr_gamma="the plain loss",
         ),
@@ -52,7 +56,10 @@ class Tune(Common, Watching):
         weight = self.settings.get("prior_weight")
         if self.prior is not None and weight is None:
             weight = 1.0
-        config = configured(self, preset, prior_weight=weight)
+        beta = self.settings.get("dpo_beta")
+        if self.worse is not None and beta is None:
+            beta = 2000.0
+        config = configured(self, preset, prior_weight=weight, dpo_beta=beta)
         watch = self.watch(model, config.seed, Runtime(backend=config.backend, slots=16))
         first = rank() == 0
         with running(self, self.out, self.quiet, first) as bars:
@@ -64,6 +71,7 @@ class Tune(Common, Watching):
                 adapter=self.start,
                 real=None if self.real is None else whole_set(self.real, model),
                 prior=None if self.prior is None else whole_set(self.prior, model),
+                worse=None if self.worse is None else whole_set(self.worse, model),
                 watch=watch,
                 progress=lambda step, total, loss: bars.step(1, step, total, loss),
             )

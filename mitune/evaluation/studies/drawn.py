@@ -13,6 +13,7 @@ from torch import Tensor
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import GenerateConfig
 from mitune.evaluation.drawing import Images, draw
 from mitune.evaluation.studies.quality import features
 from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
@@ -99,8 +100,8 @@ def _drawn(
 ) -> Images:
     if way is None:
         return draw(model, prompts, images=images, sampler=sampler, seed=seed)
-    given = {"candidates": images, "sampler": sampler, "seed": seed}
-    made = list(sample(model, prompts, way.method, **given))
+    config = GenerateConfig(candidates=images, sampler=sampler, seed=seed)
+    made = list(sample(model, prompts, way.method, config))
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 
