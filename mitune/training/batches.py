@@ -91,6 +91,7 @@ class Batches:
             are used.
         prior: pairs of the prior-preservation term.
         worse: for each of ``pairs`` a pair that it is preferred to, of its size.
+        weights: of each pair's loss; none: 1 each.
 
     Raises:
         UserError: if there are no pairs, a latent has the wrong shape or is not finite, or t_range
@@ -104,6 +105,7 @@ class Batches:
         config: TuneConfig,
         prior: Sequence[tuple[str, Tensor]] = (),
         worse: Sequence[tuple[str, Tensor]] = (),
+        weights: Sequence[float] = (),
     ) -> None:
         if not pairs:
             raise UserError("the set has no selected pair: expected at least one; finish its build")
@@ -113,6 +115,10 @@ class Batches:
         check_times(model, config)
         self._config, self._process = config, model.process
         self._own, self._prior = len(pairs), len(prior)
+        self._weights: Tensor | None = None
+        if weights or prior:
+            own = torch.tensor(weights or [1.0] * len(pairs))
+            self._weights = torch.cat([own, torch.full((len(prior),), config.prior_weight)])
         pairs = [*pairs, *prior]
         self._size = config.batch * (2 if prior else 1)
         self.device = model.device
@@ -172,10 +178,7 @@ class Batches:
         t, dropped = self.times(step)
         asked = self._config.micro_batch
         size = micro_batch or (self._config.batch if asked == "auto" else asked)
-        weights = None
-        if self._prior:
-            weights = torch.ones(self._size)
-            weights[self._config.batch :] = self._config.prior_weight
+        weights = self._weights
         own = part(torch.arange(self._size))  # none, if this process has no samples in this batch
         for number, group in enumerate(self._groups):
             mine = own[self._group[pairs[own]] == number]
@@ -189,7 +192,7 @@ class Batches:
                     noise=normal(keys, steps, latents.shape[1:]),
                     t=t[positions].to(self.device),
                     cond=cond,
-                    weight=None if weights is None else weights[positions].to(self.device),
+                    weight=None if weights is None else weights[numbers].to(self.device),
                     worse=group.worse(numbers),
                 )
 

@@ -29,7 +29,7 @@ from mitune.training.callbacks import Watch, watching
 from mitune.training.checkpoint import TrainState
 from mitune.training.gradient import Gradient, gradient_of
 from mitune.training.interrupt import deferred_interrupt
-from mitune.training.mixing import Ranked, check_kinds, prior_pairs, real_pairs
+from mitune.training.mixing import Ranked, check_kinds, check_weights, prior_pairs, real_pairs
 from mitune.training.preference import matched
 from mitune.training.processes import Processes, joined
 from mitune.training.recomputed import recomputed
@@ -60,6 +60,7 @@ def tune(
     real: Ranked | None = None,
     prior: Pairs | None = None,
     worse: Pairs | None = None,
+    weights: Sequence[float] | None = None,
     watch: Watch | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     **options: Any,
@@ -87,6 +88,7 @@ def tune(
             the weight ``config.prior_weight``; a set built with ``select="random"``.
         worse: a set of the same prompts built with ``select="worst"``: the pairs are trained to be
             preferred to its, by Diffusion-DPO with ``config.dpo_beta``.
+        weights: of the loss of each pair of the set, not negative, such as rewards; None: 1 each.
         watch: what to watch between steps, whether to stop early, and which step's adapter is the
             result; None watches nothing, never stops early and takes the last step.
         progress: called after each step with (steps done, steps in all, loss).
@@ -101,8 +103,8 @@ def tune(
             holds another run (the message names each setting that differs); the loss is not finite;
             there are too few real pictures, or a share but no real pictures; a prior comes without
             a weight or a weight without a prior; worse pictures without a beta or the other way
-            round, or a prompt has none; held-out prompts are trained on; or their MI was
-            never finite although it has to choose the result.
+            round, or a prompt has none; weights that do not fit; held-out prompts are trained on;
+            or their MI was never finite although it has to choose the result.
         KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint of the last whole step was
             saved; the same call resumes from there.
     """
@@ -124,6 +126,7 @@ def tune(
     beside = None if prior is None else (kept, prior.settings)
     below = matched(pairs, None if worse is None else worse.selected(), chosen.dpo_beta)
     preferred = None if worse is None else (below, worse.settings)
+    check_weights(weights, len(pairs), len(added))
     watch = watch or Watch()
     wanted = manifest.settings(
         model,
@@ -135,6 +138,7 @@ def tune(
         beside,
         watch.decides,
         preferred,
+        weights,
     )
     # Check everything before the first file is written.
     if manifest.check(folder, wanted) and adapters.finished(folder):
@@ -143,7 +147,7 @@ def tune(
     if chosen.cuda_graphs:
         need_gpu(model.device)
     watch.check_prompts(prompt for prompt, _ in [*pairs, *added])
-    batches = Batches(model, [*pairs, *added], chosen, kept, below)
+    batches = Batches(model, [*pairs, *added], chosen, kept, below, weights or ())
     if adapters.attached(model):
         raise UserError(
             "the model already carries an adapter: expected the plain model; detach the adapter, "

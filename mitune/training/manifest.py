@@ -38,6 +38,7 @@ def settings(
     prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     held_out: Mapping[str, Any] | None = None,
     worse: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines the adapter, as plain JSON.
 
@@ -52,6 +53,7 @@ def settings(
         held_out: the settings of the measure on held-out prompts, if it decides when the run stops
             or which step's adapter is the result.
         worse: the worse pairs that ``pairs`` are preferred to, and their set's settings.
+        weights: of the pairs' losses, if they are not 1.
 
     Raises:
         UserError: if ``start`` does not exist.
@@ -79,6 +81,8 @@ def settings(
         found["prior"] = _described(*prior)
     if worse is not None:
         found["worse"] = _described(*worse)
+    if weights is not None:
+        found["weights"] = hashlib.sha256(json.dumps(list(weights)).encode()).hexdigest()
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

@@ -1,6 +1,7 @@
 """Pairs in addition to the generated ones: a share of real pairs (Wang et al., appendix D.1, Table
 7), and the pairs of a prior-preservation term."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -100,3 +101,29 @@ def prior_pairs(
     if prior is not None and not prior:
         raise UserError("the prior set has no selected pair: expected at least one")
     return list(prior or ())
+
+
+def check_weights(weights: Sequence[float] | None, pairs: int, real: int) -> None:
+    """Refuse weights of losses that do not fit the set.
+
+    Args:
+        weights: of each pair; None for none.
+        pairs: number of pairs in the set.
+        real: number of real pairs that are added to them.
+
+    Raises:
+        UserError: another number of weights than of pairs, a weight that is negative or not finite,
+            all are 0, or real pairs, which have none.
+    """
+    if weights is None:
+        return
+    if len(weights) != pairs or real:
+        beside = f" and {real} real ones" if real else ""
+        raise UserError(
+            f"{len(weights)} weights for {pairs} pairs{beside}: expected one weight for each pair "
+            "of the set, and no real pairs beside them"
+        )
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise UserError(
+            "a weight is negative or not finite, or all are 0: expected losses' weights"
+        )

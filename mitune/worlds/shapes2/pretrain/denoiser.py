@@ -5,16 +5,20 @@ pictures that occur with a prompt: the right picture is the most likely, and it 
 about the rates of the wrong captions.
 """
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mitune.core.files import atomic_write
+from mitune.core.identity import weights_digest
 from mitune.worlds.denoiser_training import Batch, Schedule, Training, fit
 from mitune.worlds.grounding import Named
 from mitune.worlds.networks import scheduler
@@ -38,11 +42,20 @@ class UnetRecipe(Schedule):
 
 @torch.no_grad()
 def scene_latents(folder: Path, scenes: Scenes) -> Tensor:
-    """Scaled latents of the scenes, ``[N, 8, 8, 8]`` float32, from the autoencoder of stage 1."""
-    vae = AutoencoderKL.from_pretrained(folder / "vae").to(memory_format=torch.channels_last)
+    """Scaled latents of the scenes, ``[N, 8, 8, 8]`` float32, from the autoencoder of stage 1. They
+    take minutes, and are kept in ``folder`` for a run that goes on."""
+    vae: Any = AutoencoderKL.from_pretrained(folder / "vae").to(memory_format=torch.channels_last)
+    digest = hashlib.sha256(weights_digest(vae).encode())
+    for part in fields(scenes):
+        digest.update(getattr(scenes, part.name).numpy().tobytes())
+    path = folder / f"latents-{digest.hexdigest()[:16]}.safetensors"
+    if path.exists():
+        return load_file(path)["latents"]
     rows = torch.arange(len(scenes)).split(128)
     parts = [vae.encode(render(scenes.rows(r)) * 2 - 1).latent_dist.mode() for r in rows]
-    return torch.cat(parts) * float(vae.config.scaling_factor)
+    latents = torch.cat(parts) * float(vae.config.scaling_factor)
+    atomic_write(path, save({"latents": latents.contiguous()}))
+    return latents
 
 
 def places(scenes: Scenes) -> Tensor:
