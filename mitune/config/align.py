@@ -39,11 +39,12 @@ class AlignConfig:
                 "sets, and tune on one with the other as its prior"
             )
 
-        if self.tuning.dpo_beta:
-            raise UserError(
-                f"dpo_beta is {self.tuning.dpo_beta:g}: align has no set of worse pictures; build "
-                "it with select worst, and tune on one set with the other as its worse"
-            )
+        for name in ("dpo_beta", "itm_factor"):
+            if value := getattr(self.tuning, name):
+                raise UserError(
+                    f"{name} is {value:g}: align has no set of worse pictures; build it with "
+                    "select worst, and tune on one set with the other as its worse"
+                )
 
     @classmethod
     def of(cls, preset: Preset, **options: Any) -> "AlignConfig":

@@ -91,8 +91,12 @@ class TuneConfig:
     none."""
     dpo_beta: float = 0.0
     """Strength of Diffusion-DPO (arXiv 2311.12908): train to prefer each pair to a worse picture of
-    its prompt, instead of on its denoising loss. Its authors take 2000 for Stable Diffusion 1.5 and
-    5000 for SDXL, at far lower learning rates. 0: the denoising loss."""
+    its prompt, instead of on its denoising loss. Its authors take 2000 to 5000, at far lower
+    learning rates. 0: the denoising loss."""
+    itm_factor: float = 0.0
+    """Train to match pictures with their prompts better than with wrong ones (HN-ITM, arXiv
+    2305.16397): the error under a wrong prompt, or of a worse picture, counts against the loss, up
+    to so many times the loss; its authors take 1. 0 has no such term."""
     captured: InitVar[bool | None] = None
     """What ``cuda_graphs`` was called before 0.2."""
 
@@ -157,17 +161,21 @@ class TuneConfig:
             raise UserError(f"mi_weight is {self.mi_weight}: expected 0 or a positive number")
         if not 0 <= self.dpo_beta < math.inf:
             raise UserError(f"dpo_beta is {self.dpo_beta}: expected 0 or a positive number")
-        if self.dpo_beta and (
-            self.method == "full"
+        if not 0 <= self.itm_factor < math.inf:
+            raise UserError(f"itm_factor is {self.itm_factor}: expected 0 or a positive number")
+        contrasts = {"dpo_beta": self.dpo_beta, "itm_factor": self.itm_factor}
+        others = (self.mi_weight, self.prior_weight, self.real_share)
+        if any(contrasts.values()) and (
+            all(contrasts.values())
+            or any(others)
+            or self.method == "full"
             or self.text_encoder_lr is not None
-            or self.mi_weight
-            or self.prior_weight
-            or self.real_share
         ):
+            name, value = next((n, v) for n, v in contrasts.items() if v)
             raise UserError(
-                f"dpo_beta is {self.dpo_beta}: expected an adapter of the denoiser alone, and no "
-                "mi_weight, prior_weight or real_share, as preferences are between two pictures of "
-                "the model itself"
+                f"{name} is {value}: expected an adapter of the denoiser alone, and neither "
+                "mi_weight, prior_weight and real_share nor both of dpo_beta and itm_factor, as "
+                "one picture is compared with another"
             )
         if not 0 <= self.real_share < 1:
             raise UserError(

@@ -12,6 +12,7 @@ from mitune.config.training import TuneConfig
 from mitune.models.protocol import Conditioning, LatentModel, take
 from mitune.training.batches import MicroBatch
 from mitune.training.loss import denoising_loss, information_loss
+from mitune.training.matching import matching_loss
 from mitune.training.preference import preference_loss
 
 Denoise = Callable[[Tensor, Tensor, Any], Tensor]
@@ -26,7 +27,7 @@ class BatchLoss:
 
     Args:
         model: with the adapter on it.
-        config: batch, snr_gamma, text_encoder_lr, mi_weight and dpo_beta are used.
+        config: batch, snr_gamma, text_encoder_lr, mi_weight, dpo_beta and itm_factor are used.
     """
 
     def __init__(self, model: LatentModel, config: TuneConfig) -> None:
@@ -57,6 +58,8 @@ class BatchLoss:
         if self._config.dpo_beta:
             beta = self._config.dpo_beta
             return preference_loss(denoise, self._reference, samples, self._process, beta)
+        if self._config.itm_factor:
+            return matching_loss(denoise, samples, self._process, self._config.itm_factor)
         if self._config.mi_weight:
             null = take(self._null, torch.zeros(len(samples.t), dtype=torch.int64))
             if self._embed is not None:

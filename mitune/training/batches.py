@@ -5,7 +5,7 @@ The whole set is on the device. The pair at a position comes from consecutive sh
 timestep and noise come from Philox words keyed by (seed, step, position).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,9 +17,9 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import prompt_id
 from mitune.models.buckets import buckets
-from mitune.models.protocol import Conditioning, LatentModel, concat, take
+from mitune.models.protocol import Conditioning, LatentModel
+from mitune.training.groups import Group
 
-_ENCODE = 64
 # The word of the key that holds the prompt's hash in generation: it separates these random streams
 # from each other and from those of the candidates.
 _SHUFFLE, _TIMES, _NOISE, _PRIOR = (
@@ -38,6 +38,7 @@ class MicroBatch:
         weight: ``[B]`` float32, the weight of each sample's loss; None is 1.
         worse: ``[B, C, H, W]`` float32, clean latents that the others are preferred to; None: there
             are none.
+        wrong: B rows of conditioning of prompts that do not fit; None: there are none.
     """
 
     latents: Tensor
@@ -46,6 +47,7 @@ class MicroBatch:
     cond: Conditioning
     weight: Tensor | None = None
     worse: Tensor | None = None
+    wrong: Conditioning | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
         """The samples with ``change`` applied to each tensor."""
@@ -56,6 +58,9 @@ class MicroBatch:
             cond={name: change(tensor) for name, tensor in self.cond.items()},
             weight=None if self.weight is None else change(self.weight),
             worse=None if self.worse is None else change(self.worse),
+            wrong=None
+            if self.wrong is None
+            else {name: change(tensor) for name, tensor in self.wrong.items()},
         )
 
     def copy_(self, other: "MicroBatch") -> None:
@@ -65,7 +70,8 @@ class MicroBatch:
 
     def _tensors(self) -> list[Tensor]:
         others = [each for each in (self.weight, self.worse) if each is not None]
-        return [self.latents, self.noise, self.t, *self.cond.values(), *others]
+        wrong = () if self.wrong is None else self.wrong.values()
+        return [self.latents, self.noise, self.t, *self.cond.values(), *others, *wrong]
 
     def chunk(self, parts: int) -> list["MicroBatch"]:
         """Split the samples into at most ``parts`` parts, of equal size if ``parts`` divides B."""
@@ -92,6 +98,7 @@ class Batches:
         prior: pairs of the prior-preservation term.
         worse: for each of ``pairs`` a pair that it is preferred to, of its size.
         weights: of each pair's loss; none: 1 each.
+        wrong: for each prompt one that does not fit its pictures; or none at all.
 
     Raises:
         UserError: if there are no pairs, a latent has the wrong shape or is not finite, or t_range
@@ -106,6 +113,7 @@ class Batches:
         prior: Sequence[tuple[str, Tensor]] = (),
         worse: Sequence[tuple[str, Tensor]] = (),
         weights: Sequence[float] = (),
+        wrong: Mapping[str, str] | None = None,
     ) -> None:
         if not pairs:
             raise UserError("the set has no selected pair: expected at least one; finish its build")
@@ -124,7 +132,14 @@ class Batches:
         self.device = model.device
         sizes = [(int(latent.shape[-2]), int(latent.shape[-1])) for _, latent in pairs]
         self._groups = [
-            _Group(model, pairs, [i for i, own in enumerate(sizes) if own == size], config, worse)
+            Group(
+                model,
+                pairs,
+                [i for i, own in enumerate(sizes) if own == size],
+                config,
+                worse,
+                wrong or {},
+            )
             for size in dict.fromkeys(sizes)
         ]
         numbers = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
@@ -194,6 +209,7 @@ class Batches:
                     cond=cond,
                     weight=None if weights is None else weights[numbers].to(self.device),
                     worse=group.worse(numbers),
+                    wrong=group.wrong(numbers),
                 )
 
     @property
@@ -209,71 +225,6 @@ class Batches:
             torch.full_like(position, word) for word in (seed & 0xFFFFFFFF, seed >> 32, stream)
         )
         return torch.stack([low, high, position, last], dim=1)
-
-
-class _Group:
-    """The pairs whose pictures have one size, and their conditioning, which may depend on it.
-
-    Args:
-        model, pairs, config: as for :class:`Batches`.
-        own: the numbers of this size's pairs.
-        worse: for each of ``pairs`` one that it is preferred to; or none at all.
-    """
-
-    def __init__(
-        self,
-        model: LatentModel,
-        pairs: Sequence[tuple[str, Tensor]],
-        own: Sequence[int],
-        config: TuneConfig,
-        worse: Sequence[tuple[str, Tensor]] = (),
-    ) -> None:
-        self._device = model.device
-        self._worse: Tensor | None = None
-        if worse:
-            others = [worse[i][1] for i in own]
-            if any(other.shape != pairs[i][1].shape for i, other in zip(own, others, strict=True)):
-                raise UserError(
-                    "a worse picture has another size than the one that is preferred to it: "
-                    "expected sets of one size"
-                )
-            self._worse = torch.stack(others).float().to(model.device)
-        self._latents = torch.stack([pairs[i][1] for i in own]).float().to(model.device)
-        self._place = torch.full((len(pairs),), -1)
-        self._place[torch.tensor(own)] = torch.arange(len(own))
-        height, width = self._latents.shape[-2:]
-        if (height, width) != tuple(model.latent_shape[-2:]):
-            model = model.at((height, width))
-        prompts = list(dict.fromkeys(pairs[i][0] for i in own))
-        # A text encoder in training has to encode in every step; only its tokens can be kept.
-        frozen = config.text_encoder_lr is None
-        encode = model.encode_prompts if frozen else model.tokenize
-        parts: list[Conditioning] = [
-            encode(prompts[i : i + _ENCODE]) for i in range(0, len(prompts), _ENCODE)
-        ]
-        if config.caption_dropout > 0:
-            parts.append(model.encode_null() if frozen else model.tokenize_null())
-        place = torch.device("cpu") if model.offload else model.device
-        self._cond = {name: tensor.to(place) for name, tensor in concat(parts).items()}
-        row = {prompt: number for number, prompt in enumerate(prompts)}
-        self._row = torch.tensor([row[pairs[i][0]] for i in own])
-        self._null = len(prompts)
-
-    def take(self, pairs: Tensor, dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents and conditioning of pairs of this size, by their numbers ``[B]``; ``dropped``
-        says whose caption is none."""
-        place = self._place[pairs]
-        rows = torch.where(dropped, self._null, self._row[place])
-        cond = take(self._cond, rows)
-        return self._latents[place.to(self._device)], {
-            name: tensor.to(self._device) for name, tensor in cond.items()
-        }
-
-    def worse(self, pairs: Tensor) -> Tensor | None:
-        """The latents that pairs of this size are preferred to."""
-        if self._worse is None:
-            return None
-        return self._worse[self._place[pairs].to(self._device)]
 
 
 def check_times(model: LatentModel, config: TuneConfig) -> None:

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from mitune.adapters.adapter_file import digest
 from mitune.adapters.run_folder import FORMAT, METRICS, RUN, VERSION, base_name
@@ -15,6 +13,7 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, is_ours
 from mitune.models.protocol import LatentModel
+from mitune.training.material import Material, Part
 
 # These change only speed, memory or checkpoints, so a resumed run may use other values.
 _FREE = (
@@ -30,37 +29,28 @@ _ADAPTERS = ("rank", "alpha", "targets", "gradient", "backend")
 
 def settings(
     model: LatentModel,
-    pairs: Sequence[tuple[str, Tensor]],
-    built_with: Mapping[str, Any],
+    material: Material,
     config: TuneConfig,
     start: Path | None,
-    real: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
-    prior: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
     held_out: Mapping[str, Any] | None = None,
-    worse: tuple[Sequence[tuple[str, Tensor]], Mapping[str, Any]] | None = None,
-    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Everything that determines the adapter, as plain JSON.
 
     Args:
         model: recorded by its fingerprint, parts and precision.
-        pairs: the (prompt, latent) pairs, recorded by their SHA-256.
-        built_with: the set's settings, so that a message can name a difference.
+        material: pairs are recorded by their SHA-256, and with their set's settings, so that a
+            message can name a difference.
         config: recorded without the fields that change only speed and memory, or nothing.
         start: the adapter from which training starts, recorded by the SHA-256 of its file; or None.
-        real: the real pairs that are also trained on, and their set's settings.
-        prior: the prior pairs, and their set's settings.
         held_out: the settings of the measure on held-out prompts, if it decides when the run stops
             or which step's adapter is the result.
-        worse: the worse pairs that ``pairs`` are preferred to, and their set's settings.
-        weights: of the pairs' losses, if they are not 1.
 
     Raises:
         UserError: if ``start`` does not exist.
     """
     unused = (*_FREE, *_ADAPTERS) if config.method == "full" else _FREE
     chosen = {name: value for name, value in asdict(config).items() if name not in unused}
-    for name in ("mi_weight", "dpo_beta"):
+    for name in ("mi_weight", "dpo_beta", "itm_factor"):
         if not chosen[name]:  # runs of earlier versions had none, and go on
             del chosen[name]
     found = {
@@ -70,31 +60,32 @@ def settings(
             "parts": dict(model.parts),
             "precision": model.precision,
         },
-        "set": _described(pairs, built_with),
+        "set": _described(material.own),
         "adapter": start and digest(start),
     }
-    if real is not None:
-        found["real"] = _described(*real)
+    parts = {"real": material.real, "prior": material.prior, "worse": material.worse}
+    found |= {name: _described(part) for name, part in parts.items() if part is not None}
     if held_out is not None:
         found["held_out"] = dict(held_out)
-    if prior is not None:
-        found["prior"] = _described(*prior)
-    if worse is not None:
-        found["worse"] = _described(*worse)
-    if weights is not None:
-        found["weights"] = hashlib.sha256(json.dumps(list(weights)).encode()).hexdigest()
+    for name, content in (("weights", material.weights), ("wrong", material.wrong)):
+        if content is not None:
+            plainly = dict(content) if isinstance(content, Mapping) else list(content)
+            text = json.dumps(plainly, sort_keys=True)
+            found[name] = hashlib.sha256(text.encode()).hexdigest()
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 
 
-def _described(
-    pairs: Sequence[tuple[str, Tensor]], built_with: Mapping[str, Any]
-) -> dict[str, Any]:
+def _described(part: Part) -> dict[str, Any]:
     content = hashlib.sha256()
-    for prompt, latent in pairs:
+    for prompt, latent in part.pairs:
         content.update(json.dumps(prompt).encode())
         content.update(latent.detach().float().cpu().contiguous().numpy().tobytes())
-    return {"pairs": len(pairs), "sha256": content.hexdigest(), "settings": dict(built_with)}
+    return {
+        "pairs": len(part.pairs),
+        "sha256": content.hexdigest(),
+        "settings": dict(part.settings),
+    }
 
 
 def identity(wanted: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Diffusion-DPO (Wallace et al., CVPR 2024, arXiv 2311.12908) on pairs that mutual information
 orders: the best and the worst candidate of a pool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.diffusion.process import Process
 from mitune.models.protocol import Denoiser, concat
@@ -49,26 +50,40 @@ def preference_loss(
 def matched(
     pairs: Sequence[tuple[str, Tensor]],
     worse: Sequence[tuple[str, Tensor]] | None,
-    beta: float,
+    config: TuneConfig,
+    wrong: Mapping[str, str] | None = None,
 ) -> list[tuple[str, Tensor]]:
     """For each of ``pairs`` a worse pair of the same prompt, in the order of both sets; a prompt's
     last one also serves the pairs for which there is no other.
 
+    Args:
+        pairs: (prompt, latent), preferred.
+        worse: the others; None for none.
+        config: dpo_beta and itm_factor say what they are for.
+        wrong: wrong prompts, by the right ones; None for none.
+
     Raises:
-        UserError: there are worse pairs without a beta, a beta without them, or a prompt has none.
+        UserError: there are worse pictures or wrong prompts that the config has no use for, or it
+            has one and there are none; a prompt has none.
     """
-    if (worse is None) != (beta == 0):
+    given, used = worse is not None or wrong is not None, config.dpo_beta or config.itm_factor
+    if given != bool(used) or (config.dpo_beta and worse is None):
         raise UserError(
-            f"dpo_beta is {beta:g} {'without' if worse is None else 'with'} a set of worse "
-            "pictures: expected both or neither; give one that `mitune build --select worst` made "
-            "of the same prompts, and a beta such as 2000"
+            f"dpo_beta is {config.dpo_beta:g} and itm_factor {config.itm_factor:g} "
+            f"{'with' if given else 'without'} worse pictures or wrong prompts: expected a set "
+            "that `mitune build --select worst` made of the same prompts, with a dpo_beta such as "
+            "2000 or an itm_factor such as 1 (which also takes wrong prompts), or none of them"
+        )
+    if wrong is not None and (lacking := [p for p, _ in pairs if p not in wrong]):
+        raise UserError(
+            f"there is no wrong prompt for {lacking[0]!r:.80}: expected one for each prompt"
         )
     if worse is None:
         return []
     of: dict[str, list[Tensor]] = {}
     for prompt, latent in worse:
         of.setdefault(prompt, []).append(latent)
-    used: dict[str, int] = {}
+    taken: dict[str, int] = {}
     found = []
     for prompt, _ in pairs:
         if prompt not in of:
@@ -76,7 +91,7 @@ def matched(
                 f"the set of worse pictures has none of the prompt {prompt!r:.80}: expected one of "
                 "the same prompts, built with --select worst"
             )
-        place = used.get(prompt, 0)
-        used[prompt] = place + 1
+        place = taken.get(prompt, 0)
+        taken[prompt] = place + 1
         found.append((prompt, of[prompt][min(place, len(of[prompt]) - 1)]))
     return found

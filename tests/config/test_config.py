@@ -57,9 +57,10 @@ def test_the_command_line_has_every_setting_that_is_a_users(verb: str, activity:
     # AdamW's own numbers and what belongs to checkpoints are Python's; so is what benches choose.
     left = {"betas", "weight_decay", "eps", "clip", "checkpoint_every", "keep_checkpoints"}
     left |= {"implementation", "eta", "shared_noise"}
-    left |= {"tune": set(), "align": {"real_share", "prior_weight", "dpo_beta", "sampler"}}.get(
-        verb, set()
-    )
+    left |= {
+        "tune": set(),
+        "align": {"real_share", "prior_weight", "dpo_beta", "itm_factor", "sampler"},
+    }.get(verb, set())
     left |= {"sampler"} if verb == "build" else set()
     if verb in ("score", "real"):  # generation's part of the runtime
         left |= {"slots", "cuda_graphs"} | ({"batch"} if verb == "score" else set())

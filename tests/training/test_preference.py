@@ -117,14 +117,14 @@ def test_each_pair_meets_a_worse_one_of_its_prompt() -> None:
     latents = [torch.full((1,), float(i)) for i in range(6)]
     pairs = [("a", latents[0]), ("a", latents[1]), ("b", latents[2])]
     worse = [("b", latents[3]), ("a", latents[4])]
-    found = matched(pairs, worse, 10.0)
+    found = matched(pairs, worse, TuneConfig(dpo_beta=10.0))
     assert [(prompt, float(latent)) for prompt, latent in found] == [("a", 4), ("a", 4), ("b", 3)]
     with pytest.raises(UserError, match="none of the prompt 'b'"):
-        matched(pairs, [("a", latents[4])], 10.0)
+        matched(pairs, [("a", latents[4])], TuneConfig(dpo_beta=10.0))
     for given, beta in ((None, 1.0), (worse, 0.0)):
-        with pytest.raises(UserError, match="expected both or neither"):
-            matched(pairs, given, beta)
-    assert matched(pairs, None, 0.0) == []
+        with pytest.raises(UserError, match="worse pictures or wrong prompts"):
+            matched(pairs, given, TuneConfig(dpo_beta=beta))
+    assert matched(pairs, None, TuneConfig()) == []
 
 
 @pytest.mark.parametrize(

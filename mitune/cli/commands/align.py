@@ -36,7 +36,7 @@ class Align(Common, Pool):
         settings_of(
             AlignConfig,
             of_presets(AlignConfig.of),
-            {"prune", "real_share", "prior_weight", "dpo_beta"},
+            {"prune", "real_share", "prior_weight", "dpo_beta", "itm_factor"},
         ),
     ] = field(default_factory=dict)
 

@@ -34,14 +34,15 @@ class Tune(Common, Watching):
     (DreamBooth's prior preservation). Every step takes a batch of them too."""
     worse: Annotated[Path | None, stands_for("none")] = None
     """Folder that `mitune build --select worst` made of the same prompts: train to prefer the pairs
-    of --set to its (Diffusion-DPO), instead of on the denoising loss."""
+    of --set to its, by Diffusion-DPO, or with --itm-factor by HN-ITM, instead of on the denoising
+    loss."""
     settings: Annotated[
         Given,
         settings_of(
             TuneConfig,
             of_presets(lambda preset: preset.tuning),
             prior_weight="1 with --prior",
-            dpo_beta="2000 with --worse",
+            dpo_beta="2000 with --worse and no --itm-factor",
             text_encoder_lr="it stays as it is",
             snr_gamma="the plain loss",
         ),
@@ -57,7 +58,7 @@ class Tune(Common, Watching):
         if self.prior is not None and weight is None:
             weight = 1.0
         beta = self.settings.get("dpo_beta")
-        if self.worse is not None and beta is None:
+        if self.worse is not None and beta is None and not self.settings.get("itm_factor"):
             beta = 2000.0
         config = configured(self, preset, prior_weight=weight, dpo_beta=beta)
         watch = self.watch(model, config.seed, Runtime(backend=config.backend, slots=16))

@@ -13,7 +13,7 @@ from mitune.evaluation.studies.pools import Pools
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The pairs that an arm trains on, as ``mitune.training.loop.Pairs`` and ``Ranked``.
+    """The pairs that an arm trains on, as ``mitune.training.material.Pairs`` and ``Ranked``.
 
     Attributes:
         settings: of the model that made them.

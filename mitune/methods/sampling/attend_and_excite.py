@@ -36,8 +36,8 @@ class Settings:
         tries: moves at such a step at most.
         resolution: side of the attention maps; None: a quarter of the latents', and if no layer has
             it, the largest.
-        up_to_end: the softmax is over the prompt's own words alone. Stable Diffusion 2 pays much
-            attention to the tokens after them.
+        up_to_end: the softmax is over the prompt's own words alone, as the authors have it where a
+            denoiser pays much attention to the tokens after them.
         parser: finds the nouns.
     """
 

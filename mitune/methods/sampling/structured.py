@@ -48,7 +48,7 @@ class StructuredGuidance(Guided):
         if len(self.cond) != 1:
             raise UserError(
                 "Structured Diffusion Guidance mixes the encodings of one text encoder: expected a "
-                f"model like Stable Diffusion 1 or 2, and {model.name} has "
+                f"model that is conditioned on them alone, and {model.name} on "
                 f"{', '.join(sorted(self.cond))}"
             )
         (encoded,) = self.cond.values()
