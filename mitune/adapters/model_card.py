@@ -35,6 +35,7 @@ _CARD = """\
 _ABOUT = """\
 `{base}` aligned with itself by MI-Tune: trained on pictures of its own that were kept for their
 prompts. (MI-Tune keeps those with the highest point-wise mutual information.)"""
+_REWARDED = "`{base}` trained on rewards of its own pictures, by policy gradient (DPOK)."
 _FOREIGN = "Of the base model `{base}`; not known to be trained by mitune."
 
 _SHAPES = "    from mitune.worlds.shapes.model import FOLDER\n"
@@ -139,7 +140,7 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
     text = _CARD.format(
         front=front.to_yaml(),
         title=form.title,
-        about=(_ABOUT if content else _FOREIGN).format(base=shown),
+        about=_about(content).format(base=shown),
         use=use,
         training="\n".join(_training(content, list(_metrics(run)))),
         limits="\n".join(
@@ -184,6 +185,12 @@ def _metrics(run: Path) -> Iterator[dict[str, Any]]:
     yield from map(json.loads, lines)
 
 
+def _about(content: Mapping[str, Any]) -> str:
+    if not content:
+        return _FOREIGN
+    return _REWARDED if "reward" in content["settings"] else _ABOUT
+
+
 def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iterator[str]:
     """Lines of the section: every setting, the first and last losses and, with held-out MI, which
     step's adapter this is."""
@@ -195,13 +202,16 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
     settings, versions = content["settings"], content["environment"]["versions"]
     for key, value in _flat(settings["config"]):
         yield f"| {key} | {value} |"
-    yield f"| trained on from | {settings['adapter'] or 'a fresh adapter'} |"
+    yield f"| trained on from | {settings.get('adapter') or 'a fresh adapter'} |"
     yield f"| base model's fingerprint | {settings['model']['fingerprint']} |"
-    yield f"| set | {settings['set']['pairs']} pairs, SHA-256 {settings['set']['sha256']} |"
-    for key, value in _flat(settings["set"]["settings"]):
-        if not key.startswith("model"):  # that is the base, shown above
-            yield f"| set: {key} | {value} |"
-    for name in ("real", "prior"):
+    if reward := settings.get("reward"):
+        yield f"| reward | {reward}, on {len(settings['prompts'])} prompts |"
+    if own := settings.get("set"):
+        yield f"| set | {own['pairs']} pairs, SHA-256 {own['sha256']} |"
+        for key, value in _flat(own["settings"]):
+            if not key.startswith("model"):  # that is the base, shown above
+                yield f"| set: {key} | {value} |"
+    for name in ("real", "prior", "worse"):
         if name in settings:
             yield (
                 f"| {name} set | {settings[name]['pairs']} pairs, SHA-256 "
@@ -210,12 +220,13 @@ def _training(content: Mapping[str, Any], metrics: list[dict[str, Any]]) -> Iter
     held_out = settings.get("held_out", {})
     for key, value in _flat(held_out):
         yield f"| held-out MI: {key} | {value} |"
-    losses = [line["loss"] for line in metrics]
-    if losses:
-        tenth = max(1, len(losses) // 10)
-        first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
-        yield f"| loss, first and last step | {losses[0]:.4g}, {losses[-1]:.4g} |"
-        yield f"| loss, means of {tenth} steps at either end | {first:.4g}, {last:.4g} |"
+    what = "reward" if "reward" in settings else "loss"
+    values = [line[what] for line in metrics]
+    if values:
+        tenth = max(1, len(values) // 10)
+        first, last = (sum(part) / tenth for part in (values[:tenth], values[-tenth:]))
+        yield f"| {what}, first and last step | {values[0]:.4g}, {values[-1]:.4g} |"
+        yield f"| {what}, means of {tenth} steps at either end | {first:.4g}, {last:.4g} |"
     measured = [line for line in metrics if line.get("held_out_mi") is not None]
     if measured and held_out:
         best = max(measured, key=lambda line: line["held_out_mi"])  # the first of equal ones

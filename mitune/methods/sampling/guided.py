@@ -1,6 +1,8 @@
 """Classifier-free guidance, step by step: what methods that act at sampling override."""
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,6 +38,13 @@ class Guided:
 
     def _rows(self, cond: Conditioning) -> dict[str, Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in cond.items()}
+
+    def rows(self, rows: Tensor) -> Self:
+        """The guidance of some of the candidates ([M] int64, repeats allowed)."""
+        part = copy.copy(self)
+        part.prompts = [self.prompts[row] for row in rows.tolist()]
+        part.cond, part.null = take(self.cond, rows), take(self.null, rows)
+        return part
 
     def times(self, step: int, rows: int) -> Tensor:
         """``[rows]`` float32: the timestep of a step, as the network is given it."""
