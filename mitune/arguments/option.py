@@ -14,6 +14,8 @@ _LARGEST = 2**63
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _TRUTHS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_LONG = 60
+"""Letters of a list of words, above which the help shows a name in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,13 @@ class Option:
 
     @property
     def metavar(self) -> str:
-        """The placeholder of its values in the help; lists the words to choose from, if any."""
+        """The placeholder of its values in the help; lists the words to choose from, if they are
+        few, and else stands for them."""
         words = [kind for kind in self.kinds if isinstance(kind, str)]
         others = [_METAVARS[kind] for kind in self.kinds if not isinstance(kind, str)]
         one = "{" + ",".join(others + words) + "}" if words else others[0]
+        if len(one) > _LONG:
+            one = self.name.upper()
         if self.count is None and not self.repeated:
             return f"{one}..."
         return " ".join([one] * (self.count or 1))

@@ -15,7 +15,7 @@ from tiny_model import TinyModel, TinySet, config, refusal
 
 from mitune.adapters import adapter
 from mitune.adapters.adapter_file import FILE
-from mitune.training import loop
+from mitune.training import steps
 from mitune.training.callbacks import Watch
 from mitune.training.loop import tune
 
@@ -158,14 +158,14 @@ def test_a_kill_between_measure_and_checkpoint(
     tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """The measure is in metrics.jsonl, the best in no checkpoint: it is measured again."""
-    out, save = tmp_path / "run", loop.checkpoint.save
+    out, save = tmp_path / "run", steps.checkpoint.save
 
     def killed(state: Any, *rest: Any) -> Path:
         if state.step == step:
             raise Killed
         return save(state, *rest)
 
-    monkeypatch.setattr(loop.checkpoint, "save", killed)
+    monkeypatch.setattr(steps.checkpoint, "save", killed)
     with pytest.raises(Killed):
         run(out, watch=scripted(out, patience=3, best=True))
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_kill_after_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     whole = finished("whole")
     assert checkpoints(whole) == [4, 5, 10]
-    monkeypatch.setattr(loop, "card", killed)
+    monkeypatch.setattr(steps, "card", killed)
     with pytest.raises(Killed):
         finished("killed")
     monkeypatch.undo()
