@@ -8,7 +8,7 @@ from mitune.worlds.shapes import preset
 PRESET: Preset = replace(
     preset.PRESET,
     candidates=32,
-    sampler=replace(preset.PRESET.sampler, guidance=3.0),
-    use_guidance=3.0,
+    sampler=replace(preset.PRESET.sampler, guidance=2.0),
+    use_guidance=2.0,
 )
 """Those of the first edition, at the guidance at which the model draws best."""
