@@ -19,7 +19,7 @@ def row_sum(x: Tensor) -> Tensor:
     device.
 
     A chunk's elements are added one after the other to 32 lanes. The lanes are folded in half until
-    one number is left; then the chunks' numbers are folded likewise.
+    one number is left; then the chunks' numbers are folded in the same way.
     """
     rows, count = x.shape
     chunks = (count + CHUNK - 1) // CHUNK

@@ -13,9 +13,9 @@ _DETERMINER = re.compile(
 )
 _BETWEEN = re.compile(
     # conjunctions, prepositions, comparatives
-    "and|or|but|with|without|of|on|in|at|to|from|by|near|next|beside|behind|under|underneath|over"
+    "and|or|but|with|without|of|(?:up)?on|in|at|to|from|by|near|next|beside|behind|under|underneath|over"
     "|above|below|between|among|inside|outside|into|onto|through|across|along|around|against|off"
-    "|upon|towards?|than|as|while|for|touching|(?:bigg|small|larg|tall|short|long)er"
+    "|towards?|than|as|while|for|touching|(?:bigg|small|larg|tall|short|long)er"
     # verbs that say nothing by themselves, and adverbs
     "|is|are|was|were|be|been|being|has|have|had|do|does|did|not|no|very"
 )

@@ -106,7 +106,7 @@ def test_without_a_run_nothing_is_claimed(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_the_card_load_the_adapter(tmp_path: Path, shapes_model: Any) -> None:
-    """Run as they stand, but for the place of the folder."""
+    """Run as they stand, with another place of the folder."""
     adapter.attach(shapes_model, config())
     scramble(shapes_model.unet)
     notes = {"fingerprint": shapes_model.fingerprint}

@@ -98,7 +98,7 @@ def test_an_adapter_that_does_nothing_changes_nothing(exact_model, tmp_path):
     )
     assert comparison.prompts == [p for p in prompts("test")[:3] for _ in range(2)]
     difference = drawn["fresh"].latents - drawn["base"].latents
-    # m / ||V|| is 1 but for the rounding of a float32 norm.
+    # m / ||V|| is 1, up to the rounding of a float32 norm.
     assert float(difference.abs().max()) < 1e-4
     assert abs(comparison.difference("fresh", "base", "mi_nats").mean) < 0.05
     assert not adapter.attached(exact_model)

@@ -198,7 +198,7 @@ def test_other_families_have_the_published_size(
     adapted: int,
 ) -> None:
     """Billions of parameters, and one row's pass at 1024 pixels. The configurations are the
-    classes' defaults, but for what stands here, from memory: the totals are the published ones."""
+    classes' defaults, except what stands here, from memory: the totals are the published ones."""
     with torch.device("meta"):
         network = getattr(diffusers, kind)(**config)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -17,7 +17,7 @@ COND = {"text": torch.arange(3.0)[:, None]}
 
 
 def test_it_is_minus_the_log_of_the_mean_squared_error_of_the_noise() -> None:
-    """A model that recovers the noise but for a known part of it."""
+    """A model whose error of the noise is known."""
     wrong = torch.tensor([0.1, 0.5, 2.0])
 
     def denoise(z: Tensor, t: Tensor, cond: Any) -> Tensor:

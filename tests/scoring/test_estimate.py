@@ -100,7 +100,7 @@ def test_a_last_timestep_without_signal_counts_like_any_other(estimator):
     assert float(schedule.process.squared_signal[-1]) == 0
     kappa = schedule.process.mi_weight(torch.arange(1000))
     truth = float((kappa * gaussian.velocity_gap(schedule.process.squared_signal)).mean())
-    # The mean over 1000 timesteps is the integral over all noise levels but for the first one's.
+    # The mean over 1000 timesteps is the integral over all noise levels except the first one's.
     assert truth == pytest.approx(gaussian.TRUE_MI, rel=0.02)
     denoise = gaussian.Denoiser("v_prediction", native)
     given = {"denoise": denoise, "schedule": native, "estimator": estimator}

@@ -27,7 +27,9 @@ def tell(
         seconds: of this process; less if it went on with what an earlier one had made.
     """
     make_folder(plan.out)
-    plain = {key: str(v) if key in ("out", "folder") else v for key, v in asdict(plan).items()}
+    # Not where things lie on this machine: results are published.
+    plain = {key: v for key, v in asdict(plan).items() if key != "out"}
+    plain["folder"] = None if plan.folder is None else plan.folder.name
     result: dict[str, Any] = {
         "study": name,
         "plan": plain,
