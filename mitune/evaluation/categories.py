@@ -17,11 +17,10 @@ from mitune.core.provenance import as_json, environment
 from mitune.evaluation.drawing import draw
 from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
-from mitune.models.loading import load_model
 from mitune.models.protocol import LatentModel
-from mitune.worlds.shapes.preset import PRESET
 from mitune.worlds.shapes2 import oracle
 from mitune.worlds.shapes2.prompts import CATEGORIES, first_prompts
+from mitune.worlds.shapes2.world import SHAPES2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +92,12 @@ def by_category(model: LatentModel, options: Options) -> list[Row]:
 def main(options: Options) -> None:
     """Print the table; with --out, also write it."""
     progress.quiet_libraries()
-    model = load_model(
-        options.model, device=pick_device(None), precision="float32", preset=PRESET, offload=False
-    )
+    model = SHAPES2.load(device=pick_device(None), precision="float32", folder=options.model)
     rows = by_category(model, options)
     if options.out:
-        asked: dict[str, Any] = {**asdict(options), "model": str(options.model)}
-        asked["out"] = str(options.out)
+        # Not where things lie on this machine: results are published.
+        asked: dict[str, Any] = {k: v for k, v in asdict(options).items() if k != "out"}
+        asked["model"] = options.model.name
         body = {"options": asked, "rows": [asdict(row) for row in rows]}
         body["environment"] = environment(model.device)
         atomic_write(options.out, as_json(body, indent=1).encode())

@@ -29,8 +29,8 @@ from mitune.config.sampling import SamplerConfig
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
-from mitune.models.protocol import LatentModel, take
-from mitune.runtime.prepared import Prepared, prepare
+from mitune.models.protocol import LatentModel
+from mitune.runtime.prepared import prepare
 from mitune.scoring.confidence import confidence
 from mitune.scoring.estimate import ESTIMATORS, pointwise_mi
 from mitune.scoring.path import path_ratio
@@ -157,7 +157,7 @@ class _Scores:
         found, t = confidence(
             prepared,
             self.latents.to(self.model.device),
-            self._encoded(prepared),
+            prepared.encode_rows(self.texts),
             Schedule.levels(self.model.scheduler),
             seed=self.seed,
             t_min=t_min,
@@ -170,7 +170,7 @@ class _Scores:
         found, ends = path_ratio(
             prepared,
             self.keys.to(self.model.device),
-            self._encoded(prepared),
+            prepared.encode_rows(self.texts),
             prepared.encode_null(),
             self.schedule,
             self.model.latent_shape,
@@ -179,12 +179,6 @@ class _Scores:
         )
         assert torch.allclose(ends, self.latents, atol=0.1), "the path is not the candidates' own"
         return found
-
-    def _encoded(self, prepared: Prepared) -> dict[str, Tensor]:
-        """The candidates' conditioning, a row each."""
-        distinct = list(dict.fromkeys(self.texts))
-        rows = torch.tensor([distinct.index(text) for text in self.texts])
-        return take(prepared.encode_prompts(distinct), rows)
 
     def _two_stage(self, t_min: float) -> Tensor:
         free = self.of(Rule("trajectory", t_min)).view(-1, self.pool)
@@ -212,16 +206,11 @@ class _Scores:
         given, are M texts in the place of the empty one."""
         prepared = prepare(self.model, Runtime())
         texts = [self.texts[row] for row in rows.tolist()]
-        distinct = list(dict.fromkeys([*texts, *(instead or [])]))
-        number = {text: i for i, text in enumerate(distinct)}
-        encoded = prepared.encode_prompts(distinct)
-        null = prepared.encode_null()
-        if instead is not None:
-            null = take(encoded, torch.tensor([number[text] for text in instead]))
+        null = prepared.encode_null() if instead is None else prepared.encode_rows(instead)
         found = pointwise_mi(
             prepared,
             self.latents[rows].to(self.model.device),
-            take(encoded, torch.tensor([number[text] for text in texts])),
+            prepared.encode_rows(texts),
             null,
             Schedule.levels(self.model.scheduler),
             estimator=estimator,

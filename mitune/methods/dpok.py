@@ -28,7 +28,7 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, make_folder
 from mitune.core.provenance import environment, versions
-from mitune.methods.policy import Paths, log_prob, mean_of, noisy_steps, walk
+from mitune.methods.policy import Paths, drawn, log_prob, mean_of, noisy_steps
 from mitune.methods.sampling.guided import Guided
 from mitune.models.protocol import LatentModel
 from mitune.training import checkpoint, manifest
@@ -139,7 +139,7 @@ def _run(
         guided, fixed = Guided(model, *given), Guided(start, *given)
         index = [state.step * config.candidates + i % config.candidates for i in range(len(texts))]
         seed = config.tuning.seed
-        paths = walk(guided, [(seed, text, i) for text, i in zip(texts, index, strict=True)])
+        paths = drawn(guided, [(seed, text, i) for text, i in zip(texts, index, strict=True)])
         rewards = reward(texts, paths.states[-1].cpu()).double()
         apart = rewards.view(-1, config.candidates)
         advantage = (apart - apart.mean(dim=1, keepdim=True)).flatten()

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mitune_kernels import normal
 from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion.noise import candidate_keys
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.walk import walk
 from mitune.methods.sampling.guided import Guided
 
 
@@ -55,19 +55,14 @@ def log_prob(mean: Tensor, after: Tensor, sigma: float) -> Tensor:
     return -(after - mean).square().flatten(1).mean(1) / (2 * sigma**2)
 
 
-@torch.no_grad()
-def walk(guided: Guided, keys: Sequence[tuple[int, str, int]]) -> Paths:
+def drawn(guided: Guided, keys: Sequence[tuple[int, str, int]]) -> Paths:
     """Take the paths of the candidates that ``keys``, (seed, prompt, index), name."""
-    model, schedule = guided.model, guided.schedule
-    key = candidate_keys(keys).to(model.device)
-    first = torch.zeros(len(keys), dtype=torch.int64, device=model.device)
-    states = [schedule.init_scale * normal(key, first, model.latent_shape)]
-    log_probs = []
-    for step, sigma in enumerate(schedule.sigma.tolist()):
-        mean = mean_of(guided, states[-1], step)
-        after = mean
-        if sigma:
-            after = mean + sigma * normal(key, first + step + 1, model.latent_shape)
-        log_probs.append(log_prob(mean, after, sigma) if sigma else torch.zeros(len(keys)))
-        states.append(after)
-    return Paths(states=torch.stack(states), log_probs=torch.stack(log_probs))
+    schedule = guided.schedule
+    key = candidate_keys(keys).to(guided.model.device)
+    states, log_probs = [], []
+    for taken in walk(guided, schedule, key, guided.model.latent_shape):
+        sigma = float(schedule.sigma[taken.number])
+        density = log_prob(taken.mean, taken.after, sigma) if sigma else torch.zeros(len(keys))
+        states.append(taken.z)
+        log_probs.append(density.to(key.device))
+    return Paths(states=torch.stack([*states, taken.after]), log_probs=torch.stack(log_probs))

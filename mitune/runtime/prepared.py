@@ -23,6 +23,7 @@ from mitune.models.protocol import (
     RuntimePasses,
     count_rows,
     denoiser_of,
+    take,
 )
 from mitune.runtime.attention import set_attention
 from mitune.runtime.backends import PerCore, need_fixed_shapes, run_by
@@ -133,6 +134,13 @@ class Prepared:
         are shared, ``[N, L, sum of widths]``, all keys and values side by side, replaces the tensor
         that is projected."""
         return self._projected(self.model.encode_prompts(prompts))
+
+    def encode_rows(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """The conditioning of each text, a row each, of which each distinct one is encoded
+        once."""
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        rows = torch.tensor([distinct[text] for text in texts])
+        return take(self.encode_prompts(list(distinct)), rows)
 
     @torch.no_grad()
     def encode_null(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from mitune.config.sets import ScoreConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
-from mitune.models.protocol import LatentModel, take
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import Predicted, Renoising, renoised
 
@@ -62,13 +62,8 @@ def mi_map(
             f"latents have shape {tuple(latents.shape)}: expected "
             f"[N, {', '.join(map(str, model.latent_shape))}]"
         )
-    distinct = list(dict.fromkeys([*prompts, *(rests or [])]))
-    number = {text: place for place, text in enumerate(distinct)}
     prepared = prepare(model, config.runtime)
-    encoded = prepared.encode_prompts(distinct)
-    null = prepared.encode_null()
-    if rests is not None:
-        null = take(encoded, torch.tensor([number[text] for text in rests]))
+    null = prepared.encode_null() if rests is None else prepared.encode_rows(rests)
     how = Renoising(
         draws=config.draws,
         seed=config.seed,
@@ -81,7 +76,7 @@ def mi_map(
     for part in renoised(
         prepared,
         latents.to(model.device),
-        take(encoded, torch.tensor([number[text] for text in prompts])),
+        prepared.encode_rows(prompts),
         null,
         Schedule.levels(model.scheduler),
         how,

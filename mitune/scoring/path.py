@@ -12,15 +12,14 @@ f_u)``. With ``d = b (f_c - f_u)``, the distance of the two means, its log-ratio
 from collections.abc import Mapping
 
 import torch
-from mitune_kernels import normal
 from torch import Tensor
 
 from mitune.core.errors import UserError
 from mitune.diffusion.schedule import Schedule
+from mitune.engine.walk import walk
 from mitune.models.protocol import Denoiser, PairDenoiser, concat, take
 
 
-@torch.no_grad()
 def path_ratio(
     denoise: Denoiser | PairDenoiser,
     keys: Tensor,
@@ -53,7 +52,7 @@ def path_ratio(
     Raises:
         UserError: the sampler adds no noise in any counted step.
     """
-    process, device = schedule.process, keys.device
+    process = schedule.process
     least = process.least_t(next(iter(process.conventions)), t_min)
     counted = process.counted(schedule.timesteps, least) & (schedule.sigma > 0)
     if not bool(counted.any()):
@@ -61,29 +60,50 @@ def path_ratio(
             "the sampler adds no noise in its counted steps, and a path without noise has no "
             "likelihood: expected an ancestral sampler such as ddpm"
         )
-    pairs = getattr(denoise, "pairs", None)
     ratios, ends = [], []
-    for rows in torch.arange(len(keys), device=device).split(batch):
+    for rows in torch.arange(len(keys), device=keys.device).split(batch):
         both = concat([take(null, torch.zeros_like(rows)), take(cond, rows)])
-        key, start = keys[rows], torch.zeros_like(rows)
-        z = schedule.init_scale * normal(key, start, shape)
-        total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-        steps = zip(
-            *(x.tolist() for x in (schedule.timesteps, schedule.a, schedule.b)), strict=True
-        )
-        for i, (t, a, b) in enumerate(steps):
-            sigma, noise = float(schedule.sigma[i]), normal(key, start + i + 1, shape)
-            at = torch.full((len(rows),), t, dtype=torch.float32, device=device)
-            if pairs is None:
-                made = denoise(torch.cat([z, z]), torch.cat([at, at]), both)
-            else:
-                made = pairs(z, at, both)
-            uncond, given = made.float().chunk(2)
-            apart = b * (given - uncond)
-            z = a * z + b * uncond + guidance * apart + sigma * noise
-            if counted[i]:
-                square, cross = ((apart * x).flatten(1).double().sum(1) for x in (apart, noise))
+        plain = _Plain(denoise, both, schedule, guidance)
+        total = torch.zeros(len(rows), dtype=torch.float64, device=keys.device)
+        for taken in walk(plain, schedule, keys[rows], shape):
+            if counted[taken.number]:
+                sigma = float(schedule.sigma[taken.number])
+                apart = float(schedule.b[taken.number]) * (taken.cond - taken.uncond)
+                square, cross = (
+                    (apart * x).flatten(1).double().sum(1) for x in (apart, taken.noise)
+                )
                 total += ((2 * guidance - 1) * square / sigma + 2 * cross) / (2 * sigma)
         ratios.append(total.cpu())
-        ends.append(z.cpu())
+        ends.append(taken.after.cpu())
     return torch.cat(ratios), torch.cat(ends)
+
+
+class _Plain:
+    """Classifier-free guidance by any denoiser; arguments as of ``path_ratio``, and the
+    conditioning of both passes."""
+
+    def __init__(
+        self,
+        denoise: Denoiser | PairDenoiser,
+        both: Mapping[str, Tensor],
+        schedule: Schedule,
+        scale: float,
+    ) -> None:
+        self._pairs = getattr(denoise, "pairs", None)
+        self._denoise, self._both, self._schedule, self._scale = denoise, both, schedule, scale
+
+    def before(self, z: Tensor, step: int) -> Tensor:
+        return z
+
+    def predict(self, z: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        t = float(self._schedule.timesteps[step])
+        at = torch.full((len(z),), t, dtype=torch.float32, device=z.device)
+        if self._pairs is None:
+            made = self._denoise(torch.cat([z, z]), torch.cat([at, at]), self._both)
+        else:
+            made = self._pairs(z, at, self._both)
+        uncond, cond = made.float().chunk(2)
+        return uncond, cond
+
+    def guide(self, uncond: Tensor, cond: Tensor, step: int) -> Tensor:
+        return uncond + self._scale * (cond - uncond)

@@ -11,7 +11,7 @@ from mitune.config.sets import ScoreConfig
 from mitune.core.errors import UserError
 from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import Schedule
-from mitune.models.protocol import LatentModel, take
+from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 
@@ -68,14 +68,11 @@ def score(
                 f"[N, {', '.join(map(str, model.latent_shape))}]"
             )
         latents = model.encode_images(_checked(latents, model.picture_size))
-    # Encode each distinct prompt once, even if several pictures share it.
-    distinct = list(dict.fromkeys(prompts))
-    rows = torch.tensor([distinct.index(p) for p in prompts])
     prepared = prepare(model, config.runtime)
     return pointwise_mi(
         prepared,
         latents.to(model.device),
-        take(prepared.encode_prompts(distinct), rows),
+        prepared.encode_rows(prompts),
         prepared.encode_null(),
         Schedule.levels(model.scheduler),
         estimator=config.estimator,

@@ -14,7 +14,7 @@ from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.methods import dpok as module
 from mitune.methods.dpok import DpokConfig, dpok, update
-from mitune.methods.policy import Paths, log_prob, mean_of, noisy_steps, walk
+from mitune.methods.policy import Paths, drawn, log_prob, mean_of, noisy_steps
 from mitune.methods.sampling.guided import Guided
 
 PROMPTS = ["a red circle", "a blue square"]
@@ -33,7 +33,7 @@ def redness(prompts: Any, latents: Tensor) -> Tensor:
 
 def test_a_path_is_the_engines_and_has_the_likelihood_of_its_noise(exact_model: Any) -> None:
     guided = Guided(exact_model, PROMPTS, exact_model.schedule(SAMPLER), 2.0)
-    paths = walk(guided, [(5, text, 0) for text in PROMPTS])
+    paths = drawn(guided, [(5, text, 0) for text in PROMPTS])
     made = sorted(
         mitune.generate(exact_model, PROMPTS, candidates=1, sampler=SAMPLER, seed=5),
         key=lambda c: c.prompt_index,
@@ -61,7 +61,7 @@ def test_the_gradient_raises_what_was_rewarded_and_the_divergence_holds(exact_mo
     guided = Guided(exact_model, PROMPTS, exact_model.schedule(SAMPLER), 2.0)
     adapter.attach(exact_model, config.tuning)
     try:
-        paths = walk(guided, [(5, text, 0) for text in PROMPTS])
+        paths = drawn(guided, [(5, text, 0) for text in PROMPTS])
         advantage = torch.tensor([1.0, -1.0])
         fixed = Guided(adapter.without_adapter(exact_model), PROMPTS, guided.schedule, 2.0)
         update(guided, fixed, paths, advantage, config, torch.Generator().manual_seed(0))
@@ -100,10 +100,10 @@ def test_a_run_goes_on_and_ends_in_an_adapter(
         if stop["after"] == 0:
             raise KeyboardInterrupt
         stop["after"] -= 1
-        return walk(*given)
+        return drawn(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "walk", stopping)
+        patch.setattr(module, "drawn", stopping)
         with pytest.raises(KeyboardInterrupt):
             dpok(shapes_model, PROMPTS, redness, tmp_path / "b", small(), reward_name="red")
     resumed = dpok(shapes_model, PROMPTS, redness, tmp_path / "b", small(), reward_name="red")

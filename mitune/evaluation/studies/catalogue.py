@@ -51,7 +51,7 @@ def _selection(plan: Plan) -> list[Arm]:
 
 def _estimators(plan: Plan) -> list[Arm]:
     one = baseline(plan)
-    rules = every_rule((-1.0, 400.0))
+    rules = every_rule(agreement.T_MINS)
     return _against_random([replace(one, name=str(rule), rule=rule) for rule in rules], one)
 
 
@@ -72,63 +72,63 @@ def _ratios(plan: Plan) -> list[Arm]:
     return list({arm.name: arm for arm in arms}.values())
 
 
+def _paired(arms: Mapping[str, Arm]) -> list[Arm]:
+    """The arms under these names, each followed by a control of its own: what differs between the
+    arms may change what random candidates do too."""
+    found = []
+    for name, arm in arms.items():
+        control = f"{RANDOM}, {name}"
+        mine = replace(arm, name=name, control=control)
+        found += [mine, random_of(mine, control)]
+    return found
+
+
 def _kept(plan: Plan) -> list[Arm]:
     one = baseline(plan)
-    arms = []
-    for keep in (1, 2, 4, 8, 16):
-        if keep <= plan.candidates:
-            mine = replace(one, name=f"keep {keep}", keep=keep, control=f"{RANDOM} {keep}")
-            arms += [mine, random_of(mine, f"{RANDOM} {keep}")]
-    return arms
+    numbers = [keep for keep in (1, 2, 4, 8, 16) if keep <= plan.candidates]
+    return _paired({f"keep {keep}": replace(one, keep=keep) for keep in numbers})
 
 
 def _guidance(plan: Plan) -> list[Arm]:
     one = baseline(plan)
-    arms = []
-    for guidance in agreement.GUIDANCE:
-        control = f"{RANDOM}, pool at {guidance:g}"
-        mine = replace(one, name=f"pool at {guidance:g}", guidance=guidance, control=control)
-        arms += [mine, random_of(mine, control)]
-    return arms
+    return _paired({f"pool at {g:g}": replace(one, guidance=g) for g in agreement.GUIDANCE})
+
+
+def _tuned(one: Arm, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
+    """Arms that differ in the settings of the training, by name."""
+    return {
+        name: replace(one, name=name, tuning=replace(one.tuning, **change))
+        for name, change in changes.items()
+    }
 
 
 def _dropout(plan: Plan) -> list[Arm]:
-    one = baseline(plan)
-    arms = []
-    for share in (0.0, 0.1, 0.3):
-        control = f"{RANDOM}, dropout {share:g}"
-        tuning = replace(one.tuning, caption_dropout=share)
-        mine = replace(one, name=f"dropout {share:g}", tuning=tuning, control=control)
-        arms += [mine, random_of(mine, control)]
-    return arms
+    changes = {f"dropout {share:g}": {"caption_dropout": share} for share in (0.0, 0.1, 0.3)}
+    return _paired(_tuned(baseline(plan), changes))
 
 
 def _strength(plan: Plan) -> list[Arm]:
-    one = baseline(plan)
-    arms = []
-    for factor in (0.125, 0.25, 0.5, 1.0):
-        control = f"{RANDOM}, lr x {factor:g}"
-        tuning = replace(one.tuning, lr=factor * one.tuning.lr)
-        mine = replace(one, name=f"lr x {factor:g}", tuning=tuning, control=control)
-        arms += [mine, random_of(mine, control)]
-    return arms
+    lr = plan.tuning.lr
+    changes = {f"lr x {factor:g}": {"lr": factor * lr} for factor in (0.125, 0.25, 0.5, 1.0)}
+    return _paired(_tuned(baseline(plan), changes))
 
 
 def _loss(plan: Plan) -> list[Arm]:
     one = baseline(plan)
-    arms = [
-        replace(one, name=f"MI weight {weight:g}", tuning=replace(one.tuning, mi_weight=weight))
-        for weight in (0.0, 0.003, 0.01, 0.03)
-    ]
-    return _against_random(arms, one)
+    changes = {
+        f"MI weight {weight:g}": {"mi_weight": weight} for weight in (0.0, 0.003, 0.01, 0.03)
+    }
+    return _against_random(list(_tuned(one, changes).values()), one)
 
 
 def _times(plan: Plan) -> list[Arm]:
     one = baseline(plan)
     assert one.rule is not None
     arms = []
-    for (start, end), least in product(((0, 1000), (400, 1000), (500, 1000), (0, 500)), (-1, 400)):
-        name = f"train {start}-{end}, score t>{least}"
+    for (start, end), least in product(
+        ((0, 1000), (400, 1000), (500, 1000), (0, 500)), agreement.T_MINS
+    ):
+        name = f"train {start}-{end}, score t>{least:g}"
         tuning = replace(one.tuning, t_range=(start, end))
         arms.append(replace(one, name=name, tuning=tuning, rule=Rule(one.rule.score, least)))
     return _against_random(arms, one)
@@ -145,11 +145,7 @@ def _trained(plan: Plan) -> list[Arm]:
         "dora, with text encoder": {"text_encoder_lr": TEXT_LR * one.tuning.lr},
         "dora, with text encoder, equal lr": {"text_encoder_lr": one.tuning.lr},
     }
-    arms = [
-        replace(one, name=name, tuning=replace(one.tuning, **change))
-        for name, change in changes.items()
-    ]
-    return _against_random(arms, one)
+    return _against_random(list(_tuned(one, changes).values()), one)
 
 
 def _rounds(plan: Plan) -> list[Arm]:

@@ -84,7 +84,9 @@ def rows(
                         metric=metric,
                         value=part.mean(name, metric),
                         gain=None if name == BASE else part.difference(name, BASE, metric),
-                        over_control=(control and part.difference(name, control, metric)) or None,
+                        over_control=None
+                        if control is None
+                        else part.difference(name, control, metric),
                     )
                 )
         distances = [_to_drawings(tables, name) for tables in seeds]

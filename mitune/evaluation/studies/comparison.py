@@ -15,7 +15,7 @@ from mitune.evaluation.rules import Rule
 from mitune.evaluation.seeds import each_seed, processes
 from mitune.evaluation.studies.arm import Arm
 from mitune.evaluation.studies.compared import BASE, DRAWINGS, Row, markdown, rows
-from mitune.evaluation.studies.drawn import stored_drawings, stored_pictures
+from mitune.evaluation.studies.drawn import Drawer, stored_drawings, stored_pictures
 from mitune.evaluation.studies.plan import Plan
 from mitune.evaluation.studies.plot import plot
 from mitune.evaluation.studies.pools import PoolPlan, Pools
@@ -28,6 +28,9 @@ from mitune.models.protocol import LatentModel
 
 Files = Mapping[float, Mapping[str, Path]]
 """Of one seed: by guidance of use and model the file of its judged pictures."""
+
+_TEST = 1_000_000
+"""Added to the seeds of test pictures, so that they share no noise with pools."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +83,16 @@ def tell_comparison(
         start: of the study, by ``time.perf_counter``.
     """
     found: list[Row] = []
-    pictures = []
+    parts = []
     for guidance in files[0]:
         tables = [{n: pq.read_table(path) for n, path in seed[guidance].items()} for seed in files]
         found += rows(guidance, tables, controls, plan.images)
-        pictures += [
+        parts += [
             _labelled(table, guidance, model, seed)
             for seed, each in enumerate(tables)
             for model, table in each.items()
         ]
-    write(plan.out / "pictures.parquet", pa.concat_tables(pictures))
+    write(plan.out / "pictures.parquet", pa.concat_tables(parts))
     said = "".join(f"* {line}\n" for line in verdicts(found))
     table = f"{question}\n\n{markdown(found)}\n{said}"
     print(table)
@@ -135,7 +138,8 @@ def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
             progress=bars.work,
         )
         adapters = _adapters(study, plan, shop)
-    files = _pictures(study, plan, model, adapters, folder, seed)
+    drawers = {name: Drawer(adapter=path) for name, path in adapters.items()}
+    files = pictures(plan, model, seed, study.compared_at(plan), drawers)
     if seed == 0:
         drawn, first = files[study.compared_at(plan)[0]], next(iter(adapters))
         show_tuned(model, drawn[BASE], drawn[first], plan.images, plan.out / "base_and_tuned.png")
@@ -167,22 +171,30 @@ def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:
     return made
 
 
-def _pictures(
-    study: ArmStudy,
+def pictures(
     plan: Plan,
     model: LatentModel,
-    adapters: Mapping[str, Path],
-    folder: Path,
     seed: int,
+    guidances: Sequence[float],
+    drawers: Mapping[str, Drawer],
 ) -> Files:
-    test, number = plan.texts("test"), 1_000_000 + seed
-    drawings = folder / "pictures" / f"{DRAWINGS}.parquet"
+    """One seed's judged pictures of the base model, of all drawers, and of the world itself.
+
+    Args:
+        plan: of the study.
+        model: without an adapter.
+        seed: of the study's.
+        guidances: at which all draw.
+        drawers: by the names that tables show.
+    """
+    folder, test, number = plan.out / f"seed-{seed}" / "pictures", plan.texts("test"), _TEST + seed
+    drawings = folder / f"{DRAWINGS}.parquet"
     stored_drawings(drawings, plan.of, model, test, images=plan.images, seed=number)
     found: dict[float, dict[str, Path]] = {}
-    for guidance in study.compared_at(plan):
-        found[guidance] = {}
-        for name, adapter in {BASE: None, **adapters}.items():
-            path = folder / "pictures" / f"{name} at {guidance:g}.parquet"
+    for guidance in guidances:
+        found[guidance] = {DRAWINGS: drawings}
+        for name, drawer in {BASE: Drawer(), **drawers}.items():
+            path = folder / f"{name} at {guidance:g}.parquet"
             stored_pictures(
                 path,
                 plan.of,
@@ -191,8 +203,7 @@ def _pictures(
                 images=plan.images,
                 sampler=plan.sampler(guidance),
                 seed=number,
-                adapter=adapter,
+                drawer=drawer,
             )
             found[guidance][name] = path
-        found[guidance][DRAWINGS] = drawings
     return found

@@ -23,16 +23,18 @@ from mitune.worlds.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """A method that acts at sampling, with its settings.
+class Drawer:
+    """What draws test pictures; the default is the base model with classifier-free guidance.
 
     Attributes:
-        name: tells the method and its settings.
-        method: makes its guidance.
+        adapter: on the model; None: none.
+        method: what happens at sampling; None: nothing beyond guidance.
+        settings: tell the method's settings, for the identity of its pictures.
     """
 
-    name: str
-    method: Method
+    adapter: Path | None = None
+    method: Method | None = None
+    settings: str = ""
 
 
 def stored_pictures(
@@ -44,8 +46,7 @@ def stored_pictures(
     images: int,
     sampler: SamplerConfig,
     seed: int,
-    adapter: Path | None = None,
-    method: Way | None = None,
+    drawer: Drawer,
 ) -> pa.Table:
     """What the oracle says of a model's pictures: the table in the file ``path``, with a row for
     each picture in the order of prompt and index; if there is none, it is drawn and judged.
@@ -58,12 +59,12 @@ def stored_pictures(
         images: of each prompt.
         sampler: that draws.
         seed: keys the noise, the same for every model that is compared.
-        adapter: of the model that draws; None: the base model.
-        method: what happens at sampling beyond classifier-free guidance; None: nothing.
+        drawer: what draws.
 
     Raises:
         UserError: the adapter does not fit, or the file is of another model or other settings.
     """
+    adapter = drawer.adapter
     identity: dict[str, Any] = {
         "model": model.fingerprint,
         "parts": model.parts,
@@ -73,14 +74,14 @@ def stored_pictures(
         "sampler": asdict(sampler),
         "seed": seed,
     }
-    if method is not None:
-        identity["method"] = method.name
+    if drawer.method is not None:
+        identity["method"] = drawer.settings
 
     def make() -> pa.Table:
         if adapter is not None:
             adapters.load(model, adapter, fingerprint=model.fingerprint)
         try:
-            made = _drawn(model, list(prompts), images, sampler, seed, method)
+            made = _drawn(model, list(prompts), images, sampler, seed, drawer.method)
         finally:
             if adapter is not None:
                 adapters.detach(model)
@@ -96,12 +97,12 @@ def _drawn(
     images: int,
     sampler: SamplerConfig,
     seed: int,
-    way: Way | None,
+    method: Method | None,
 ) -> Images:
-    if way is None:
+    if method is None:
         return draw(model, prompts, images=images, sampler=sampler, seed=seed)
     config = GenerateConfig(candidates=images, sampler=sampler, seed=seed)
-    made = list(sample(model, prompts, way.method, config))
+    made = list(sample(model, prompts, method, config))
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 

@@ -77,6 +77,8 @@ class Workshop:
                 candidates and rules.
         """
         previous = None if arm.shown is None else self._shown(arm, arm.shown)
+        if previous is not None and not arm.rounds:
+            return [previous]
         done: list[Path] = []
         for number in range(1, arm.rounds + 1):
             place = self.folder / arm.name / f"round-{number}"
@@ -91,7 +93,7 @@ class Workshop:
                 pools = self.pools(place / "pools.parquet", later, previous)
             previous = self._trained(arm, pools, place / "adapter", previous)
             done.append(previous)
-        return done or [path for path in [previous] if path is not None]
+        return done
 
     def _shown(self, arm: Arm, category: str) -> Path:
         """An adapter that is tuned on the world's own drawings of a category's prompts; the same

@@ -62,8 +62,6 @@ class AttendAndExcite(Guided):
         UserError: a prompt has no noun phrase, or the denoiser no cross-attention.
     """
 
-    passes = 2.0 + 3.0
-
     def __init__(
         self,
         model: LatentModel,

@@ -22,10 +22,6 @@ class Guided:
         guidance: its scale.
     """
 
-    passes: float = 2.0
-    """Forward passes of the denoiser for a candidate and step, a backward pass counted as two; of
-    methods whose number varies the largest."""
-
     def __init__(
         self, model: LatentModel, prompts: Sequence[str], schedule: Schedule, guidance: float
     ) -> None:

@@ -27,8 +27,6 @@ class InformationGuidance(Guided):
         rests: a prompt without each of its phrases.
     """
 
-    passes = 2.0 + 3.0 * 3
-
     def __init__(
         self,
         model: LatentModel,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from mitune_kernels import normal
 from torch import Tensor
 
 from mitune.config.options import with_options
@@ -14,6 +13,7 @@ from mitune.diffusion.schedule import Schedule
 from mitune.engine.candidate import Candidate
 from mitune.engine.request import Request
 from mitune.engine.stream import check_run, pool
+from mitune.engine.walk import walk
 from mitune.methods.sampling.guided import Guided
 from mitune.models.protocol import LatentModel
 
@@ -74,22 +74,13 @@ def sample(
                 progress(done, len(work))
 
 
-@torch.no_grad()
 def _paths(guided: Guided, part: Sequence[Request], seed: int) -> tuple[Tensor, Tensor]:
     """Take all steps of a batch: ``[B, N, 2]`` terms and ``[B, ...]`` latents, on the CPU."""
     model, schedule = guided.model, guided.schedule
     keys = candidate_keys([(seed, r.prompt, r.index) for r in part]).to(model.device)
-    first = torch.zeros(len(part), dtype=torch.int64, device=model.device)
-    z = schedule.init_scale * normal(keys, first, model.latent_shape)
     terms = torch.zeros(len(part), schedule.steps, 2)
-    coefficients = torch.stack([schedule.a, schedule.b, schedule.sigma], dim=1).tolist()
-    for step, (a, b, sigma) in enumerate(coefficients):
-        z = guided.before(z, step)
-        uncond, cond = guided.predict(z, step)
-        apart = (cond - uncond).flatten(1)
-        terms[:, step, 0] = apart.square().sum(1).cpu()
-        terms[:, step, 1] = (apart * uncond.flatten(1)).sum(1).cpu()
-        z = a * z + b * guided.guide(uncond, cond, step)
-        if sigma:
-            z = z + sigma * normal(keys, first + step + 1, model.latent_shape)
-    return terms, z.cpu()
+    for taken in walk(guided, schedule, keys, model.latent_shape):
+        apart = (taken.cond - taken.uncond).flatten(1)
+        terms[:, taken.number, 0] = apart.square().sum(1).cpu()
+        terms[:, taken.number, 1] = (apart * taken.uncond.flatten(1)).sum(1).cpu()
+    return terms, taken.after.cpu()
