@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from mitune.core.errors import UserError
-from mitune.methods.phrases import NounPhrase, Parser, noun_phrases
+from mitune.core.phrases import NounPhrase, Parser, noun_phrases
 
 
 def exchanged(prompt: str, parser: Parser = noun_phrases) -> str:

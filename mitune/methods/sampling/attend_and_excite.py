@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.core.phrases import Parser, noun_phrases, token_at
 from mitune.diffusion.schedule import Schedule
-from mitune.methods.phrases import Parser, noun_phrases, token_at
 from mitune.methods.sampling.guided import Guided
 from mitune.models.attention_maps import attention_maps
 from mitune.models.protocol import LatentModel, take

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mitune.core.phrases import without_phrases
 from mitune.diffusion.schedule import Schedule
-from mitune.methods.phrases import without_phrases
 from mitune.methods.sampling.guided import Guided
 from mitune.models.protocol import LatentModel, concat
 

@@ -4,7 +4,7 @@ import pytest
 
 import mitune
 from mitune.core.errors import UserError
-from mitune.methods.phrases import by_spacy, noun_phrases, token_at, without_phrases
+from mitune.core.phrases import by_spacy, noun_phrases, token_at, without_phrases
 
 
 @pytest.mark.parametrize(

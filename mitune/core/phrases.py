@@ -48,6 +48,14 @@ class NounPhrase:
 Parser = Callable[[str], list[NounPhrase]]
 
 
+def with_determiner(prompt: str, phrase: NounPhrase) -> str:
+    """The phrase's words with the determiner before it, if it has one: "a red apple"."""
+    before = list(_WORD.finditer(prompt, 0, phrase.start))
+    if before and _DETERMINER.fullmatch(before[-1].group().lower()):
+        return prompt[before[-1].start() : phrase.end]
+    return phrase.text
+
+
 def noun_phrases(prompt: str) -> list[NounPhrase]:
     """The noun phrases by rules: what is between determiners, prepositions, conjunctions and forms
     of "to be" and "to have"."""
