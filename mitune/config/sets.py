@@ -56,6 +56,9 @@ class BuildConfig:
     latent (orthogonal: Eq. 2; standard: Kong et al. 2024)."""
     draws: int = 64
     """Re-noising draws of the estimators that re-noise."""
+    rank_by: str | None = None
+    """Rank pools by another metric of their pictures, NAME or NAME=WEIGHTS, such as hps, instead of
+    by mutual information; mitune eval's --scorers lists the names."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How candidates are sampled, and the weights of the score."""
     seed: int = 0
@@ -75,11 +78,16 @@ class BuildConfig:
         check_positive(candidates=self.candidates, draws=self.draws)
         check_seed(self.seed)
         check_choice("estimator", self.estimator, Estimator)
+        if self.rank_by and self.estimator != "trajectory":
+            raise UserError(
+                f"rank_by is {self.rank_by} and the estimator {self.estimator}: give one of the "
+                "two, as either ranks the pools"
+            )
         if self.prune and not self.steered:
             raise UserError(
-                f"prune is {self.prune.policy}, the estimator {self.estimator} and select "
-                f"{self.select}: expected estimator trajectory and select mi, whose score is known "
-                "on the way"
+                f"prune is {self.prune.policy}, pools are ranked by "
+                f"{self.rank_by or self.estimator}, select is {self.select}: expected estimator "
+                "trajectory and select mi, whose score is known on the way"
             )
 
     @classmethod
@@ -97,7 +105,7 @@ class BuildConfig:
     @property
     def steered(self) -> bool:
         """Whether the score that selects is known on the way."""
-        return self.estimator == "trajectory" and self.select == "mi"
+        return self.estimator == "trajectory" and self.select == "mi" and self.rank_by is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from mitune.evaluation.drawing import Images
 from mitune.evaluation.standard_error import Estimate, estimate
 from mitune.models.protocol import LatentModel
 from mitune.scoring.score import score
+from mitune.scoring.scorer import Scorer
 from mitune.worlds.known import WORLDS
 
 
@@ -55,13 +56,17 @@ def measure(
     seed: int = 0,
     batch: int = 64,
     runtime: Runtime | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> dict[str, Tensor]:
     """Metrics of pictures, each ``[N]`` float64: ``mi_nats`` from ``judged_mi``; for pictures of
-    an embedded world also its oracle's ``graded`` and ``strict``."""
+    an embedded world also its oracle's ``graded`` and ``strict``; and each scorer's, by name."""
     mi = judged_mi(judge, images, draws=draws, seed=seed, batch=batch, runtime=runtime)
     metrics = {"mi_nats": mi.double()}
-    if judge.world is not None:
-        metrics |= oracle_metrics(judge.world, images, judge.decode(images.latents))
+    if judge.world is not None or scorers:
+        pictures = judge.decode(images.latents)
+        if judge.world is not None:
+            metrics |= oracle_metrics(judge.world, images, pictures)
+        metrics |= {scorer.name: scorer.score(pictures, images.prompts) for scorer in scorers}
     return metrics
 
 

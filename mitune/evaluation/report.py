@@ -17,6 +17,7 @@ from mitune.evaluation.compare import Comparison, measure, pooled
 from mitune.evaluation.drawing import Images, draw
 from mitune.evaluation.pictures import base_and_tuned
 from mitune.models.protocol import LatentModel
+from mitune.scoring.scorer import Scorer, scorer_identity
 
 MI_DRAWS = 8
 _PICTURED = 8
@@ -44,9 +45,10 @@ def compare_models(
     seed: int,
     sampler: SamplerConfig,
     runtime: Runtime | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> tuple[Comparison, dict[str, Images]]:
     """Draw with the base model and with each adapter on one seed's noise, and measure all pictures
-    under the base model.
+    under the base model and by ``scorers``.
 
     ``model`` must carry no adapter; it has none afterwards either.
     """
@@ -72,7 +74,9 @@ def compare_models(
             drawn[name] = drawing()
         finally:
             adapters.detach(model)
-    judging = partial(measure, model, draws=MI_DRAWS, batch=runtime.count, runtime=runtime)
+    judging = partial(
+        measure, model, draws=MI_DRAWS, batch=runtime.count, runtime=runtime, scorers=scorers
+    )
     values = {name: judging(pictures) for name, pictures in drawn.items()}
     texts = drawn["base"].prompts
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
@@ -89,6 +93,7 @@ def compare_adapter(
     steps: int | None = None,
     guidance: float | None = None,
     runtime: Runtime | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> dict[str, Any]:
     """The work of ``mitune eval``: print the table to stdout; with ``out``, also write eval.json
     and eval.png there.
@@ -110,6 +115,7 @@ def compare_adapter(
             seed=seed,
             sampler=sampler,
             runtime=runtime,
+            scorers=scorers,
         )
         parts.append(comparison)
         first = first or drawn
@@ -125,6 +131,7 @@ def compare_adapter(
         "seeds": list(seeds),
         "sampler": asdict(sampler),
         "adapter": str(adapter),
+        "scorers": [scorer_identity(scorer) for scorer in scorers],
         "table": comparison.rows(),
         "environment": environment(model.device),
     }

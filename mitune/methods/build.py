@@ -22,8 +22,10 @@ from mitune.engine.stream import check_run, generate, pool
 from mitune.models.protocol import LatentModel
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.runtime.prepared import prepare
-from mitune.scoring.pools import scored_by_renoising, scored_by_rfmi
+from mitune.scorers.known import find_scorer
+from mitune.scoring.pools import scored_by_renoising, scored_by_rfmi, scored_by_scorer
 from mitune.scoring.rfmi import rfmi_weights
+from mitune.scoring.scorer import Scorer, scorer_identity
 from mitune.selection.prune import exact, for_run
 from mitune.selection.recheck import check_reach, recheck
 from mitune.selection.steering import Steering
@@ -38,6 +40,7 @@ def build_set(
     config: BuildConfig | None = None,
     *,
     adapter: str | None = None,
+    scorer: Scorer | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> FineTuningSet:
@@ -57,6 +60,7 @@ def build_set(
         config: the pool, its ranking and the runtime; None takes the model's preset.
         adapter: identifies the adapter on the model (the ``digest`` of its file); recorded in the
             settings. None for the base model.
+        scorer: the metric to rank by, for a ``config.rank_by`` that is no known name.
         progress: called with (candidates done, candidates in all).
         options: fields of ``BuildConfig`` and of its nested configs by name, such as
             ``candidates=16, guidance=3.0, backend="inductor"``. They override ``config``.
@@ -70,7 +74,7 @@ def build_set(
         begun = SetRecord.load(Path(out)).settings.get("slots", AUTO)
         config = replace(config, runtime=replace(config.runtime, slots=begun))
     check_run(prompts)
-    run = _Run(model, prompts, config)
+    run = _Run(model, prompts, config, scorer)
     prepare(model, run.config.runtime)  # fail before the folder is created
     if config.runtime.cuda_graphs:
         need_gpu(model.device)
@@ -108,8 +112,17 @@ class _Run:
             has no ties to recheck.
     """
 
-    def __init__(self, model: LatentModel, prompts: Sequence[str], config: BuildConfig) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        prompts: Sequence[str],
+        config: BuildConfig,
+        scorer: Scorer | None,
+    ) -> None:
         self.model, self.prompts = model, prompts
+        if config.rank_by and scorer is None:
+            scorer = find_scorer(config.rank_by, model)
+        self.scorer = scorer
         self.schedule = model.schedule(config.sampler)
         self.weights = self.schedule.weights(config.sampler.convention, config.sampler.t_min)
         self.precision = config.runtime.precision or model.precision
@@ -149,6 +162,8 @@ class _Run:
             # Convert tuples to lists, as in the JSON with which this is compared.
             "prune": json.loads(json.dumps(asdict(config.prune))) if config.prune else None,
         }
+        if self.scorer is not None:
+            found["rank_by"] = scorer_identity(self.scorer)
         if config.recheck_ties is not None:
             found["settle"] = config.recheck_ties  # the field's name in sets of earlier versions
         return found
@@ -188,6 +203,8 @@ class _Run:
                 reach=config.recheck_ties,
                 block=slots,
             )
+        if self.scorer is not None:
+            return scored_by_scorer(made, self.model, self.prompts, self.scorer, slots)
         if config.estimator == "trajectory":
             return made
         if config.estimator == "rfmi":

@@ -14,6 +14,7 @@ from mitune.models.protocol import LatentModel
 from mitune.runtime.prepared import prepare
 from mitune.scoring.estimate import pointwise_mi
 from mitune.scoring.rfmi import rfmi
+from mitune.scoring.scorer import Scorer
 
 
 def scored_by_rfmi(
@@ -57,4 +58,21 @@ def scored_by_renoising(
             shared_noise=True,
         )
         for candidate, score in zip(chunk, scores.tolist(), strict=True):
+            yield replace(candidate, score=score)
+
+
+def scored_by_scorer(
+    made: Iterable[Candidate],
+    model: LatentModel,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    block: int,
+) -> Iterator[Candidate]:
+    """Replace the score of each candidate by a metric's of its picture, ``block`` pictures at a
+    time, in the order of arrival."""
+    made = iter(made)
+    while chunk := list(islice(made, block)):
+        pictures = model.decode(torch.stack([candidate.latent for candidate in chunk]))
+        texts = [prompts[candidate.prompt_index] for candidate in chunk]
+        for candidate, score in zip(chunk, scorer.score(pictures, texts).tolist(), strict=True):
             yield replace(candidate, score=score)

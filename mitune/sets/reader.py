@@ -185,7 +185,8 @@ class FineTuningSet:
         their score was complete, and ``non_finite`` have a score or latent that is not finite.
         ``short_prompts`` counts finished prompts with fewer than ``keep`` selected rows.
         ``score_mean_all`` is the mean score over the finite rows that were not pruned,
-        ``score_mean_kept`` over the kept rows, both in nats; None if there is no such row.
+        ``score_mean_kept`` over the kept rows; None if there is no such row. ``unit`` is theirs:
+        nats, or the name of the metric that ranked the pools instead.
         """
         rows = self._light()
         finite, kept = rows.filter(rows["finite"]), rows.filter(rows["selected"])
@@ -201,6 +202,7 @@ class FineTuningSet:
             "candidates_per_prompt": self.candidates,
             "candidates": rows.num_rows,
             "rule": self.rule,
+            "unit": str(self._record.settings.get("rank_by", "nats")).split(" ")[0],
             "keep": self.keep,
             "kept": kept.num_rows,
             "short_prompts": finished - full,

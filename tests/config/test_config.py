@@ -164,7 +164,7 @@ def test_align_runs_its_training_as_it_generates_where_that_can_be() -> None:
         (lambda: AlignConfig(tuning=TuneConfig(prior_weight=0.5)), "prior_weight is 0.5"),
         (
             lambda: BuildConfig(estimator="standard", prune=PruneConfig(policy="halving")),
-            "prune is halving, the estimator standard",
+            "prune is halving, pools are ranked by standard",
         ),
     ],
 )

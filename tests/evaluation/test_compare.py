@@ -102,3 +102,24 @@ def test_an_adapter_that_does_nothing_changes_nothing(exact_model, tmp_path):
     assert float(difference.abs().max()) < 1e-4
     assert abs(comparison.difference("fresh", "base", "mi_nats").mean) < 0.05
     assert not adapter.attached(exact_model)
+
+
+def test_further_metrics_are_columns_of_the_comparison(exact_model):
+    class Brightness:
+        name, requires = "brightness", "nothing"
+
+        def score(self, images, prompts, /):
+            return images.double().mean(dim=(1, 2, 3))
+
+    comparison, drawn = compare_models(
+        exact_model,
+        {},
+        prompts("test")[:2],
+        images=1,
+        seed=5,
+        sampler=SamplerConfig(steps=2, guidance=2.0),
+        scorers=[Brightness()],
+    )
+    pictures = exact_model.decode(drawn["base"].latents)
+    expected = pictures.double().mean(dim=(1, 2, 3))
+    assert torch.equal(comparison.values["base"]["brightness"], expected)

@@ -121,6 +121,7 @@ def test_summary_of_a_complete_set(built: Path) -> None:
         "candidates_per_prompt": 4,
         "candidates": 28,
         "rule": "mi",
+        "unit": "nats",
         "keep": 2,
         "kept": 14,
         "short_prompts": 0,

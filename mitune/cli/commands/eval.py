@@ -33,6 +33,9 @@ class Eval(Common):
     """Denoising steps."""
     guidance: Annotated[float | None, of_preset("use_guidance")] = None
     """Guidance at which both are used."""
+    scorers: tuple[str, ...] = ()
+    """Further metrics, each NAME or NAME=WEIGHTS (folder or hub name): clip, hps, pick, blip-vqa,
+    blip-vqa-hf, image-reward, vqa-score, soft-tifa=MODEL,QUESTIONS, spatial, or a plug-in's."""
     out: Annotated[Path | None, stands_for("stdout alone")] = None
     """Folder for eval.json and eval.png."""
     settings: Annotated[Given, settings_of(Runtime, of_one(Runtime()), {"cuda_graphs"})] = field(
@@ -42,11 +45,13 @@ class Eval(Common):
     def run(self) -> dict[str, Any]:
         from mitune.adapters import adapter
         from mitune.evaluation.report import compare_adapter
+        from mitune.scorers.known import find_scorer
 
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         if self.out is not None:
             check_out(self.out)
         model = self.load(self.adapter)  # fails before the base is drawn
+        scorers = [find_scorer(name, model) for name in self.scorers]
         adapter.detach(model)
         warn_long(model, prompts)
         result = compare_adapter(
@@ -59,6 +64,7 @@ class Eval(Common):
             steps=self.steps,
             guidance=self.guidance,
             runtime=configured(self, Runtime()),
+            scorers=scorers,
         )
         if self.out is not None:
             leave_command(self, self.out)
