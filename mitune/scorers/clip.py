@@ -3,21 +3,25 @@
 * ``clip``: the cosine by OpenAI's ViT-B/32, as T2I-CompBench uses it for non-spatial relations
   (CLIPScore of Hessel et al., arXiv 2104.08718, is 2.5 max(cosine, 0): the same order).
 * ``hps``: HPS v2.1 (Wu et al., arXiv 2306.09341), the cosine by a ViT-H/14 tuned on preferences;
-  comparable within one prompt. The name hpsv2's own ``score`` loads by default is v2.0.
+  comparable within one prompt; its weights are a checkpoint of open_clip. What the package
+  hpsv2 loads by default is v2.0.
 * ``pick``: PickScore (Kirstain et al., arXiv 2305.01569), the cosine times the learned scale.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mitune.scorers.open_clip import read_model
 from mitune.scorers.pixels import cropped
 from mitune.scorers.weights import loaded
 
 _BATCH = 32
+_TOKENIZER = "openai/clip-vit-base-patch32"
 _LONGEST = 77
 """Tokens of a prompt that CLIP reads."""
 
@@ -59,13 +63,19 @@ class ClipScorer:
 
 
 def load(name: str, weights: str, *, scaled: bool = False) -> ClipScorer:
-    """Load one from a folder or hub name.
+    """Load one from a folder or hub name, or from a checkpoint of open_clip (.pt), whose tokenizer
+    is that of the same folder or else CLIP's own.
 
     Raises:
         UserError: the weights are not there.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
+    if weights.endswith(".pt"):
+        folder = Path(weights).parent
+        words = str(folder) if (folder / "vocab.json").is_file() else _TOKENIZER
+        tokenizer = loaded(name, words, CLIPTokenizer.from_pretrained)
+        return ClipScorer(name, read_model(Path(weights)), tokenizer, scaled)
     return ClipScorer(
         name,
         loaded(name, weights, CLIPModel.from_pretrained, use_safetensors=True).eval(),

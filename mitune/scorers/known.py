@@ -77,7 +77,7 @@ KNOWN = {
     "clip": Known(
         "cosine of CLIP ViT-B/32", "openai/clip-vit-base-patch32", partial(_clip, "clip")
     ),
-    "hps": Known("HPS v2.1, as a CLIPModel", "adams-story/HPSv2-hf", partial(_clip, "hps")),
+    "hps": Known("HPS v2.1, from HPS_v2.1_compressed.pt", None, partial(_clip, "hps")),
     "pick": Known("PickScore", "yuvalkirstain/PickScore_v1", partial(_clip, "pick", scaled=True)),
     "blip-vqa": Known(
         "BLIP-VQA as T2I-CompBench defines it", _BLIP, partial(_blip_vqa, protocol="compbench")
@@ -125,7 +125,7 @@ def find_scorer(given: str, model: LatentModel | None = None) -> Scorer:
         known = KNOWN[name]
         source = weights or known.weights
         if source is None:
-            raise UserError(f"scorer {name} needs weights ({known.says}): give {name}=FOLDER")
+            raise UserError(f"scorer {name} needs weights ({known.says}): give {name}=PATH")
         return known.load(source)
     others = plug_ins()
     if name in others:
