@@ -1,4 +1,4 @@
-"""open_clip's weights in transformers' class, against the network written out as open_clip has it."""
+"""open_clip's weights in transformers' class, against the network as open_clip writes it."""
 
 import math
 
