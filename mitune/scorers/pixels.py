@@ -1,34 +1,30 @@
 """Pictures as the published metrics read them: bytes, resized by Pillow, normalised as CLIP's."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from mitune.core.images import as_pictures
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
 """Of the pictures that CLIP was trained on; BLIP and ImageReward use the same numbers."""
 
 
-def as_pil(images: Tensor) -> Iterator[Image.Image]:
-    """The pictures as files would hold them: ``[N, 3, h, w]`` in [0, 1] become bytes."""
-    for image in (images.detach().cpu().clamp(0, 1) * 255).round().byte():
-        yield Image.fromarray(image.permute(1, 2, 0).numpy())
-
-
 def stretched(images: Tensor, size: int) -> Tensor:
     """``[N, 3, size, size]`` float32, each picture stretched to a square (bicubic, antialiased),
     normalised."""
-    return _normalised([i.resize((size, size), Image.Resampling.BICUBIC) for i in as_pil(images)])
+    return _normalised(
+        [i.resize((size, size), Image.Resampling.BICUBIC) for i in as_pictures(images)]
+    )
 
 
 def cropped(images: Tensor, size: int) -> Tensor:
     """``[N, 3, size, size]`` float32, the middle of each picture after its shorter side became
     ``size`` (bicubic, antialiased), normalised."""
     parts = []
-    for image in as_pil(images):
+    for image in as_pictures(images):
         scale = size / min(image.size)
         width, height = (max(size, int(side * scale)) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BICUBIC)

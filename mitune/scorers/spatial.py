@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.core.images import as_pictures
 from mitune.core.phrases import Parser, noun_phrases
 from mitune.core.reading import read_file
-from mitune.scorers.pixels import as_pil
 from mitune.scorers.weights import loaded
 
 _RELATIONS = (
@@ -121,7 +121,7 @@ class Spatial:
         texts = [[f"a {name}" for name in dict.fromkeys(names)]]
         device = next(self.model.parameters()).device
         inputs = self.processor(
-            text=texts, images=list(as_pil(image[None])), return_tensors="pt"
+            text=texts, images=as_pictures(image[None]), return_tensors="pt"
         ).to(device)
         (result,) = self.processor.post_process_grounded_object_detection(
             self.model(**inputs),

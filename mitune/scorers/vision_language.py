@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mitune.core.errors import UserError
+from mitune.core.images import as_pictures
 from mitune.core.reading import read_file
-from mitune.scorers.pixels import as_pil
 from mitune.scorers.weights import loaded
 
 _SHOWS = 'Does this figure show "{}"? Please answer yes or no.'
@@ -46,9 +46,7 @@ class VisionLanguage:
         prompt = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
-        inputs = self.processor(
-            text=[prompt], images=list(as_pil(image[None])), return_tensors="pt"
-        )
+        inputs = self.processor(text=[prompt], images=as_pictures(image[None]), return_tensors="pt")
         device = next(self.model.parameters()).device
         inputs = {name: value.to(device) for name, value in inputs.items()}
         chances = self.model(**inputs).logits[0, -1].double().softmax(dim=0)

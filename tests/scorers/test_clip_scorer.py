@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from mitune.core.images import as_pictures
 from mitune.scorers.clip import ClipScorer
-from mitune.scorers.pixels import as_pil, cropped, stretched
+from mitune.scorers.pixels import cropped, stretched
 
 PROMPTS = ["a red circle", "a blue square and a green star"]
 
@@ -34,7 +35,7 @@ def model(clip_tokenizer):
 
 def test_cropped_is_what_transformers_own_processor_makes(pictures):
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
-    expected = processor(list(as_pil(pictures)), return_tensors="pt").pixel_values
+    expected = processor(as_pictures(pictures), return_tensors="pt").pixel_values
     torch.testing.assert_close(cropped(pictures, 32), expected, atol=1e-5, rtol=0)
 
 

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from mitune.core.errors import UserError
+from mitune.core.images import as_pictures
 from mitune.scorers.spatial import Box, Spatial, placed, read_unidet, rule
 
 LEFT, RIGHT = Box(0, 100, 100, 200, 0.8), Box(300, 100, 400, 200, 0.6)
@@ -96,9 +97,7 @@ def test_a_detector_of_transformers_finds_boxes(clip_tokenizer, pictures):
     scorer = Spatial(OwlViTForObjectDetection(config).eval(), processor, threshold=0.0)
     boxes = scorer.boxes(pictures[0], ("circle", "star"))
     texts = [["a circle", "a star"]]
-    from mitune.scorers.pixels import as_pil
-
-    inputs = processor(text=texts, images=list(as_pil(pictures[:1])), return_tensors="pt")
+    inputs = processor(text=texts, images=as_pictures(pictures[:1]), return_tensors="pt")
     with torch.no_grad():
         out = scorer.model(**inputs)
     best = out.logits[0].sigmoid()  # each patch has one box, which goes to its likelier name

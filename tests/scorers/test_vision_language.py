@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from mitune.core.errors import UserError
-from mitune.scorers.pixels import as_pil
+from mitune.core.images import as_pictures
 from mitune.scorers.vision_language import (
     SoftTifa,
     VisionLanguage,
@@ -75,7 +75,7 @@ def asked():
 
 def test_the_probability_is_that_of_the_first_generated_token(asked, pictures):
     prompt = '<image> Does this figure show "red dog"? Please answer yes or no. answer'
-    inputs = asked.processor(text=[prompt], images=list(as_pil(pictures[:1])), return_tensors="pt")
+    inputs = asked.processor(text=[prompt], images=as_pictures(pictures[:1]), return_tensors="pt")
     out = asked.model.generate(
         **inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
     )

@@ -1,0 +1,1 @@
+"""Benchmarks of prompts by category: draw, score, and leave what their official scorers read."""

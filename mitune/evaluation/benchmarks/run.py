@@ -1,0 +1,111 @@
+"""Run a benchmark: draw, score, and tell its table."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mitune.config.sets import GenerateConfig
+from mitune.core.files import atomic_write
+from mitune.core.provenance import as_json, environment
+from mitune.evaluation.benchmarks.draw import check_manifest, draw_pictures, file_names
+from mitune.evaluation.benchmarks.measure import leave_official, scored, three_in_one
+from mitune.evaluation.benchmarks.suite import COMPBENCH, COMPLEX, PAPER, Suite
+from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.models.protocol import LatentModel
+from mitune.scoring.scorer import Scorer
+
+
+def run_benchmark(
+    model: LatentModel,
+    suite: Suite,
+    scorers: Sequence[Scorer],
+    out: Path,
+    config: GenerateConfig,
+    *,
+    adapter: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Draw what is not drawn yet, score what is not scored yet, write ``results.json`` and
+    ``table.md`` into ``out``, and return the results.
+
+    Args:
+        model: with or without an adapter.
+        suite: the benchmark.
+        scorers: those that its categories name, and further ones, which score all categories.
+        out: folder of this model's run.
+        config: pictures of each prompt, sampler, seed, runtime.
+        adapter: digest of the adapter on the model.
+        progress: called with (what, done, in all).
+
+    Raises:
+        UserError: the folder is another benchmark's or another model's; as the scorers.
+    """
+    settings = {
+        "benchmark": suite.name,
+        "prompts": {name: list(prompts) for name, prompts in suite.prompts.items()},
+        "images": config.candidates,
+        "sampler": asdict(config.sampler),
+        "seed": config.seed,
+        "negative_prompt": "",
+        "size": list(model.picture_size),
+        "precision": config.runtime.precision or model.precision,
+        "model_fingerprint": model.fingerprint,
+        "model_parts": model.parts,
+        "adapter": adapter,
+    }
+    check_manifest(out, settings)
+    known = {scorer.name: scorer for scorer in scorers}
+    wanted = {name for metrics in suite.metrics.values() for name in metrics}
+    rows: list[dict[str, Any]] = []
+    for category, prompts in suite.prompts.items():
+        folder = out / category
+
+        draw_pictures(
+            model,
+            prompts,
+            folder / "samples",
+            config,
+            None if progress is None else partial(progress, f"{category}: pictures"),
+        )
+        names = file_names(prompts, config.candidates)
+        texts = [prompt for prompt in prompts for _ in range(config.candidates)]
+        own = [name for name in known if name in suite.metrics[category] or name not in wanted]
+        by_metric: dict[str, Tensor] = {
+            name: scored(folder, names, texts, known[name], model.picture_size) for name in own
+        }
+        if suite.name == COMPBENCH:
+            if category == COMPLEX:
+                whole = three_in_one(suite, texts, by_metric)
+                by_metric |= {} if whole is None else {"3-in-1": whole}
+            leave_official(folder, category, names, by_metric)
+        for name, values in by_metric.items():
+            value = estimate(values, texts, [config.seed] * len(texts))
+            rows.append({"category": category, "metric": name, "value": asdict(value)})
+    result = {
+        **settings,
+        "rows": rows,
+        "paper": PAPER if suite.name == COMPBENCH else {},
+        "environment": environment(model.device),
+    }
+    atomic_write(out / "results.json", as_json(result, indent=1).encode())
+    atomic_write(out / "table.md", table(suite.name, rows).encode())
+    return result
+
+
+def table(suite: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of ``run_benchmark``'s results as Markdown; of T2I-CompBench with the paper's
+    numbers, in the same unit."""
+    paper = PAPER if suite == COMPBENCH else {}
+    lines = [
+        ["category", "metric", "mean ± s.e.", *(f"{name} (paper)" for name in paper)],
+        ["---"] * (3 + len(paper)),
+    ]
+    for row in rows:
+        value = Estimate(**row["value"])
+        published = [f"{numbers[row['category']] / 100:.4f}" for numbers in paper.values()]
+        lines.append([row["category"], row["metric"], str(value), *published])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
