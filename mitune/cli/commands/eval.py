@@ -126,8 +126,11 @@ class Eval(Common):
                 adapter=None if self.adapter is None else digest(self.adapter),
                 progress=bars.work,
             )
-        print(table(suite.name, result["rows"]), end="")
-        print(f"results: {self.out / 'results.json'}")
+        if self.draw_only:
+            print(f"pictures: {self.out}/*/samples")
+        else:
+            print(table(suite.name, result["rows"]), end="")
+            print(f"results: {self.out / 'results.json'}")
         return result
 
     def _scorers(self, suite: "Suite", model: "LatentModel") -> "list[Scorer]":

@@ -89,7 +89,7 @@ def draw_pictures(
     """
     make_folder(folder)
     names = file_names(prompts, config.candidates)
-    with file_lock(folder):
+    with file_lock(folder.parent):  # scorers take every file in samples for a picture
         missing = [number for number, name in enumerate(names) if not (folder / name).is_file()]
         if not missing:
             return
