@@ -1,5 +1,5 @@
-"""``mitune align | build | real | tune | score | eval | export | merge | push | study | bench |
-doctor``: one verb each, options generated from the dataclasses of ``mitune.cli.commands``.
+"""``mitune align | build | real | tune | score | eval | generate | export | merge | push | study |
+bench | doctor``: one verb each, options generated from the dataclasses of ``mitune.cli.commands``.
 
 Verbs tell people what they did on stdout; with ``--json`` its last line is one JSON object, after a
 mistake too. Progress goes to stderr. A mistake of the user's is one line on stderr and exit code 2;

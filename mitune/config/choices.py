@@ -20,6 +20,8 @@ Method = Literal["dora", "lora", "full"]
 LearningRate = Literal["constant", "linear"]
 Gradient = Literal["peft", "merged"]
 TrainingBackend = Literal["eager", "inductor"]
+Acting = Literal["guidance", "attend-and-excite", "structured", "information"]
+"""What acts while a picture is sampled."""
 Tracker = Literal["tensorboard", "wandb"]
 Form = Literal["diffusers", "comfyui", "kohya", "merged"]
 PictureForm = Literal["pairs", "imagefolder", "webdataset"]

@@ -180,7 +180,7 @@ def test_help_shows_the_presets_numbers(capsys):
     assert steps.startswith("shapes: 25, ")
     assert "StableDiffusion3: 40, " in steps
     assert steps.endswith(", others: 50")
-    assert f"shapes: {PRESET.sampler.t_min}, shapes2: 400, others: none" in text
+    assert f"shapes: {PRESET.sampler.t_min}, shapes2: 500, others: none" in text
     run("real", "--help")  # which cannot rank by trajectory
     text = " ".join(capsys.readouterr().out.split())
     assert "(shapes: standard, shapes2: standard, others: orthogonal)" in text

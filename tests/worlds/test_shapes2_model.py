@@ -16,11 +16,11 @@ def model() -> Any:
 
 
 def test_it_draws_much_of_what_is_asked(model: Any) -> None:
-    """0.97 graded of colours on held-out prompts, by the card."""
+    """0.82 graded of colours on held-out prompts, by the card."""
     world = WORLDS["shapes2"]
     first = world.first_prompts("test", 4)
     texts = [text for text, kind in first.items() if kind == "colour"]
-    made = list(mitune.generate(model, texts, candidates=2, steps=15, guidance=2.0, scored=False))
+    made = list(mitune.generate(model, texts, candidates=2, steps=25, guidance=3.0, scored=False))
     pictures = model.decode(torch.stack([c.latent for c in made]))
     verdicts = world.judge([c.prompt for c in made], pictures)
     assert sum(v.graded for v in verdicts) / len(verdicts) > 0.6

@@ -10,6 +10,7 @@ from mitune.cli.commands.build import Build
 from mitune.cli.commands.doctor import Doctor
 from mitune.cli.commands.eval import Eval
 from mitune.cli.commands.export import Export
+from mitune.cli.commands.generate import Generate
 from mitune.cli.commands.merge import Merge
 from mitune.cli.commands.push import Push
 from mitune.cli.commands.real import Real
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "tune": Tune,
     "score": Score,
     "eval": Eval,
+    "generate": Generate,
     "export": Export,
     "merge": Merge,
     "push": Push,

@@ -10,6 +10,7 @@ from mitune.cli.commands.repeat import check_out, leave_command, running
 from mitune.cli.defaults import of_preset
 from mitune.cli.options.model import Common
 from mitune.cli.options.settings import configured, of_one, settings_of
+from mitune.config.choices import Acting
 from mitune.config.runtime import Runtime
 from mitune.core.errors import UserError
 
@@ -31,6 +32,10 @@ class Eval(Common):
     a file of prompts. It goes on after an interruption."""
     draw_only: bool = False
     """In a benchmark: draw and do not score, for the official scorers."""
+    method: Acting = "guidance"
+    """In a benchmark, what acts while a picture is sampled beside guidance."""
+    best_of: int = 1
+    """In a benchmark: each picture is the best by mutual information of so many."""
     prompts: Annotated[Path | None, stands_for("the shapes world's test list")] = None
     """Text file of held-out prompts."""
     limit: Annotated[int | None, stands_for("all")] = None
@@ -65,8 +70,10 @@ class Eval(Common):
 
         if self.adapter is None:
             raise UserError("--adapter is missing: expected the adapter to compare, or --bench")
-        if self.draw_only:
-            raise UserError("--draw-only is given without --bench: expected a benchmark")
+        if self.draw_only or self.method != "guidance" or self.best_of != 1:
+            raise UserError(
+                "--draw-only, --method or --best-of is given without --bench: expected a benchmark"
+            )
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         if self.out is not None:
             check_out(self.out)
@@ -103,6 +110,8 @@ class Eval(Common):
             raise UserError("--prompts is given with --bench: give --bench FILE for a list of own")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}: expected at least 1 prompt")
+        if self.best_of < 1:
+            raise UserError(f"best_of is {self.best_of}: expected at least 1 candidate")
         suite = read_suite(bench, self.limit)
         check_out(self.out)
         model = self.load(self.adapter)
@@ -124,6 +133,8 @@ class Eval(Common):
                 self.out,
                 config,
                 adapter=None if self.adapter is None else digest(self.adapter),
+                method=self.method,
+                best_of=self.best_of,
                 progress=bars.work,
             )
         if self.draw_only:

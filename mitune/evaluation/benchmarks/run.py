@@ -8,15 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json, environment
-from mitune.evaluation.benchmarks.draw import check_manifest, draw_pictures, file_names
 from mitune.evaluation.benchmarks.measure import leave_official, scored, three_in_one
 from mitune.evaluation.benchmarks.suite import COMPBENCH, COMPLEX, PAPER, Suite
 from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.methods.picture_files import check_manifest, draw_pictures, file_names
+from mitune.methods.sampling.known import find_method
 from mitune.models.protocol import LatentModel
 from mitune.scoring.scorer import Scorer
+
+MANIFEST = "benchmark.json"
 
 
 def run_benchmark(
@@ -27,6 +31,8 @@ def run_benchmark(
     config: GenerateConfig,
     *,
     adapter: str | None = None,
+    method: Acting = "guidance",
+    best_of: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw what is not drawn yet, score what is not scored yet, write ``results.json`` and
@@ -39,6 +45,8 @@ def run_benchmark(
         out: folder of this model's run.
         config: pictures of each prompt, sampler, seed, runtime.
         adapter: digest of the adapter on the model.
+        method: what acts while a picture is sampled.
+        best_of: each picture is the best by mutual information of so many.
         progress: called with (what, done, in all).
 
     Raises:
@@ -56,8 +64,10 @@ def run_benchmark(
         "model_fingerprint": model.fingerprint,
         "model_parts": model.parts,
         "adapter": adapter,
+        "method": method,
+        "best_of": best_of,
     }
-    check_manifest(out, settings)
+    check_manifest(out, MANIFEST, settings)
     known = {scorer.name: scorer for scorer in scorers}
     wanted = {name for metrics in suite.metrics.values() for name in metrics}
     rows: list[dict[str, Any]] = []
@@ -69,7 +79,9 @@ def run_benchmark(
             prompts,
             folder / "samples",
             config,
-            None if progress is None else partial(progress, f"{category}: pictures"),
+            method=find_method(method),
+            best_of=best_of,
+            progress=None if progress is None else partial(progress, f"{category}: pictures"),
         )
         names = file_names(prompts, config.candidates)
         texts = [prompt for prompt in prompts for _ in range(config.candidates)]

@@ -28,6 +28,7 @@ def sample(
     config: GenerateConfig | None = None,
     *,
     batch: int = 16,
+    requests: Sequence[Request] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Iterator[Candidate]:
@@ -40,6 +41,7 @@ def sample(
         method: what happens at each step.
         config: candidates, sampler and seed are used; None takes the model's preset.
         batch: candidates that are sampled together.
+        requests: a part of the candidates, to be sampled instead of all.
         progress: called with (candidates done, candidates in all).
         options: fields of ``GenerateConfig`` and its parts by name. They override ``config``.
 
@@ -54,7 +56,7 @@ def sample(
     check_run(prompts)
     schedule = model.schedule(config.sampler)
     weights = schedule.weights(config.sampler.convention, config.sampler.t_min)
-    work, done = pool(prompts, config.candidates), 0
+    work, done = requests or pool(prompts, config.candidates), 0
     for start in range(0, len(work), batch):
         part = work[start : start + batch]
         guided = method(model, [r.prompt for r in part], schedule, config.sampler.guidance)

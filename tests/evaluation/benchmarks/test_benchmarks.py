@@ -14,10 +14,10 @@ from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.images import as_pictures
 from mitune.engine.stream import generate
-from mitune.evaluation.benchmarks import draw
-from mitune.evaluation.benchmarks.draw import file_names
 from mitune.evaluation.benchmarks.run import run_benchmark, table
 from mitune.evaluation.benchmarks.suite import PAPER, read_suite
+from mitune.methods import picture_files
+from mitune.methods.picture_files import file_names
 
 CONFIG = GenerateConfig(
     candidates=2, sampler=SamplerConfig(steps=2, guidance=2.0), seed=5, scored=False
@@ -124,13 +124,13 @@ def test_it_goes_on_where_it_stopped(exact_model, folder, tmp_path, monkeypatch)
     content = lost.read_bytes()
     lost.unlink()
     drawn = []
-    real = draw.generate
+    real = picture_files.generate
 
     def counted(*args, **options):
         drawn.extend(options["requests"])
         return real(*args, **options)
 
-    monkeypatch.setattr(draw, "generate", counted)
+    monkeypatch.setattr(picture_files, "generate", counted)
     again = metrics()
     run_benchmark(exact_model, suite, again, out, CONFIG)
     assert [(r.prompt_index, r.index) for r in drawn] == [(1, 1)]
