@@ -12,6 +12,7 @@ from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json, environment
+from mitune.evaluation.benchmarks.agreement import agreement
 from mitune.evaluation.benchmarks.measure import leave_official, scored, three_in_one
 from mitune.evaluation.benchmarks.suite import COMPBENCH, COMPLEX, PAPER, Suite
 from mitune.evaluation.standard_error import Estimate, estimate
@@ -71,6 +72,7 @@ def run_benchmark(
     known = {scorer.name: scorer for scorer in scorers}
     wanted = {name for metrics in suite.metrics.values() for name in metrics}
     rows: list[dict[str, Any]] = []
+    agreements: dict[str, list[dict[str, Any]]] = {}
     for category, prompts in suite.prompts.items():
         folder = out / category
 
@@ -94,12 +96,14 @@ def run_benchmark(
                 whole = three_in_one(suite, texts, by_metric)
                 by_metric |= {} if whole is None else {"3-in-1": whole}
             leave_official(folder, category, names, by_metric)
+        agreements[category] = agreement(texts, by_metric)
         for name, values in by_metric.items():
             value = estimate(values, texts, [config.seed] * len(texts))
             rows.append({"category": category, "metric": name, "value": asdict(value)})
     result = {
         **settings,
         "rows": rows,
+        "agreement": agreements,
         "paper": PAPER if suite.name == COMPBENCH else {},
         "environment": environment(model.device),
     }

@@ -25,7 +25,8 @@ from mitune.evaluation.studies.told import tell
 
 GUIDANCE = (1.0, 2.0, 3.0, 5.0, 7.5)
 """Of the pools, unless one is given."""
-T_MINS = (-1.0, 400.0)
+T_MINS = (-1.0, 500.0)
+"""All timesteps, and the paper's upper half, below which scores see noise (docs/estimators.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.images import as_pictures
 from mitune.engine.stream import generate
+from mitune.evaluation.benchmarks.agreement import agreement
 from mitune.evaluation.benchmarks.run import run_benchmark, table
 from mitune.evaluation.benchmarks.suite import PAPER, read_suite
 from mitune.methods import picture_files
@@ -195,3 +196,15 @@ def test_the_command_runs_and_names_what_is_missing(folder, tmp_path, capsys):
     options = ["--images", "1", "--steps", "2", "--quiet", "--out", str(tmp_path / "y")]
     main(["eval", "--bench", str(own), *options])
     assert "| all | oracle |" in capsys.readouterr().out
+
+
+def test_metrics_agree_within_prompts_as_counted_by_hand():
+    texts = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    one = torch.tensor([1.0, 2, 3, 1, 2, 3, 1, 2, 3])
+    # In order; one of three pairs turned; all alike, which says nothing.
+    other = torch.tensor([10.0, 20, 30, 2, 1, 3, 5, 5, 5])
+    (row,) = agreement(texts, {"one": one, "other": other})
+    assert row["metrics"] == ["one", "other"]
+    assert row["prompts"] == 2
+    assert row["tau"] == pytest.approx((1 + 1 / 3) / 2)
+    assert row["tau_se"] == pytest.approx((1 - 1 / 3) / 2)

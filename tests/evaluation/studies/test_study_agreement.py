@@ -47,7 +47,7 @@ def test_every_rule_ranks_every_pool_and_the_same_command_goes_on(
     assert table["prompt"].to_pylist()[::3] == [prompts("train", c)[0] for c in CATEGORIES]
     assert table["candidate"].to_pylist() == [0, 1, 2] * len(CATEGORIES)
     # Of one object there is one phrase: the least is the whole.
-    whole, phrase = (table[f"{name} t>400"].to_pylist() for name in ("standard", "phrase"))
+    whole, phrase = (table[f"{name} t>500"].to_pylist() for name in ("standard", "phrase"))
     one = 3 * CATEGORIES.index("numeracy")
     assert phrase[one : one + 3] == pytest.approx(whole[one : one + 3], rel=1e-4)
     assert {row["category"] for row in result["rows"]} == {"all", *CATEGORIES}
