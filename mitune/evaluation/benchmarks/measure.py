@@ -15,6 +15,7 @@ from mitune.evaluation.benchmarks.suite import BLIP, CLIP, COMPLEX, SPATIAL, Sui
 from mitune.scoring.scorer import Scorer, scorer_identity
 
 _BLOCK = 32
+_WHOLE = "3-in-1"
 
 
 def scored(
@@ -61,16 +62,16 @@ def scored(
 
 def three_in_one(
     suite: Suite, texts: Sequence[str], by_metric: Mapping[str, Tensor]
-) -> Tensor | None:
-    """T2I-CompBench's score of complex prompts: for each the mean of those of BLIP-VQA, the spatial
-    metric and CLIP that its subset counts; None where one of the three is missing."""
+) -> dict[str, Tensor]:
+    """T2I-CompBench's score of complex prompts, by its name: for each the mean of those of
+    BLIP-VQA, the spatial metric and CLIP that its subset counts; none where one is missing."""
     if not {BLIP, SPATIAL, CLIP} <= set(by_metric):
-        return None
+        return {}
     values = []
     for row, text in enumerate(texts):
         metrics = suite.of_complex.get(key(text), (BLIP, SPATIAL, CLIP))
         values.append(sum(float(by_metric[metric][row]) for metric in metrics) / len(metrics))
-    return torch.tensor(values, dtype=torch.float64)
+    return {_WHOLE: torch.tensor(values, dtype=torch.float64)}
 
 
 def leave_official(
@@ -92,8 +93,8 @@ def leave_official(
         _leave(place, values_2d, "avg_score.txt", f"score avg:{mean}")
         mapping = [{"image": name, "question_id": i} for i, name in enumerate(names)]
         atomic_write(place / "mapping.json", json.dumps(mapping).encode())
-    if "3-in-1" in by_metric:
-        whole = by_metric["3-in-1"].tolist()
+    if _WHOLE in by_metric:
+        whole = by_metric[_WHOLE].tolist()
         mean = sum(whole) / len(whole)
         _leave(folder / "annotation_3_in_1", whole, "vqa_score.txt", f"score avg:{mean}")
 

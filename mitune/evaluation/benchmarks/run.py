@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
 from mitune.core.files import atomic_write
@@ -69,13 +67,10 @@ def run_benchmark(
         "best_of": best_of,
     }
     check_manifest(out, MANIFEST, settings)
-    known = {scorer.name: scorer for scorer in scorers}
-    wanted = {name for metrics in suite.metrics.values() for name in metrics}
     rows: list[dict[str, Any]] = []
     agreements: dict[str, list[dict[str, Any]]] = {}
     for category, prompts in suite.prompts.items():
         folder = out / category
-
         draw_pictures(
             model,
             prompts,
@@ -83,18 +78,25 @@ def run_benchmark(
             config,
             method=find_method(method),
             best_of=best_of,
-            progress=None if progress is None else partial(progress, f"{category}: pictures"),
+            progress=_told(progress, f"{category}: pictures"),
         )
         names = file_names(prompts, config.candidates)
         texts = [prompt for prompt in prompts for _ in range(config.candidates)]
-        own = [name for name in known if name in suite.metrics[category] or name not in wanted]
-        by_metric: dict[str, Tensor] = {
-            name: scored(folder, names, texts, known[name], model.picture_size) for name in own
+        by_metric = {
+            scorer.name: scored(
+                folder,
+                names,
+                texts,
+                scorer,
+                model.picture_size,
+                _told(progress, f"{category}: {scorer.name}"),
+            )
+            for scorer in scorers
+            if suite.scores(scorer.name, category)
         }
         if suite.name == COMPBENCH:
             if category == COMPLEX:
-                whole = three_in_one(suite, texts, by_metric)
-                by_metric |= {} if whole is None else {"3-in-1": whole}
+                by_metric |= three_in_one(suite, texts, by_metric)
             leave_official(folder, category, names, by_metric)
         agreements[category] = agreement(texts, by_metric)
         for name, values in by_metric.items():
@@ -110,6 +112,12 @@ def run_benchmark(
     atomic_write(out / "results.json", as_json(result, indent=1).encode())
     atomic_write(out / "table.md", table(suite.name, rows).encode())
     return result
+
+
+def _told(
+    progress: Callable[[str, int, int], None] | None, what: str
+) -> Callable[[int, int], None] | None:
+    return None if progress is None else partial(progress, what)
 
 
 def table(suite: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -61,6 +61,12 @@ class Suite:
     metrics: Mapping[str, Sequence[str]]
     of_complex: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def scores(self, metric: str, category: str) -> bool:
+        """Whether a metric scores a category: the benchmark's own metrics where they are named,
+        all others everywhere."""
+        own = any(metric in metrics for metrics in self.metrics.values())
+        return metric in self.metrics[category] or not own
+
 
 def read_suite(given: str, limit: int | None = None) -> Suite:
     """Read a benchmark: ``t2i-compbench=FOLDER`` with its lists ``color_val.txt`` and so on,
