@@ -7,12 +7,14 @@ place ("the left") do not; a prompt without any scores 1.
 
 Two protocols:
 
-* ``compbench``: pictures stretched to 480 pixels, the question's first token replaced by BLIP's
-  [ENC], questions cut to 35 tokens: what the published numbers were made with.
+* ``compbench``: pictures stretched to 480 pixels; questions in small letters without some marks,
+  cut to 35 tokens, the first of which becomes BLIP's [ENC]: what the published numbers were made
+  with.
 * ``hf``: the class of transformers as it is, at its own picture size and with the question as its
   tokenizer makes it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +36,10 @@ _ENC, _BOS = 30523, 30522
 """Token ids of BLIP's tokenizer: what a question begins with, and an answer."""
 _YES, _NO = 2748, 2053
 _BATCH = 32
+_LEFT_OUT = re.compile(r"[.!\"()*#:;~]")
+"""Marks that the published code takes out of questions."""
+_WORDS = 50
+"""Of a question, that it keeps."""
 
 
 @dataclass
@@ -69,6 +75,8 @@ class BlipVqa:
         """P(yes) / (P(yes) + P(no)) of each pair, ``[N]`` float64."""
         device = next(self.model.parameters()).device
         compbench = self.protocol == "compbench"
+        if compbench:
+            questions = [_plain(question) for question in questions]
         size = _SIZE if compbench else self.model.config.vision_config.image_size
         text = self.tokenizer(
             list(questions), padding="longest", truncation=True, max_length=_LONGEST,
@@ -92,6 +100,11 @@ class BlipVqa:
             encoder_attention_mask=text.attention_mask,
         ).logits[:, 0]
         return logits[:, [_YES, _NO]].double().softmax(dim=1)[:, 0].cpu()
+
+
+def _plain(question: str) -> str:
+    kept = _LEFT_OUT.sub("", question.lower()).rstrip(" ")
+    return " ".join(kept.split(" ")[:_WORDS])
 
 
 def load(

@@ -61,6 +61,14 @@ def test_questions_are_cut_to_35_tokens(model, bert_tokenizer, pictures):
     assert torch.equal(found, scorer.yes(pictures[:1], [long + " a green bench"]))
 
 
+def test_marks_that_the_published_code_leaves_out(model, bert_tokenizer, pictures):
+    one = pictures[:1]
+    scorer = BlipVqa(model, bert_tokenizer)
+    assert torch.equal(scorer.yes(one, ['A "red" dog.?']), scorer.yes(one, ["a red dog?"]))
+    hf = BlipVqa(model, bert_tokenizer, "hf")
+    assert not torch.equal(hf.yes(one, ['A "red" dog.?']), hf.yes(one, ["a red dog?"]))
+
+
 def test_the_questions_are_the_phrases_with_their_determiners():
     scorer = BlipVqa(None, None)
     assert scorer.questions("a red dog and the green bench") == ["a red dog?", "the green bench?"]
