@@ -3,12 +3,12 @@
 * ``clip``: the cosine by OpenAI's ViT-B/32, as T2I-CompBench uses it for non-spatial relations
   (CLIPScore of Hessel et al., arXiv 2104.08718, is 2.5 max(cosine, 0): the same order).
 * ``hps``: HPS v2.1 (Wu et al., arXiv 2306.09341), the cosine by a ViT-H/14 tuned on preferences;
-  comparable within one prompt; its weights are a checkpoint of open_clip. What the package
-  hpsv2 loads by default is v2.0.
+  comparable within one prompt. Pictures that are not square are padded. Its weights are a
+  checkpoint of open_clip; the package hpsv2 loads those of v2.0 by default.
 * ``pick``: PickScore (Kirstain et al., arXiv 2305.01569), the cosine times the learned scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class ClipScorer:
     """A transformers CLIPModel."""
     tokenizer: Any
     scaled: bool = False
+    frame: Callable[[Tensor, int], Tensor] = cropped
+    """Brings pictures to the model's square."""
     requires: str = "a CLIP model's weights"
 
     @torch.no_grad()
@@ -55,14 +57,20 @@ class ClipScorer:
             out = self.model(
                 input_ids=texts.input_ids.to(device),
                 attention_mask=texts.attention_mask.to(device),
-                pixel_values=cropped(images[rows], size).to(device),
+                pixel_values=self.frame(images[rows], size).to(device),
             )
             cosine = (out.image_embeds * out.text_embeds).sum(dim=1).double()
             found.append(cosine * self.model.logit_scale.exp().double() if self.scaled else cosine)
         return torch.cat(found).cpu()
 
 
-def load(name: str, weights: str, *, scaled: bool = False) -> ClipScorer:
+def load(
+    name: str,
+    weights: str,
+    *,
+    scaled: bool = False,
+    frame: Callable[[Tensor, int], Tensor] = cropped,
+) -> ClipScorer:
     """Load one from a folder or hub name, or from a checkpoint of open_clip (.pt), whose tokenizer
     is that of the same folder or else CLIP's own.
 
@@ -75,10 +83,11 @@ def load(name: str, weights: str, *, scaled: bool = False) -> ClipScorer:
         folder = Path(weights).parent
         words = str(folder) if (folder / "vocab.json").is_file() else _TOKENIZER
         tokenizer = loaded(name, words, CLIPTokenizer.from_pretrained)
-        return ClipScorer(name, read_model(Path(weights)), tokenizer, scaled)
+        return ClipScorer(name, read_model(Path(weights)), tokenizer, scaled, frame)
     return ClipScorer(
         name,
         loaded(name, weights, CLIPModel.from_pretrained, use_safetensors=True).eval(),
         loaded(name, weights, CLIPTokenizer.from_pretrained),
         scaled,
+        frame,
     )

@@ -36,6 +36,13 @@ def _clip(name: str, weights: str, *, scaled: bool = False) -> Scorer:
     return load(name, weights, scaled=scaled)
 
 
+def _hps(weights: str) -> Scorer:
+    from mitune.scorers.clip import load
+    from mitune.scorers.pixels import padded
+
+    return load("hps", weights, frame=padded)
+
+
 def _blip_vqa(weights: str, *, protocol: str) -> Scorer:
     from mitune.scorers import blip_vqa
 
@@ -77,7 +84,7 @@ KNOWN = {
     "clip": Known(
         "cosine of CLIP ViT-B/32", "openai/clip-vit-base-patch32", partial(_clip, "clip")
     ),
-    "hps": Known("HPS v2.1, from HPS_v2.1_compressed.pt", None, partial(_clip, "hps")),
+    "hps": Known("HPS v2.1, from HPS_v2.1_compressed.pt", None, _hps),
     "pick": Known("PickScore", "yuvalkirstain/PickScore_v1", partial(_clip, "pick", scaled=True)),
     "blip-vqa": Known(
         "BLIP-VQA as T2I-CompBench defines it", _BLIP, partial(_blip_vqa, protocol="compbench")

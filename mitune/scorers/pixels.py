@@ -33,6 +33,20 @@ def cropped(images: Tensor, size: int) -> Tensor:
     return _normalised(parts)
 
 
+def padded(images: Tensor, size: int) -> Tensor:
+    """``[N, 3, size, size]`` float32, each whole picture after its longer side became ``size``
+    (bicubic, antialiased), in the middle of black, normalised."""
+    parts = []
+    for image in as_pictures(images):
+        scale = size / max(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        whole = Image.new("RGB", (size, size))
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        whole.paste(resized, ((size - width) // 2, (size - height) // 2))
+        parts.append(whole)
+    return _normalised(parts)
+
+
 def _normalised(images: list[Image.Image]) -> Tensor:
     pixels = torch.stack([torch.from_numpy(np.asarray(i).copy()) for i in images])
     values = pixels.permute(0, 3, 1, 2).float() / 255

@@ -6,7 +6,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from mitune.core.images import as_pictures
 from mitune.scorers.clip import ClipScorer
-from mitune.scorers.pixels import cropped, stretched
+from mitune.scorers.pixels import MEAN, SPREAD, cropped, padded, stretched
 
 PROMPTS = ["a red circle", "a blue square and a green star"]
 
@@ -45,6 +45,13 @@ def test_stretched_keeps_the_whole_picture():
     made = stretched(picture, 8)
     assert made.shape == (1, 3, 8, 8)
     assert bool((made[0, :, :, 0] < made[0, :, :, -1]).all())
+
+
+def test_padded_shows_the_whole_picture_in_the_middle_of_black():
+    made = padded(torch.ones(1, 3, 8, 16), 8)
+    seen = made[0, 0, :, 4]
+    black, white = (torch.tensor((v - MEAN[0]) / SPREAD[0]) for v in (0.0, 1.0))
+    torch.testing.assert_close(seen, torch.stack([black] * 2 + [white] * 4 + [black] * 2))
 
 
 def test_the_score_is_the_cosine_of_the_two_embeddings(model, clip_tokenizer, pictures):
