@@ -45,7 +45,7 @@ test: $(STAMP)   ## all tests
 # AVX and fused multiply-add does, on which MKL is seven times slower.
 NUMERIC = tests/engine tests/training tests/adapters tests/selection tests/runtime/test_pairs.py \
 	tests/runtime/test_prepared.py tests/methods/test_build.py tests/methods/test_align.py \
-	tests/scoring/test_estimate.py tests/models/test_toy_family.py tests/models/test_sdxl.py tests/models/test_sd3.py tests/models/test_families.py
+	tests/scoring tests/scorers tests/methods/test_sampling.py tests/methods/test_dpok.py tests/models/test_toy_family.py tests/models/test_sdxl.py tests/models/test_sd3.py tests/models/test_families.py
 NUMERIC_FEW = tests/engine/test_generate.py tests/adapters/test_text_encoder.py \
 	tests/training/test_merged.py tests/methods/test_build.py
 UNCOMPILED = -k "not compiled and not compiles and not torchrun"

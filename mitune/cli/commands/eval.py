@@ -110,6 +110,8 @@ class Eval(Common):
             raise UserError("--prompts is given with --bench: give --bench FILE for a list of own")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}: expected at least 1 prompt")
+        if self.seeds != 1:
+            raise UserError(f"seeds is {self.seeds}: a benchmark has one; give more --images")
         if self.best_of < 1:
             raise UserError(f"best_of is {self.best_of}: expected at least 1 candidate")
         suite = read_suite(bench, self.limit)

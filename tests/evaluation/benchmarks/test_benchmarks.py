@@ -187,6 +187,9 @@ def test_the_command_runs_and_names_what_is_missing(folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(given)
     with pytest.raises(SystemExit, match="2"):
+        main([*given, "--out", str(tmp_path / "x"), "--seeds", "2"])
+    assert "a benchmark has one" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
         main(["eval", "--out", str(tmp_path / "x")])
     assert "--adapter is missing" in capsys.readouterr().err
     main([*given, "--out", str(tmp_path / "x"), "--draw-only", "--quiet"])
