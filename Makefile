@@ -27,7 +27,7 @@ FIRST = --prompts 60 --test-prompts 30 --candidates 16
 results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rounds
 	$(BIN)/mitune study rounds --out runs/results --seeds 5 $(FIRST)
 
-STUDIES = agreement selection estimators ratio keep real trained rounds times guidance dropout strength loss star sampling maps
+STUDIES = agreement selection estimators ratio keep real trained rounds times guidance dropout strength loss star sampling methods maps
 
 studies: $(addprefix study-,$(STUDIES)) ## every study in turn: hours; what is done stays done
 

@@ -24,6 +24,7 @@ Name = Literal[
     "loss",
     "star",
     "sampling",
+    "methods",
     "maps",
 ]
 
@@ -39,13 +40,13 @@ class Study(Output):
     what: Positional[Name]
     """agreement: which score ranks pools as the oracle does, by guidance and category. maps: where
     in a picture is what a phrase adds. sampling: methods that act while a picture is sampled.
-    All others tune in several ways and compare what held-out
-    prompts then give. selection: the best by MI
-    against random ones. estimators: each score as the selector. ratio, keep: how many of how large
-    a pool (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8).
-    rounds: one to three. times: which timesteps. guidance: of the pool and of use. dropout: of
-    captions. strength: the learning rate. loss: a term for the mutual information in it.
-    star: MI after a tuning on spatial prompts (MI-Tune *)."""
+    methods: MI-Tune against its competitors, with what each needs (Table 1). All others tune in
+    several ways and compare what held-out prompts then give. selection: the best by MI against
+    random ones. estimators: each score as the selector. ratio, keep: how many of how large a pool
+    (Table 6). real: a share of real pictures (Table 7). trained: which parts (Table 8). rounds: one
+    to three. times: which timesteps. guidance: of the pool and of use. dropout: of captions.
+    strength: the learning rate. loss: a term for the mutual information in it. star: MI after a
+    tuning on spatial prompts (MI-Tune *)."""
     out: Path
     """Folder of the study."""
     world: str = "shapes"

@@ -7,37 +7,15 @@ from itertools import product
 from typing import Any
 
 from mitune.evaluation.rules import Rule, every_rule
-from mitune.evaluation.studies import agreement, maps, sampling
+from mitune.evaluation.studies import agreement, maps, methods, sampling
 from mitune.evaluation.studies.arm import Arm
+from mitune.evaluation.studies.baseline import RANDOM, baseline, random_of
 from mitune.evaluation.studies.comparison import ArmStudy, run
 from mitune.evaluation.studies.plan import Plan
 
-RANDOM = "random"
-"""Name of the control: random candidates of the same pools."""
 TEXT_LR = 0.05
 """Learning rate of the text encoder divided by that of the denoiser: 5e-6 / 1e-4, as in the
 examples of diffusers."""
-
-
-def baseline(plan: Plan) -> Arm:
-    """Selection by the preset's rule."""
-    preset = plan.of.preset
-    least = preset.sampler.t_min
-    assert preset.estimator != "rfmi"  # of a flow; the worlds' models are diffusion models
-    return Arm(
-        name="mi",
-        rule=Rule(preset.estimator, -1.0 if least is None else least),
-        guidance=plan.pool_guidance,
-        candidates=plan.candidates,
-        keep=plan.keep or min(preset.keep, plan.candidates),
-        tuning=plan.tuning,
-        control=RANDOM,
-    )
-
-
-def random_of(arm: Arm, name: str = RANDOM) -> Arm:
-    """The control of an arm: the same with random candidates."""
-    return replace(arm, name=name, rule=None, control=None)
 
 
 def _against_random(arms: Sequence[Arm], control: Arm) -> list[Arm]:
@@ -242,5 +220,6 @@ STUDIES: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
     "agreement": agreement.run,
     **{study.name: partial(run, study) for study in ARMS},
     "sampling": sampling.run,
+    "methods": methods.run,
     "maps": maps.run,
 }

@@ -1,7 +1,8 @@
 """Run a study that compares arms."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,7 @@ def tell_comparison(
     files: Sequence[Files],
     controls: Mapping[str, str | None],
     start: float,
+    after: str = "",
 ) -> dict[str, Any]:
     """The tables, the data and the picture of what each seed's files hold, in the plan's folder;
     they are printed too.
@@ -81,6 +83,7 @@ def tell_comparison(
         files: of each seed.
         controls: as for ``compared.rows``.
         start: of the study, by ``time.perf_counter``.
+        after: Markdown below the tables.
     """
     found: list[Row] = []
     parts = []
@@ -94,7 +97,7 @@ def tell_comparison(
         ]
     write(plan.out / "pictures.parquet", pa.concat_tables(parts))
     said = "".join(f"* {line}\n" for line in verdicts(found))
-    table = f"{question}\n\n{markdown(found)}\n{said}"
+    table = f"{question}\n\n{markdown(found)}\n{said}{after}"
     print(table)
     if not plot(found, question, plan.out / "plot.png"):
         print("no picture: pip install matplotlib for one")
@@ -125,18 +128,7 @@ def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
     """One seed: pools, tuning, pictures. ``alone``: no other seed runs at the same time."""
     progress.quiet_libraries()
     model = plan.load()
-    folder = plan.out / f"seed-{seed}"
-    with progress.shown(plan.quiet, None if alone else f"seed {seed}") as bars:
-        shop = Workshop(
-            model=model,
-            folder=folder,
-            # Far apart, so that no round of one seed repeats the noise of another seed.
-            seed=seed * 1000,
-            prompts=plan.texts("train"),
-            rests=plan.of.rests,
-            drawings=plan.of.drawings,
-            progress=bars.work,
-        )
+    with workshop(plan, model, seed, alone=alone) as shop:
         adapters = _adapters(study, plan, shop)
     drawers = {name: Drawer(adapter=path) for name, path in adapters.items()}
     files = pictures(plan, model, seed, study.compared_at(plan), drawers)
@@ -144,6 +136,22 @@ def _repeat(study: ArmStudy, plan: Plan, seed: int, *, alone: bool) -> Files:
         drawn, first = files[study.compared_at(plan)[0]], next(iter(adapters))
         show_tuned(model, drawn[BASE], drawn[first], plan.images, plan.out / "base_and_tuned.png")
     return files
+
+
+@contextmanager
+def workshop(plan: Plan, model: LatentModel, seed: int, *, alone: bool) -> Iterator[Workshop]:
+    """Where one seed's arms are tuned, with progress; ``alone``: no other seed runs now."""
+    with progress.shown(plan.quiet, None if alone else f"seed {seed}") as bars:
+        yield Workshop(
+            model=model,
+            folder=plan.out / f"seed-{seed}",
+            # Far apart, so that no round of one seed repeats the noise of another seed.
+            seed=seed * 1000,
+            prompts=plan.texts("train"),
+            rests=plan.of.rests,
+            drawings=plan.of.drawings,
+            progress=bars.work,
+        )
 
 
 def _adapters(study: ArmStudy, plan: Plan, shop: Workshop) -> dict[str, Path]:

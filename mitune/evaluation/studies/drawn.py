@@ -14,7 +14,7 @@ from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
-from mitune.evaluation.drawing import Images, draw
+from mitune.evaluation.drawing import Images, draw, draw_candidates
 from mitune.evaluation.studies.quality import features
 from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
 from mitune.methods.sampling.sample import Method, sample
@@ -30,11 +30,13 @@ class Drawer:
         adapter: on the model; None: none.
         method: what happens at sampling; None: nothing beyond guidance.
         settings: tell the method's settings, for the identity of its pictures.
+        best_of: each picture is the best of so many by mutual information along its path.
     """
 
     adapter: Path | None = None
     method: Method | None = None
     settings: str = ""
+    best_of: int = 1
 
 
 def stored_pictures(
@@ -76,12 +78,14 @@ def stored_pictures(
     }
     if drawer.method is not None:
         identity["method"] = drawer.settings
+    if drawer.best_of > 1:
+        identity["best_of"] = drawer.best_of
 
     def make() -> pa.Table:
         if adapter is not None:
             adapters.load(model, adapter, fingerprint=model.fingerprint)
         try:
-            made = _drawn(model, list(prompts), images, sampler, seed, drawer.method)
+            made = _drawn(model, list(prompts), images, sampler, seed, drawer)
         finally:
             if adapter is not None:
                 adapters.detach(model)
@@ -97,12 +101,17 @@ def _drawn(
     images: int,
     sampler: SamplerConfig,
     seed: int,
-    method: Method | None,
+    drawer: Drawer,
 ) -> Images:
-    if method is None:
+    of = drawer.best_of
+    config = GenerateConfig(candidates=images * of, sampler=sampler, seed=seed)
+    if drawer.method is not None:
+        made = list(sample(model, prompts, drawer.method, config))
+    elif of > 1:
+        made = draw_candidates(model, prompts, images=images * of, sampler=sampler, seed=seed)
+    else:
         return draw(model, prompts, images=images, sampler=sampler, seed=seed)
-    config = GenerateConfig(candidates=images, sampler=sampler, seed=seed)
-    made = list(sample(model, prompts, method, config))
+    made = [max(made[i : i + of], key=lambda c: c.score) for i in range(0, len(made), of)]
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 
 

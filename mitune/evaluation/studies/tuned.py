@@ -112,14 +112,15 @@ class Workshop:
         drawn = self._drawn(prompts, len(prompts) * _DRAWINGS)
         return tune(
             self.model,
-            Chosen(settings=self._settings, pairs=drawn),
+            Chosen(settings=self.settings, pairs=drawn),
             self.folder / f"drawings of {category}",
             replace(arm.tuning, seed=self.seed),
             progress=lambda step, of, _: self.progress("drawings: tuning", step, of),
         )
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """What names the model that made the pairs."""
         return {"model_fingerprint": self.model.fingerprint, "model_parts": self.model.parts}
 
     def _trained(self, arm: Arm, pools: Pools, out: Path, previous: Path | None) -> Path:
@@ -131,10 +132,10 @@ class Workshop:
             if arm.same_size:
                 # Every prompt keeps as many of its pairs as the share leaves it, the best first.
                 pairs = _spread(pairs, max(1, round(len(pairs) * (1 - arm.real_share))))
-            real = Chosen(settings=self._settings, pairs=self._drawn(pools.prompts, most))
+            real = Chosen(settings=self.settings, pairs=self._drawn(pools.prompts, most))
         return tune(
             self.model,
-            Chosen(settings=self._settings, pairs=pairs),
+            Chosen(settings=self.settings, pairs=pairs),
             out,
             tuning,
             adapter=previous,
