@@ -58,7 +58,7 @@ class BuildConfig:
     """Re-noising draws of the estimators that re-noise."""
     rank_by: str | None = None
     """Rank pools by another metric of their pictures, NAME or NAME=WEIGHTS, such as hps, instead of
-    by mutual information; mitune eval's --scorers lists the names."""
+    by the estimator; mitune eval's --scorers lists the names."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How candidates are sampled, and the weights of the score."""
     seed: int = 0
@@ -78,11 +78,6 @@ class BuildConfig:
         check_positive(candidates=self.candidates, draws=self.draws)
         check_seed(self.seed)
         check_choice("estimator", self.estimator, Estimator)
-        if self.rank_by and self.estimator != "trajectory":
-            raise UserError(
-                f"rank_by is {self.rank_by} and the estimator {self.estimator}: give one of the "
-                "two, as either ranks the pools"
-            )
         if self.prune and not self.steered:
             raise UserError(
                 f"prune is {self.prune.policy}, pools are ranked by "

@@ -66,10 +66,6 @@ def test_what_needs_the_score_on_the_way_is_refused(exact_model, tmp_path):
             prune=PruneConfig(policy="halving"),
             scorer=Brightness(),
         )
-    with pytest.raises(UserError, match="give one of the two"):
-        build_set(
-            exact_model, PROMPTS, tmp_path, **given, estimator="standard", scorer=Brightness()
-        )
     with pytest.raises(UserError, match="scorer 'brightness' is not known"):
         build_set(exact_model, PROMPTS, tmp_path, **given)
     assert not list(tmp_path.iterdir())
@@ -83,3 +79,10 @@ def test_networks_and_settings_identify_a_scorer():
     one, other = Brightness(), Brightness()
     one.network, other.network = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     assert scorer_identity(one) != scorer_identity(other)
+
+
+def test_it_takes_the_place_of_a_presets_estimator(exact_model, tmp_path):
+    given = SETTINGS | {"rank_by": "brightness", "estimator": "standard"}
+    built = build_set(exact_model, PROMPTS[:1], tmp_path, **given, scorer=Brightness())
+    scores = [row["score"] for row in built.table().to_pylist()]
+    assert all(0 <= score <= 1 for score in scores)
