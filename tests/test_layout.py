@@ -13,8 +13,8 @@ FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
 COMPATIBILITY = {"moved.py", "compat/selection.py", "compat/__init__.py"}
 """Keep the names that modules and attributes had, and those of the authors' classes."""
-METRICS = {"scorers/blip_vqa.py", "scorers/image_reward.py"}
-"""Call networks of metrics, whose text encoders have an argument of the same name."""
+METRICS = {"scorers/blip.py"}
+"""Calls networks of metrics; their text encoders have an argument of the same name."""
 
 
 def test_nothing_outside_its_folder_names_a_family():

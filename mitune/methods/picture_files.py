@@ -5,10 +5,11 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, make_folder
@@ -35,6 +36,30 @@ def file_names(prompts: Sequence[str], images: int) -> list[str]:
         short = text.encode()[:_LONGEST].decode(errors="ignore")
         found.append(f"{short}_{number:06d}.png")
     return found
+
+
+def picture_settings(
+    model: LatentModel,
+    config: GenerateConfig,
+    *,
+    adapter: str | None,
+    method: Acting,
+    best_of: int,
+) -> dict[str, Any]:
+    """What drawn pictures depend on beside their prompts, as plain JSON; ``adapter`` is the digest
+    of the one on the model."""
+    return {
+        "images": config.candidates,
+        "best_of": best_of,
+        "method": method,
+        "sampler": asdict(config.sampler),
+        "seed": config.seed,
+        "size": list(model.picture_size),
+        "precision": config.runtime.precision or model.precision,
+        "model_fingerprint": model.fingerprint,
+        "model_parts": model.parts,
+        "adapter": adapter,
+    }
 
 
 def check_manifest(out: Path, name: str, settings: Mapping[str, Any]) -> None:

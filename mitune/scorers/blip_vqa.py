@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mitune.core.phrases import Parser, noun_phrases, with_determiner
+from mitune.scorers import blip
 from mitune.scorers.pixels import stretched
 from mitune.scorers.weights import loaded
 
@@ -85,20 +86,9 @@ class BlipVqa:
         ids = text.input_ids
         if compbench:
             ids[:, 0] = _ENC
-        seen = self.model.vision_model(
-            pixel_values=stretched(images, size).to(device), interpolate_pos_encoding=True
-        ).last_hidden_state
-        question = self.model.text_encoder(
-            input_ids=ids,
-            attention_mask=text.attention_mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=device),
-        ).last_hidden_state
-        logits: Tensor = self.model.text_decoder(
-            input_ids=torch.full((len(ids), 1), _BOS, device=device),
-            encoder_hidden_states=question,
-            encoder_attention_mask=text.attention_mask,
-        ).logits[:, 0]
+        picture = blip.seen(self.model.vision_model, stretched(images, size).to(device))
+        question = blip.read(self.model.text_encoder, ids, text.attention_mask, picture)
+        logits = blip.first_word(self.model.text_decoder, _BOS, question, text.attention_mask)
         return logits[:, [_YES, _NO]].double().softmax(dim=1)[:, 0].cpu()
 
 

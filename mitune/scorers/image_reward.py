@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mitune.core.errors import UserError
+from mitune.scorers import blip
 from mitune.scorers.pixels import cropped
 from mitune.scorers.weights import loaded
 
@@ -55,16 +56,9 @@ class ImageReward:
                 max_length=_LONGEST,
                 return_tensors="pt",
             ).to(device)
-            seen = self.vision(
-                pixel_values=cropped(images[rows], size).to(device)
-            ).last_hidden_state
-            read = self.text(
-                input_ids=text.input_ids,
-                attention_mask=text.attention_mask,
-                encoder_hidden_states=seen,
-                encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=device),
-            ).last_hidden_state[:, 0]
-            found.append(self.head(read)[:, 0].double())
+            picture = blip.seen(self.vision, cropped(images[rows], size).to(device))
+            states = blip.read(self.text, text.input_ids, text.attention_mask, picture)
+            found.append(self.head(states[:, 0])[:, 0].double())
         return ((torch.cat(found) - _MEAN) / _SPREAD).cpu()
 
 

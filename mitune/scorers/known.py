@@ -1,6 +1,6 @@
 """Find a scorer by the name that a user gives: NAME or NAME=WEIGHTS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -109,6 +109,15 @@ MI = "mi"
 def plug_ins() -> dict[str, EntryPoint]:
     """The scorers that installed packages bring."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def find_scorers(given: Sequence[str], model: LatentModel | None = None) -> list[Scorer]:
+    """The scorers that a user named, each once; arguments and errors as of ``find_scorer``."""
+    names = [each.partition("=")[0] for each in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"scorer {twice} is given twice: expected each name once")
+    return [find_scorer(each, model) for each in given]
 
 
 def find_scorer(given: str, model: LatentModel | None = None) -> Scorer:

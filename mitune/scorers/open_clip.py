@@ -72,7 +72,7 @@ def read_model(path: Path, *, text_head: int = _HEAD, vision_head: int = _VISION
             ViT-H/14, HPS's network.
 
     Raises:
-        UserError: the file is none, or is of another network.
+        UserError: the file is not a checkpoint, or it is of another network.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -96,8 +96,8 @@ def read_model(path: Path, *, text_head: int = _HEAD, vision_head: int = _VISION
         model.load_state_dict(found, strict=False)
     except Exception as error:  # what a damaged or foreign pickle raises has no common class
         raise UserError(
-            f"{path} is no checkpoint of open_clip ({type(error).__name__}: {error}): expected one "
-            "such as HPS_v2.1_compressed.pt"
+            f"{path} is not a checkpoint of open_clip ({type(error).__name__}: {error}): "
+            "expected one such as HPS_v2.1_compressed.pt"
         ) from error
     return model.eval()
 

@@ -151,8 +151,8 @@ def read_unidet(path: Path) -> dict[int, float]:
         return {int(row["question_id"]): float(row["answer"]) for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} is not of T2I-CompBench's evaluation ({error}): expected a JSON list of "
-            '{"question_id": ..., "answer": ...}'
+            f"{path} is not a result of T2I-CompBench's evaluation ({error}): expected a JSON "
+            'list of {"question_id": ..., "answer": ...}'
         ) from None
 
 

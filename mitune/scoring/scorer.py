@@ -1,8 +1,9 @@
 """What tells how well a picture shows a prompt: the protocol of every metric, ours and others'."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -34,12 +35,34 @@ class Scorer(Protocol):
 
 
 def scorer_identity(scorer: Scorer) -> str:
-    """What identifies a scorer's numbers: its name, its settings, and the contents of the networks
-    among its attributes."""
+    """What identifies a scorer's numbers: its name, and a digest of all that it is made of, the
+    contents of networks, models and vocabularies among it."""
     digest = hashlib.sha256()
-    for name, value in sorted(vars(scorer).items()):
-        if isinstance(value, nn.Module):
-            digest.update(f"{name} {weights_digest(value)}".encode())
-        elif isinstance(value, str | int | float | bool):
-            digest.update(f"{name} {value!r}".encode())
+    for part in _parts(vars(scorer)):
+        digest.update(f"{part}\n".encode())
     return f"{scorer.name} {digest.hexdigest()[:16]}"
+
+
+def _parts(value: Any) -> Iterator[str]:
+    if isinstance(value, nn.Module):
+        yield f"network {weights_digest(value)}"
+    elif isinstance(value, str | int | float | bool | None):
+        yield repr(value)
+    elif isinstance(value, Mapping):
+        for name in sorted(value):
+            yield f"{name}:"
+            yield from _parts(value[name])
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)} of:"
+        for each in value:
+            yield from _parts(each)
+    elif (fingerprint := getattr(value, "fingerprint", None)) is not None:
+        yield f"model {fingerprint}"
+    elif callable(vocabulary := getattr(value, "get_vocab", None)):
+        yield from _parts(vocabulary())
+    elif is_dataclass(value):
+        yield from _parts({each.name: getattr(value, each.name) for each in fields(value)})
+    elif (tokenizer := getattr(value, "tokenizer", None)) is not None:  # of a processor
+        yield from _parts(tokenizer)
+    else:  # a function, or settings that only its class tells
+        yield getattr(value, "__qualname__", type(value).__qualname__)

@@ -81,6 +81,27 @@ def test_networks_and_settings_identify_a_scorer():
     assert scorer_identity(one) != scorer_identity(other)
 
 
+def test_what_a_scorer_is_made_of_identifies_it_however_deep():
+    from mitune.scorers.vision_language import SoftTifa, VisionLanguage, VqaScore
+    from mitune.scoring.scorer import scorer_identity
+
+    one, other = (VisionLanguage(torch.nn.Linear(2, 2), None) for _ in range(2))
+    assert scorer_identity(VqaScore(one)) != scorer_identity(VqaScore(other))
+    asked = {"a": [("q?", "Yes")]}
+    assert scorer_identity(SoftTifa(one, asked)) == scorer_identity(SoftTifa(one, dict(asked)))
+    assert scorer_identity(SoftTifa(one, asked)) != scorer_identity(SoftTifa(one, {"a": []}))
+
+
+def test_the_model_and_the_settings_of_mi_identify_it(exact_model):
+    from mitune.config.sets import ScoreConfig
+    from mitune.scorers.information import Information
+    from mitune.scoring.scorer import scorer_identity
+
+    mine = scorer_identity(Information(exact_model))
+    assert mine == scorer_identity(Information(exact_model))
+    assert mine != scorer_identity(Information(exact_model, ScoreConfig(draws=3)))
+
+
 def test_it_takes_the_place_of_a_presets_estimator(exact_model, tmp_path):
     given = SETTINGS | {"rank_by": "brightness", "estimator": "standard"}
     built = build_set(exact_model, PROMPTS[:1], tmp_path, **given, scorer=Brightness())

@@ -5,7 +5,7 @@ import torch
 
 from mitune.core.errors import UserError
 from mitune.scorers import known
-from mitune.scorers.known import KNOWN, find_scorer
+from mitune.scorers.known import KNOWN, find_scorer, find_scorers
 
 
 def test_an_unknown_name_lists_the_known():
@@ -28,6 +28,11 @@ def test_scorers_without_weights_of_their_own_ask_for_them():
         find_scorer("soft-tifa=model")
     with pytest.raises(UserError, match="scorer mi needs a model"):
         find_scorer("mi")
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(UserError, match="scorer clip is given twice"):
+        find_scorers(["clip=a", "mi", "clip=b"])
 
 
 def test_a_package_brings_its_own(monkeypatch):

@@ -108,10 +108,10 @@ def test_other_files_are_refused(network, tmp_path):
     weights = network.state_dict()
     del weights["visual.ln_post.bias"]
     torch.save(weights, path)
-    with pytest.raises(UserError, match=r"is no checkpoint of open_clip \(KeyError"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of open_clip \(KeyError"):
         read_model(path, text_head=16, vision_head=16)
     path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is no checkpoint of open_clip"):
+    with pytest.raises(UserError, match="is not a checkpoint of open_clip"):
         read_model(path)
 
 

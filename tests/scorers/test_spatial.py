@@ -116,5 +116,5 @@ def test_unidet_own_results_are_read(tmp_path):
     path.write_text(json.dumps([{"question_id": 3, "answer": 0.75}]))
     assert read_unidet(path) == {3: 0.75}
     path.write_text('{"a": 1}')
-    with pytest.raises(UserError, match="is not of T2I-CompBench's evaluation"):
+    with pytest.raises(UserError, match="is not a result of T2I-CompBench's evaluation"):
         read_unidet(path)

@@ -66,7 +66,7 @@ class Eval(Common):
     def _comparison(self) -> dict[str, Any]:
         from mitune.adapters import adapter
         from mitune.evaluation.report import compare_adapter
-        from mitune.scorers.known import find_scorer
+        from mitune.scorers.known import find_scorers
 
         if self.adapter is None:
             raise UserError("--adapter is missing: expected the adapter to compare, or --bench")
@@ -78,7 +78,7 @@ class Eval(Common):
         if self.out is not None:
             check_out(self.out)
         model = self.load(self.adapter)  # fails before the base is drawn
-        scorers = [find_scorer(name, model) for name in self.scorers]
+        scorers = find_scorers(self.scorers, model)
         adapter.detach(model)
         warn_long(model, prompts)
         result = compare_adapter(
@@ -107,7 +107,7 @@ class Eval(Common):
         if self.out is None:
             raise UserError("--out is missing: expected a folder for the benchmark's pictures")
         if self.prompts is not None:
-            raise UserError("--prompts is given with --bench: give --bench FILE for a list of own")
+            raise UserError("--prompts is given with --bench: give your own list as --bench FILE")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}: expected at least 1 prompt")
         if self.seeds != 1:
@@ -149,10 +149,10 @@ class Eval(Common):
     def _scorers(self, suite: "Suite", model: "LatentModel") -> "list[Scorer]":
         """Found before anything is drawn, so that missing weights cost nothing."""
         from mitune.evaluation.benchmarks.oracle import Oracle
-        from mitune.scorers.known import find_scorer
+        from mitune.scorers.known import find_scorers
 
-        given = {name.partition("=")[0]: name for name in self.scorers}
-        own = [name for metrics in suite.metrics.values() for name in metrics]
-        names = {name: given.get(name, name) for name in [*own, *given]}
-        found = [find_scorer(name, model) for name in names.values()]
+        given = {each.partition("=")[0]: each for each in reversed(self.scorers)}
+        own = dict.fromkeys(name for metrics in suite.metrics.values() for name in metrics)
+        first = [given.get(name, name) for name in own]
+        found = find_scorers([*first, *(each for each in self.scorers if each not in first)], model)
         return [*found, Oracle(model.world)] if model.world else found

@@ -1,6 +1,6 @@
 """The verb that draws pictures: generate."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +52,12 @@ class Generate(Common):
         from mitune.config.sets import GenerateConfig
         from mitune.core.prompts import check_prompts
         from mitune.evaluation.report import use_sampler
-        from mitune.methods.picture_files import check_manifest, draw_pictures, file_names
+        from mitune.methods.picture_files import (
+            check_manifest,
+            draw_pictures,
+            file_names,
+            picture_settings,
+        )
         from mitune.methods.sampling.known import find_method
 
         if self.prompt and self.prompts is not None:
@@ -75,19 +80,11 @@ class Generate(Common):
             scored=self.best_of > 1,
             runtime=configured(self, Runtime()),
         )
-        settings = {
-            "prompts": prompts,
-            "images": self.images,
-            "best_of": self.best_of,
-            "method": self.method,
-            "sampler": asdict(config.sampler),
-            "seed": self.seed,
-            "precision": config.runtime.precision or model.precision,
-            "model_fingerprint": model.fingerprint,
-            "model_parts": model.parts,
-            "adapter": None if self.adapter is None else digest(self.adapter),
-        }
-        check_manifest(self.out, "pictures.json", settings)
+        adapter = None if self.adapter is None else digest(self.adapter)
+        settings = picture_settings(
+            model, config, adapter=adapter, method=self.method, best_of=self.best_of
+        )
+        check_manifest(self.out, "pictures.json", {"prompts": prompts, **settings})
         folder = self.out / "samples"
         with running(self, self.out, self.quiet) as bars:
             draw_pictures(

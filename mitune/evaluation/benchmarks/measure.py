@@ -1,5 +1,6 @@
 """The scores of a benchmark's pictures, in our own files and in those of the official scorers."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.images import read_images
 from mitune.core.provenance import as_json
-from mitune.core.reading import read_file
+from mitune.core.reading import read_file, reason
 from mitune.evaluation.benchmarks.suite import BLIP, CLIP, COMPLEX, SPATIAL, Suite, key
 from mitune.scoring.scorer import Scorer, scorer_identity
 
@@ -27,7 +29,7 @@ def scored(
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The scores of a category's pictures, ``[N]`` float64; kept in ``scores/NAME.json`` for a run
-    that goes on, and made again for a scorer that changed.
+    that goes on, and made again for a scorer or pictures that changed.
 
     Args:
         folder: of the category.
@@ -41,10 +43,10 @@ def scored(
         UserError: a picture is missing or damaged, or the scorer refuses a prompt.
     """
     path = folder / "scores" / f"{scorer.name}.json"
-    identity = scorer_identity(scorer)
+    identity = f"{scorer_identity(scorer)} of {_digest(folder, names)}"
     if path.is_file():
         kept = json.loads(read_file(path))
-        if kept["scorer"] == identity and len(kept["scores"]) == len(names):
+        if kept["scorer"] == identity:
             return torch.tensor(kept["scores"], dtype=torch.float64)
     parts = []
     for start in range(0, len(names), _BLOCK):
@@ -58,6 +60,18 @@ def scored(
     content = {"scorer": identity, "requires": scorer.requires, "scores": found.tolist()}
     atomic_write(path, as_json(content).encode())
     return found
+
+
+def _digest(folder: Path, names: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            digest.update(hashlib.sha256(read_file(folder / "samples" / name)).digest())
+        except OSError as error:
+            raise UserError(
+                f"picture {name} of {folder} cannot be read ({reason(error)}): run it again"
+            ) from None
+    return digest.hexdigest()[:16]
 
 
 def three_in_one(

@@ -14,7 +14,12 @@ from mitune.evaluation.benchmarks.agreement import agreement
 from mitune.evaluation.benchmarks.measure import leave_official, scored, three_in_one
 from mitune.evaluation.benchmarks.suite import COMPBENCH, COMPLEX, PAPER, Suite
 from mitune.evaluation.standard_error import Estimate, estimate
-from mitune.methods.picture_files import check_manifest, draw_pictures, file_names
+from mitune.methods.picture_files import (
+    check_manifest,
+    draw_pictures,
+    file_names,
+    picture_settings,
+)
 from mitune.methods.sampling.known import find_method
 from mitune.models.protocol import LatentModel
 from mitune.scoring.scorer import Scorer
@@ -35,7 +40,7 @@ def run_benchmark(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw what is not drawn yet, score what is not scored yet, write ``results.json`` and
-    ``table.md`` into ``out``, and return the results.
+    ``table.md`` into ``out`` if there are scorers, and return the results.
 
     Args:
         model: with or without an adapter.
@@ -54,17 +59,8 @@ def run_benchmark(
     settings = {
         "benchmark": suite.name,
         "prompts": {name: list(prompts) for name, prompts in suite.prompts.items()},
-        "images": config.candidates,
-        "sampler": asdict(config.sampler),
-        "seed": config.seed,
         "negative_prompt": "",
-        "size": list(model.picture_size),
-        "precision": config.runtime.precision or model.precision,
-        "model_fingerprint": model.fingerprint,
-        "model_parts": model.parts,
-        "adapter": adapter,
-        "method": method,
-        "best_of": best_of,
+        **picture_settings(model, config, adapter=adapter, method=method, best_of=best_of),
     }
     check_manifest(out, MANIFEST, settings)
     rows: list[dict[str, Any]] = []
@@ -109,8 +105,9 @@ def run_benchmark(
         "paper": PAPER if suite.name == COMPBENCH else {},
         "environment": environment(model.device),
     }
-    atomic_write(out / "results.json", as_json(result, indent=1).encode())
-    atomic_write(out / "table.md", table(suite.name, rows).encode())
+    if scorers:  # pictures alone leave the results of an earlier run as they are
+        atomic_write(out / "results.json", as_json(result, indent=1).encode())
+        atomic_write(out / "table.md", table(suite.name, rows).encode())
     return result
 
 

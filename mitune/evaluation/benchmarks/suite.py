@@ -77,7 +77,7 @@ def read_suite(given: str, limit: int | None = None) -> Suite:
         limit: only the first so many prompts of each category.
 
     Raises:
-        UserError: a file is missing or is none of prompts.
+        UserError: a file is missing, or it is not a list of prompts.
     """
     name, _, place = given.partition("=")
     if name == COMPBENCH:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ COLOURS = ["a red circle and a blue square", "a green square and a red cross"]
 COMPLEX = ["A red circle.", "a blue square", "a green cross"]
 
 
+CALLS: defaultdict[str, list[int]] = defaultdict(list)
+"""By metric, how many pictures each call got; of no attribute, as these identify a metric."""
+
+
 @dataclass
 class Fixed:
     """A metric that knows each picture's number."""
@@ -34,10 +39,9 @@ class Fixed:
     name: str
     step: float
     requires: str = "nothing"
-    calls: list[int] = field(default_factory=list)
 
     def score(self, images, prompts, /):
-        self.calls.append(len(images))
+        CALLS[self.name].append(len(images))
         return self.step * torch.arange(len(images), dtype=torch.float64)
 
 
@@ -119,8 +123,7 @@ def test_the_pictures_are_the_models_own(exact_model, folder, tmp_path):
 
 def test_it_goes_on_where_it_stopped(exact_model, folder, tmp_path, monkeypatch):
     suite, out = read_suite(f"t2i-compbench={folder}"), tmp_path / "out"
-    first = metrics()
-    run_benchmark(exact_model, suite, first, out, CONFIG)
+    run_benchmark(exact_model, suite, metrics(), out, CONFIG)
     lost = out / "color/samples" / file_names(COLOURS, 2)[3]
     content = lost.read_bytes()
     lost.unlink()
@@ -132,11 +135,11 @@ def test_it_goes_on_where_it_stopped(exact_model, folder, tmp_path, monkeypatch)
         return real(*args, **options)
 
     monkeypatch.setattr(picture_files, "generate", counted)
-    again = metrics()
-    run_benchmark(exact_model, suite, again, out, CONFIG)
+    CALLS.clear()
+    run_benchmark(exact_model, suite, metrics(), out, CONFIG)
     assert [(r.prompt_index, r.index) for r in drawn] == [(1, 1)]
     assert lost.read_bytes() == content
-    assert [m.calls for m in again] == [[], [], []]
+    assert CALLS == {}
 
 
 def test_other_settings_are_refused_with_the_difference(exact_model, folder, tmp_path):
@@ -159,6 +162,24 @@ def test_a_metric_that_changed_scores_again(exact_model, tmp_path):
     run_benchmark(exact_model, suite, [Fixed("x", 1.0)], out, CONFIG)
     result = run_benchmark(exact_model, suite, [Fixed("x", 3.0)], out, CONFIG)
     assert result["rows"][0]["value"]["mean"] == 1.5
+
+
+def test_pictures_that_changed_are_scored_again(exact_model, folder, tmp_path):
+    suite, out = read_suite(f"t2i-compbench={folder}"), tmp_path / "out"
+    run_benchmark(exact_model, suite, metrics(), out, CONFIG)
+    first, second = (out / "color/samples" / name for name in file_names(COLOURS, 2)[:2])
+    first.write_bytes(second.read_bytes())
+    CALLS.clear()
+    run_benchmark(exact_model, suite, metrics(), out, CONFIG)
+    assert CALLS == {"blip-vqa": [4]}
+
+
+def test_drawing_alone_leaves_an_earlier_runs_results(exact_model, folder, tmp_path):
+    suite, out = read_suite(f"t2i-compbench={folder}"), tmp_path / "out"
+    run_benchmark(exact_model, suite, metrics(), out, CONFIG)
+    made = (out / "results.json").read_bytes()
+    run_benchmark(exact_model, suite, [], out, CONFIG)
+    assert (out / "results.json").read_bytes() == made
 
 
 def test_names_hold_what_file_names_may_not(tmp_path):
