@@ -20,6 +20,13 @@ WORDS = {
     "bench": 6847,
 }
 """Of BERT's vocabulary, with the numbers that it has there."""
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+"""Of a transformer in a tiny model."""
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +61,6 @@ def pictures():
 def blip_config(size):
     from transformers import BlipConfig
 
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    text = {"num_attention_heads": 2, "encoder_hidden_size": 32, "max_position_embeddings": 64}
-    vision = {"num_attention_heads": 2, "image_size": size, "patch_size": 16}
-    return BlipConfig(text_config={**sizes, **text}, vision_config={**sizes, **vision})
+    text = {"encoder_hidden_size": 32, "max_position_embeddings": 64}
+    vision = {"image_size": size, "patch_size": 16}
+    return BlipConfig(text_config=SIZES | text, vision_config=SIZES | vision)

@@ -7,6 +7,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from mitune.core.images import as_pictures
 from mitune.scorers.clip import ClipScorer
 from mitune.scorers.pixels import MEAN, SPREAD, cropped, padded, stretched
+from tests.scorers.conftest import SIZES
 
 PROMPTS = ["a red circle", "a blue square and a green star"]
 
@@ -14,20 +15,14 @@ PROMPTS = ["a red circle", "a blue square and a green star"]
 @pytest.fixture(scope="module")
 def model(clip_tokenizer):
     torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     ids = {
         "vocab_size": len(clip_tokenizer),
         "eos_token_id": clip_tokenizer.eos_token_id,
         "bos_token_id": clip_tokenizer.bos_token_id,
     }
     config = CLIPConfig(
-        text_config=sizes | ids,
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+        text_config=SIZES | ids,
+        vision_config={**SIZES, "image_size": 32, "patch_size": 16},
         projection_dim=16,
     )
     return CLIPModel(config).eval()

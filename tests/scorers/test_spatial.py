@@ -14,6 +14,7 @@ from transformers import (
 from mitune.core.errors import UserError
 from mitune.core.images import as_pictures
 from mitune.scorers.spatial import Box, Spatial, placed, read_unidet, rule
+from tests.scorers.conftest import SIZES
 
 LEFT, RIGHT = Box(0, 100, 100, 200, 0.8), Box(300, 100, 400, 200, 0.6)
 UP, DOWN = Box(0, 0, 100, 100, 0.8), Box(0, 300, 100, 400, 0.6)
@@ -78,16 +79,10 @@ def test_people_are_persons():
 
 def test_a_detector_of_transformers_finds_boxes(clip_tokenizer, pictures):
     torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     text = {"vocab_size": len(clip_tokenizer), "max_position_embeddings": 77}
     config = OwlViTConfig(
-        text_config=sizes | text,
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+        text_config=SIZES | text,
+        vision_config={**SIZES, "image_size": 32, "patch_size": 16},
         projection_dim=32,
     )
     processor = OwlViTProcessor(

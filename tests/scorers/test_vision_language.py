@@ -22,6 +22,7 @@ from mitune.scorers.vision_language import (
     read_questions,
     surface,
 )
+from tests.scorers.conftest import SIZES
 
 CHAT = (
     "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> "
@@ -49,21 +50,15 @@ def asked():
         chat_template=CHAT,
         num_additional_image_tokens=1,
     )
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
     config = LlavaConfig(
         text_config={
-            **sizes,
+            **SIZES,
             "model_type": "llama",
             "vocab_size": len(words),
             "num_key_value_heads": 2,
         },
         vision_config={
-            **sizes,
+            **SIZES,
             "model_type": "clip_vision_model",
             "image_size": 32,
             "patch_size": 16,
