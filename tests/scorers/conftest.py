@@ -54,13 +54,24 @@ def clip_tokenizer():
 
 @pytest.fixture
 def pictures():
-    """Two pictures, wider than high."""
-    return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    """Two pictures, wider than high; the second one's middle is dark."""
+    made = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    made[1, :, 10:30, 14:42] = 0.1
+    return made
+
+
+def louder(*networks):
+    """Scale random weights up, so that what a network reads changes what it says by far more than
+    a test's bound."""
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data.mul_(4)
 
 
 def blip_config(size):
     from transformers import BlipConfig
 
     text = {"encoder_hidden_size": 32, "max_position_embeddings": 64}
-    vision = {"image_size": size, "patch_size": 16}
+    # The class's own range is 1e-10: every picture would be the same to it.
+    vision = {"image_size": size, "patch_size": 16, "initializer_range": 0.02}
     return BlipConfig(text_config=SIZES | text, vision_config=SIZES | vision)

@@ -8,7 +8,7 @@ from mitune.core.phrases import NounPhrase
 from mitune.scorers import blip_vqa
 from mitune.scorers.blip_vqa import BlipVqa
 from mitune.scorers.pixels import stretched
-from tests.scorers.conftest import blip_config
+from tests.scorers.conftest import blip_config, louder
 
 QUESTIONS = ["a red dog?", "a green bench?"]
 
@@ -17,8 +17,7 @@ QUESTIONS = ["a red dog?", "a green bench?"]
 def model():
     torch.manual_seed(0)
     model = BlipForQuestionAnswering(blip_config(32)).eval()
-    for parameter in model.parameters():  # so that questions and pictures change the answer
-        parameter.data.mul_(4)
+    louder(model)
     return model
 
 
@@ -42,6 +41,8 @@ def test_hf_is_the_first_step_of_transformers_own_generation(model, bert_tokeniz
     expected = generated(model, text.input_ids, text.attention_mask, stretched(pictures, 32))
     found = BlipVqa(model, bert_tokenizer, "hf").yes(pictures, QUESTIONS)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    other = BlipVqa(model, bert_tokenizer, "hf").yes(pictures.flip(0), QUESTIONS)
+    assert float((other - found).abs().min()) > 1e-4  # it looks at the picture
 
 
 def test_compbench_replaces_the_first_token_and_reads_480_pixels(model, bert_tokenizer, pictures):

@@ -58,6 +58,9 @@ def test_the_score_is_the_cosine_of_the_two_embeddings(model, clip_tokenizer, pi
         seen = model.visual_projection(model.vision_model(cropped(pictures, 32)).pooler_output)
     expected = torch.cosine_similarity(words.double(), seen.double())
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    scorer = ClipScorer("clip", model, clip_tokenizer)
+    for other in (scorer.score(pictures.flip(0), PROMPTS), scorer.score(pictures, PROMPTS[::-1])):
+        assert float((other - found).abs().min()) > 1e-3  # it looks at the picture and reads
 
 
 def test_pick_score_is_scaled_by_the_learned_scale(model, clip_tokenizer, pictures):

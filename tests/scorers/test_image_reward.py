@@ -8,7 +8,7 @@ from transformers import BlipTextModel, BlipVisionModel
 from mitune.core.errors import UserError
 from mitune.scorers.image_reward import ImageReward, head, load
 from mitune.scorers.pixels import cropped
-from tests.scorers.conftest import blip_config
+from tests.scorers.conftest import blip_config, louder
 
 PROMPTS = ["a red dog", "a green bench"]
 
@@ -18,7 +18,9 @@ def scorer(bert_tokenizer):
     torch.manual_seed(0)
     config = blip_config(32)
     text = BlipTextModel(config.text_config, add_pooling_layer=False).eval()
-    return ImageReward(BlipVisionModel(config.vision_config).eval(), text, head(32), bert_tokenizer)
+    vision, layers = BlipVisionModel(config.vision_config).eval(), head(32)
+    louder(vision, text)
+    return ImageReward(vision, text, layers, bert_tokenizer)
 
 
 def test_the_head_is_the_published_stack_of_linear_layers():
@@ -50,6 +52,8 @@ def test_the_score_is_an_affine_map_of_the_first_token_standardised(scorer, pict
         expected.append((weight @ read.double() + bias - 0.16717362830052426) / 1.0333394966054072)
     found = scorer.score(pictures, PROMPTS)
     torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=0)
+    for other in (scorer.score(pictures.flip(0), PROMPTS), scorer.score(pictures, PROMPTS[::-1])):
+        assert float((other - found).abs().min()) > 1e-4  # it looks at the picture and reads
 
 
 def test_it_loads_from_a_converted_folder(scorer, pictures, tmp_path):

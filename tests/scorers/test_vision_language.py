@@ -77,6 +77,8 @@ def test_the_probability_is_that_of_the_first_generated_token(asked, pictures):
     expected = out.logits[0][0].double().softmax(dim=0)[3]
     found = VqaScore(asked).score(pictures[:1], ["red dog"])
     torch.testing.assert_close(found, expected[None], atol=1e-6, rtol=0)
+    other = VqaScore(asked).score(pictures[1:], ["red dog"])
+    assert float((other - found).abs()) > 1e-5  # it looks at the picture
 
 
 def test_several_answers_count_once_each(asked, pictures):
