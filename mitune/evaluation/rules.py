@@ -82,6 +82,7 @@ def rank(
     *,
     draws: int,
     seed: int,
+    runtime: Runtime | None = None,
 ) -> dict[Rule, Tensor]:
     """The scores by each rule, ``[N]`` float64.
 
@@ -94,8 +95,9 @@ def rank(
         rests: reads a prompt's phrases.
         draws: of re-noising, for each picture.
         seed: keys the noise and the timesteps of re-noising, which all pictures share.
+        runtime: how to run the denoiser.
     """
-    scores = _Scores(model, made, pool, sampler, rests, draws, seed)
+    scores = _Scores(model, made, pool, sampler, rests, draws, seed, runtime or Runtime())
     return {rule: scores.of(rule) for rule in rules}
 
 
@@ -111,9 +113,11 @@ class _Scores:
         rests: Rests,
         draws: int,
         seed: int,
+        runtime: Runtime,
     ) -> None:
         self.model, self.pool, self.sampler = model, pool, sampler
         self.rests, self.draws, self.seed = rests, draws, seed
+        self.runtime = runtime
         self.schedule = model.schedule(sampler)
         self.terms = torch.stack([c.terms[:, 0] for c in made]).double()
         self.latents = torch.stack([c.latent for c in made])
@@ -153,7 +157,7 @@ class _Scores:
         return ((pools - pools.mean(dim=1, keepdim=True)) / spread).view_as(values)
 
     def _solace(self, t_min: float) -> Tensor:
-        prepared = prepare(self.model, Runtime())
+        prepared = prepare(self.model, self.runtime)
         found, t = confidence(
             prepared,
             self.latents.to(self.model.device),
@@ -166,7 +170,7 @@ class _Scores:
         return self._standardised(found) @ (share * (1 - share))
 
     def _path(self, t_min: float) -> Tensor:
-        prepared = prepare(self.model, Runtime())
+        prepared = prepare(self.model, self.runtime)
         found, ends = path_ratio(
             prepared,
             self.keys.to(self.model.device),
@@ -204,7 +208,7 @@ class _Scores:
     ) -> Tensor:
         """The estimates of the candidates ``rows`` ([M] int64), ``[M]`` float64; ``instead``, if
         given, are M texts in the place of the empty one."""
-        prepared = prepare(self.model, Runtime())
+        prepared = prepare(self.model, self.runtime)
         texts = [self.texts[row] for row in rows.tolist()]
         null = prepared.encode_null() if instead is None else prepared.encode_rows(instead)
         found = pointwise_mi(

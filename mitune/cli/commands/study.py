@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from mitune.arguments.fields import Positional, stands_for
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.options.model import Output
+from mitune.config.choices import Precision, TrainingBackend
 
 Name = Literal[
     "agreement",
@@ -49,6 +50,9 @@ class Study(Output):
     tuning on spatial prompts (MI-Tune *)."""
     out: Path
     """Folder of the study."""
+    work: Annotated[Path | None, stands_for("OUT")] = None
+    """Folder of pools, adapters and judged pictures; studies with one folder share what is
+    equal."""
     world: str = "shapes"
     """The embedded world, by the name of its model."""
     folder: Annotated[Path | None, stands_for("the shipped model")] = None
@@ -75,6 +79,10 @@ class Study(Output):
     """Guidance at which models are compared."""
     iterations: Annotated[int | None, stands_for("the preset's")] = None
     """Optimizer steps of each tuning."""
+    backend: TrainingBackend = "eager"
+    """What runs the denoiser; inductor compiles first and is faster."""
+    precision: Precision = "float32"
+    """Of the denoiser; bf16-mixed is faster where the processor has bfloat16."""
     processes: Annotated[int | None, stands_for("one on a GPU, else one per core")] = None
     """Seeds that run at the same time, each on one core."""
     quiet: bool = False

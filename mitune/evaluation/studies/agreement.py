@@ -1,7 +1,6 @@
 """Where does MI see the errors that guidance leaves? Every rule that could rank a pool, at every
 guidance of the pool, by category, against the world's oracle (``docs/estimators.md``)."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from mitune.evaluation.seeds import each_seed, processes
 from mitune.evaluation.standard_error import Estimate, estimate
 from mitune.evaluation.studies.compared import ALL
 from mitune.evaluation.studies.plan import Plan
-from mitune.evaluation.studies.pools import PoolPlan, Pools, stored_pools
+from mitune.evaluation.studies.pools import PoolPlan, Pools, digest, stored_pools
 from mitune.evaluation.studies.stored import stored
 from mitune.evaluation.studies.told import tell
 
@@ -70,7 +69,7 @@ def judged_pools(plan: Plan, seed: int) -> dict[float, Judged]:
     texts = list(plan.texts("train"))
     found = {}
     for guidance in GUIDANCE if plan.guidance is None else (plan.guidance,):
-        path = plan.out / f"seed-{seed}" / f"guidance-{guidance:g}.parquet"
+        path = plan.seed_folder(seed) / "pools" / f"guidance-{guidance:g}.parquet"
         rules = every_rule(T_MINS)
         pool = PoolPlan(
             sampler=plan.sampler(guidance),
@@ -79,7 +78,7 @@ def judged_pools(plan: Plan, seed: int) -> dict[float, Judged]:
             draws=model.preset.draws,
             seed=seed * 1000,
         )
-        pools = stored_pools(path, model, texts, plan.of.rests, pool)
+        pools = stored_pools(path, model, texts, plan.of.rests, pool, runtime=plan.runtime)
 
         def make(pools: Pools = pools) -> pa.Table:
             pictures = model.decode(pools.latents.flatten(0, 1))
@@ -92,7 +91,7 @@ def judged_pools(plan: Plan, seed: int) -> dict[float, Judged]:
                 }
             )
 
-        identity = {"pools": str(path.name), "latents": _digest(pools.latents)}
+        identity = {"pools": str(path.name), "latents": digest(pools.latents)}
         table = stored(path.with_name(f"judged-{guidance:g}.parquet"), identity, make)
         graded, strict = (
             torch.tensor(table[n].to_pylist(), dtype=torch.float64).view(len(texts), -1)
@@ -144,10 +143,6 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
                 )
             )
     return found
-
-
-def _digest(latents: Tensor) -> str:
-    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
 
 
 def markdown(rows: Sequence[Row]) -> str:

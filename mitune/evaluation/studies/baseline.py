@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from mitune.config.preset import Preset
 from mitune.evaluation.rules import Rule
 from mitune.evaluation.studies.arm import Arm
 from mitune.evaluation.studies.plan import Plan
@@ -10,14 +11,19 @@ RANDOM = "random"
 """Name of the control: random candidates of the same pools."""
 
 
+def rule_of(preset: Preset) -> Rule:
+    """That of a preset."""
+    least = preset.sampler.t_min
+    assert preset.estimator != "rfmi"  # of a flow; the worlds' models are diffusion models
+    return Rule(preset.estimator, -1.0 if least is None else least)
+
+
 def baseline(plan: Plan) -> Arm:
     """Selection by the preset's rule."""
     preset = plan.of.preset
-    least = preset.sampler.t_min
-    assert preset.estimator != "rfmi"  # of a flow; the worlds' models are diffusion models
     return Arm(
         name="mi",
-        rule=Rule(preset.estimator, -1.0 if least is None else least),
+        rule=rule_of(preset),
         guidance=plan.pool_guidance,
         candidates=plan.candidates,
         keep=plan.keep or min(preset.keep, plan.candidates),

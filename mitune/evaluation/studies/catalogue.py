@@ -143,8 +143,9 @@ def _real(plan: Plan) -> list[Arm]:
 def _star(plan: Plan) -> list[Arm]:
     one = replace(baseline(plan), shown="spatial")
     drawings = replace(one, name="drawings", rounds=0, control=None)
-    star = replace(one, name="drawings, then mi")
-    return [star, random_of(star), drawings, replace(baseline(plan), control=None)]
+    star = replace(one, name="drawings, then mi", control=f"drawings, then {RANDOM}")
+    control = random_of(star, f"drawings, then {RANDOM}")
+    return [star, control, drawings, replace(baseline(plan), control=None)]
 
 
 ARMS = (

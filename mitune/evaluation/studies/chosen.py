@@ -6,16 +6,20 @@ python -m mitune.evaluation.studies.chosen --study runs/selection --world shapes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow.parquet as pq
 import torch
 
+from mitune.arguments.fields import stands_for
 from mitune.arguments.module import run_module
 from mitune.core import progress
 from mitune.core.errors import UserError
 from mitune.evaluation.correlation import kendall
 from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.evaluation.studies.baseline import rule_of
 from mitune.evaluation.studies.compared import ALL
+from mitune.evaluation.studies.pools import scores_file
 from mitune.evaluation.studies.stored import from_bytes
 from mitune.load import pick_device
 from mitune.worlds.known import WORLDS
@@ -27,11 +31,13 @@ class Options:
     """What a study's pools held and what it kept of them, by the oracle."""
 
     study: Path
-    """Folder of a study that tunes."""
+    """Folder of a study that tunes, or the --work of several."""
     world: str = "shapes"
     """Its world."""
     keep: int = 2
     """How many of each pool it kept."""
+    guidance: Annotated[float | None, stands_for("the preset's")] = None
+    """Of the pools."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +59,26 @@ class Row:
     tau_of_three: Estimate
 
 
-def chosen(world: World, study: Path, keep: int) -> list[Row]:
-    """The rows of a study's pools, of the first rule that they are scored by.
+def chosen(world: World, study: Path, keep: int, guidance: float | None = None) -> list[Row]:
+    """The rows of a study's pools, by the rule of the world's preset.
 
     Args:
         world: of the study; its shipped model decodes.
         study: its folder.
         keep: how many of each pool it kept.
+        guidance: of the pools; None: the preset's.
 
     Raises:
         UserError: the folder has no scored pools.
     """
-    files = sorted(study.glob("seed-*/pools/guidance-*.parquet"))
+    at_guidance = world.preset.sampler.guidance if guidance is None else guidance
+    files = sorted(study.glob(f"seed-*/pools/guidance-{at_guidance:g}.parquet"))
     if not files:
-        raise UserError(f"{study} has no pools: expected the folder of a study that tunes")
+        raise UserError(
+            f"{study} has no pools of guidance {at_guidance:g}: expected the folder of a study "
+            "that tunes"
+        )
+    rule = rule_of(world.preset)
     model = world.load(device=pick_device(None), precision="float32")
     at: list[tuple[str, int]] = []
     values: dict[str, list[float]] = {n: [] for n in ("strict", "kept", "tau", "three")}
@@ -74,15 +86,15 @@ def chosen(world: World, study: Path, keep: int) -> list[Row]:
         table = pq.read_table(file)
         texts = table["prompt"].to_pylist()
         prompts = list(dict.fromkeys(texts))
-        rules = [name for name in table.column_names if " t>" in name]
-        if not rules:
-            raise UserError(f"{file} has no scores: expected pools that a rule ranks")
+        scored = scores_file(file, rule)
+        if not scored.exists():
+            raise UserError(f"{file} has no scores by {rule}: expected pools that it ranks")
         latents = from_bytes(table["latent"].to_pylist()).view(-1, *model.latent_shape)
         verdicts = world.judge(texts, model.decode(latents))
         columns = [
             torch.tensor(each, dtype=torch.float64).view(len(prompts), -1)
             for each in (
-                table[rules[0]].to_pylist(),
+                pq.read_table(scored)["score"].to_pylist(),
                 [float(v.strict) for v in verdicts],
                 [v.graded for v in verdicts],
             )
@@ -132,7 +144,7 @@ def main(options: Options) -> None:
     progress.quiet_libraries()
     if options.world not in WORLDS:
         raise UserError(f"world {options.world!r} is not known: choose one of {', '.join(WORLDS)}")
-    print(markdown(chosen(WORLDS[options.world], options.study, options.keep)))
+    print(markdown(chosen(WORLDS[options.world], options.study, options.keep, options.guidance)))
 
 
 if __name__ == "__main__":

@@ -144,12 +144,13 @@ def workshop(plan: Plan, model: LatentModel, seed: int, *, alone: bool) -> Itera
     with progress.shown(plan.quiet, None if alone else f"seed {seed}") as bars:
         yield Workshop(
             model=model,
-            folder=plan.out / f"seed-{seed}",
+            folder=plan.seed_folder(seed),
             # Far apart, so that no round of one seed repeats the noise of another seed.
             seed=seed * 1000,
             prompts=plan.texts("train"),
             rests=plan.of.rests,
             drawings=plan.of.drawings,
+            runtime=plan.runtime,
             progress=bars.work,
         )
 
@@ -195,7 +196,7 @@ def pictures(
         guidances: at which all draw.
         drawers: by the names that tables show.
     """
-    folder, test, number = plan.out / f"seed-{seed}" / "pictures", plan.texts("test"), _TEST + seed
+    folder, test, number = plan.seed_folder(seed) / "pictures", plan.texts("test"), _TEST + seed
     drawings = folder / f"{DRAWINGS}.parquet"
     stored_drawings(drawings, plan.of, model, test, images=plan.images, seed=number)
     found: dict[float, dict[str, Path]] = {}
@@ -212,6 +213,7 @@ def pictures(
                 sampler=plan.sampler(guidance),
                 seed=number,
                 drawer=drawer,
+                runtime=plan.runtime,
             )
             found[guidance][name] = path
     return found

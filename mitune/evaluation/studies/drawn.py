@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
 from mitune.evaluation.drawing import Images, draw, draw_candidates
 from mitune.evaluation.studies.quality import features
-from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
+from mitune.evaluation.studies.stored import bytes_of, from_bytes, precision_of, stored
 from mitune.methods.sampling.sample import Method, sample
 from mitune.models.protocol import LatentModel
 from mitune.worlds.world import World
@@ -49,6 +50,7 @@ def stored_pictures(
     sampler: SamplerConfig,
     seed: int,
     drawer: Drawer,
+    runtime: Runtime | None = None,
 ) -> pa.Table:
     """What the oracle says of a model's pictures: the table in the file ``path``, with a row for
     each picture in the order of prompt and index; if there is none, it is drawn and judged.
@@ -62,6 +64,7 @@ def stored_pictures(
         sampler: that draws.
         seed: keys the noise, the same for every model that is compared.
         drawer: what draws.
+        runtime: how the denoiser is run, where no method acts at sampling.
 
     Raises:
         UserError: the adapter does not fit, or the file is of another model or other settings.
@@ -75,6 +78,7 @@ def stored_pictures(
         "images": images,
         "sampler": asdict(sampler),
         "seed": seed,
+        **precision_of(model),
     }
     if drawer.method is not None:
         identity["method"] = drawer.settings
@@ -85,7 +89,7 @@ def stored_pictures(
         if adapter is not None:
             adapters.load(model, adapter, fingerprint=model.fingerprint)
         try:
-            made = _drawn(model, list(prompts), images, sampler, seed, drawer)
+            made = _drawn(model, list(prompts), images, sampler, seed, drawer, runtime)
         finally:
             if adapter is not None:
                 adapters.detach(model)
@@ -102,15 +106,18 @@ def _drawn(
     sampler: SamplerConfig,
     seed: int,
     drawer: Drawer,
+    runtime: Runtime | None,
 ) -> Images:
     of = drawer.best_of
     config = GenerateConfig(candidates=images * of, sampler=sampler, seed=seed)
     if drawer.method is not None:
         made = list(sample(model, prompts, drawer.method, config))
     elif of > 1:
-        made = draw_candidates(model, prompts, images=images * of, sampler=sampler, seed=seed)
+        made = draw_candidates(
+            model, prompts, images=images * of, sampler=sampler, seed=seed, runtime=runtime
+        )
     else:
-        return draw(model, prompts, images=images, sampler=sampler, seed=seed)
+        return draw(model, prompts, images=images, sampler=sampler, seed=seed, runtime=runtime)
     made = [max(made[i : i + of], key=lambda c: c.score) for i in range(0, len(made), of)]
     return Images(prompts=[c.prompt for c in made], latents=torch.stack([c.latent for c in made]))
 

@@ -22,7 +22,7 @@ def run(plan: Plan) -> dict[str, Any]:
     model = plan.load()
     texts = list(plan.texts("test"))
     sampler = plan.sampler(plan.compared_at)
-    made = draw(model, texts, images=1, sampler=sampler, seed=1_000_000)
+    made = draw(model, texts, images=1, sampler=sampler, seed=1_000_000, runtime=plan.runtime)
     pictures = model.decode(made.latents)
     shown, rows, lines = [], [], ["| prompt | without | nats |", "|---|---|---:|"]
     for number, text in enumerate(texts):
@@ -35,6 +35,7 @@ def run(plan: Plan) -> dict[str, Any]:
             estimator="standard",
             draws=DRAWS,
             t_min=sampler.t_min,
+            runtime=plan.runtime,
         )
         picture = pictures[number]
         shown.append((text, [picture, *(overlay(picture, found) for found in maps)]))

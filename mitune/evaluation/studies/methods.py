@@ -117,8 +117,9 @@ def _trained(plan: Plan, shop: Workshop) -> dict[str, Path]:
     )
     pools = shop.pools(shop.folder / "pools" / f"guidance-{one.guidance:g}.parquet", how)
     made: dict[str, Path] = {}
-    for arm in (replace(one, name="MI-Tune", rounds=_ROUNDS), random_of(one)):
-        made |= zip(arm.names, shop.tuned(arm, pools, how), strict=True)
+    rounds = shop.tuned(replace(one, rounds=_ROUNDS), pools, how)
+    made |= {f"MI-Tune R={number}": path for number, path in enumerate(rounds, start=1)}
+    made[RANDOM] = shop.tuned(random_of(one), pools, how)[0]
     lowest = replace(pools, scores={one.rule: -pools.scores[one.rule]})
     best, worst = (
         Chosen(

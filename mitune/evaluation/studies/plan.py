@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from mitune.config.choices import Precision, TrainingBackend, check_choice
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
@@ -20,6 +22,8 @@ class Plan:
 
     Attributes:
         out: its folder.
+        work: of pools, adapters and judged pictures; studies with one folder share what is equal.
+            None: ``out``.
         world: name of an embedded world.
         folder: of another training of the world's model; None: the shipped one.
         seeds: independent repetitions; pools, adapters and test pictures all differ.
@@ -32,11 +36,15 @@ class Plan:
         guidance: of the pools; None: the preset's.
         use_guidance: of the comparison; None: the preset's.
         iterations: optimizer steps of each tuning; None: the preset's.
+        backend: what runs the denoiser, in pools, scores, trainings and test pictures; methods that
+            act while a picture is sampled run eagerly. Changes results by rounding alone.
+        precision: of the denoiser.
         processes: seeds that run at the same time; None: ``mitune.evaluation.seeds.processes``.
         quiet: no lines about what is being done.
     """
 
     out: Path
+    work: Path | None = None
     world: str = "shapes"
     folder: Path | None = None
     seeds: int = 3
@@ -50,6 +58,8 @@ class Plan:
     guidance: float | None = None
     use_guidance: float | None = None
     iterations: int | None = None
+    backend: TrainingBackend = "eager"
+    precision: Precision = "float32"
     processes: int | None = None
     quiet: bool = False
 
@@ -59,11 +69,17 @@ class Plan:
                 f"world {self.world!r} is not known: choose one of {', '.join(WORLDS)}, as a study "
                 "needs an oracle"
             )
+        check_choice("backend", self.backend, TrainingBackend)
+        check_choice("precision", self.precision, Precision)
         for name in ("seeds", "prompts", "test_prompts", "images", "candidates"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.keep is not None and not 1 <= self.keep <= self.candidates:
             raise UserError(f"keep is {self.keep}: expected 1 to {self.candidates}, the candidates")
+
+    def seed_folder(self, seed: int) -> Path:
+        """Where a seed's pools, adapters and judged pictures lie."""
+        return (self.work or self.out) / f"seed-{seed}"
 
     @property
     def of(self) -> World:
@@ -73,7 +89,7 @@ class Plan:
     def load(self, device: torch.device | None = None) -> LatentModel:
         """The model."""
         where = device or pick_device(None)
-        return self.of.load(device=where, precision="float32", folder=self.folder)
+        return self.of.load(device=where, precision=self.precision, folder=self.folder)
 
     def texts(self, split: Split) -> dict[str, str]:
         """The prompts of a split, with their categories."""
@@ -100,5 +116,10 @@ class Plan:
     @property
     def tuning(self) -> TuneConfig:
         """The preset's."""
-        own = self.of.preset.tuning
+        own = replace(self.of.preset.tuning, backend=self.backend)
         return own if self.iterations is None else replace(own, iterations=self.iterations)
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the denoiser is run, in the model's own precision."""
+        return Runtime(backend=self.backend)

@@ -1,19 +1,26 @@
 """The pools of a study: candidates of all training prompts at one guidance, each with its latent
-and its scores by every rule that the study needs. Nothing here reads an oracle."""
+and its scores by every rule that the study needs. Nothing here reads an oracle.
 
+Candidates lie in one file and each rule's scores in one of their own beside it, so that studies of
+other rules draw nothing again."""
+
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
+from mitune.engine.candidate import Candidate
 from mitune.evaluation.drawing import draw_candidates
 from mitune.evaluation.rules import Rests, Rule, rank
-from mitune.evaluation.studies.stored import bytes_of, from_bytes, stored
+from mitune.evaluation.studies.stored import bytes_of, from_bytes, precision_of, stored
 from mitune.models.protocol import LatentModel
 
 
@@ -59,9 +66,11 @@ def stored_pools(
     plan: PoolPlan,
     *,
     adapter: str | None = None,
+    runtime: Runtime | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pools:
-    """The pools in the file ``path``, or new ones, which are written there.
+    """The pools in the file ``path`` with the scores beside it; what is missing is made and
+    written.
 
     Args:
         path: of a Parquet file with a row for each candidate.
@@ -70,10 +79,11 @@ def stored_pools(
         rests: reads a prompt's phrases.
         plan: of the pools.
         adapter: digest of the adapter on the model.
+        runtime: how the denoiser is run.
         progress: called with (candidates drawn, candidates in all).
 
     Raises:
-        UserError: the file is of another model or other settings.
+        UserError: a file is of another model or other settings.
     """
     identity: dict[str, Any] = {
         "model": model.fingerprint,
@@ -82,28 +92,56 @@ def stored_pools(
         "prompts": list(prompts),
         "sampler": asdict(plan.sampler),
         "candidates": plan.candidates,
-        "rules": [str(rule) for rule in plan.rules],
-        "draws": plan.draws,
         "seed": plan.seed,
+        **precision_of(model),
     }
-    table = stored(path, identity, lambda: _drawn(model, prompts, rests, plan, progress))
+    table = stored(path, identity, lambda: _drawn(model, prompts, plan, runtime, progress))
+    made = _candidates(table, prompts, model, plan)
     shape = (len(prompts), plan.candidates)
-    latents = from_bytes(table["latent"].to_pylist())
+    latents = torch.stack([candidate.latent for candidate in made])
+    scored = {**identity, "draws": plan.draws, "latents": digest(latents)}
+    files = {rule: scores_file(path, rule) for rule in plan.rules}
+    missing = [rule for rule, file in files.items() if not file.exists()]
+    if missing:
+        found = rank(
+            model,
+            made,
+            plan.candidates,
+            plan.sampler,
+            missing,
+            rests,
+            draws=plan.draws,
+            seed=plan.seed,
+            runtime=runtime,
+        )
+    scores = {}
+    for rule, file in files.items():
+        column = stored(
+            file,
+            {**scored, "rule": str(rule)},
+            lambda rule=rule: pa.table({"score": found[rule].numpy()}),
+        )
+        scores[rule] = torch.from_numpy(column["score"].to_numpy().copy()).view(shape)
     return Pools(
-        prompts=tuple(prompts),
-        latents=latents.view(*shape, *model.latent_shape),
-        scores={
-            rule: torch.from_numpy(table[str(rule)].to_numpy().copy()).view(shape)
-            for rule in plan.rules
-        },
+        prompts=tuple(prompts), latents=latents.view(*shape, *model.latent_shape), scores=scores
     )
+
+
+def scores_file(path: Path, rule: Rule) -> Path:
+    """Where the scores of the pools in ``path`` by a rule lie."""
+    return path.with_suffix("") / f"{rule.score} above {rule.t_min:g}.parquet"
+
+
+def digest(latents: Tensor) -> str:
+    """SHA-256 of float32 latents."""
+    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
 
 
 def _drawn(
     model: LatentModel,
     prompts: Sequence[str],
-    rests: Rests,
     plan: PoolPlan,
+    runtime: Runtime | None,
     progress: Callable[[int, int], None] | None,
 ) -> pa.Table:
     made = draw_candidates(
@@ -112,21 +150,35 @@ def _drawn(
         images=plan.candidates,
         sampler=plan.sampler,
         seed=plan.seed,
+        runtime=runtime,
         progress=progress,
-    )
-    scores = rank(
-        model,
-        made,
-        plan.candidates,
-        plan.sampler,
-        plan.rules,
-        rests,
-        draws=plan.draws,
-        seed=plan.seed,
     )
     columns: dict[str, Any] = {
         "prompt": [c.prompt for c in made],
         "candidate": [c.index for c in made],
+        "score": np.array([c.score for c in made]),
+        "terms": bytes_of(torch.stack([c.terms for c in made])),
         "latent": bytes_of(torch.stack([c.latent for c in made])),
     }
-    return pa.table(columns | {str(rule): found.numpy() for rule, found in scores.items()})
+    return pa.table(columns)
+
+
+def _candidates(
+    table: pa.Table, prompts: Sequence[str], model: LatentModel, plan: PoolPlan
+) -> list[Candidate]:
+    """What ``_drawn`` put into a table."""
+    latents = from_bytes(table["latent"].to_pylist()).view(-1, *model.latent_shape)
+    terms = from_bytes(table["terms"].to_pylist()).view(len(latents), -1, 2)
+    place = {prompt: number for number, prompt in enumerate(prompts)}
+    return [
+        Candidate(
+            prompt=row["prompt"],
+            prompt_index=place[row["prompt"]],
+            index=row["candidate"],
+            seed=plan.seed,
+            score=row["score"],
+            terms=terms[number],
+            latent=latents[number],
+        )
+        for number, row in enumerate(table.select(["prompt", "candidate", "score"]).to_pylist())
+    ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json
+from mitune.models.protocol import LatentModel
 
 _IDENTITY = b"mitune.study"
 """Key of a file's metadata: what its content depends on."""
@@ -41,6 +42,11 @@ def stored(path: Path, identity: Mapping[str, Any], make: Callable[[], pa.Table]
     table = make().replace_schema_metadata({_IDENTITY: wanted})
     write(path, table)
     return table
+
+
+def precision_of(model: LatentModel) -> dict[str, str]:
+    """What an identity has of a model that does not compute in float32."""
+    return {} if model.precision == "float32" else {"precision": model.precision}
 
 
 def write(path: Path, table: pa.Table) -> None:

@@ -28,7 +28,7 @@ def tell(
     """
     make_folder(plan.out)
     # Not where things lie on this machine: results are published.
-    plain = {key: v for key, v in asdict(plan).items() if key != "out"}
+    plain = {key: v for key, v in asdict(plan).items() if key not in ("out", "work")}
     plain["folder"] = None if plan.folder is None else plan.folder.name
     result: dict[str, Any] = {
         "study": name,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mitune.adapters import adapter as adapters
 from mitune.adapters.adapter_file import digest
+from mitune.config.runtime import Runtime
 from mitune.config.sets import RealConfig
 from mitune.core.errors import UserError
 from mitune.evaluation.rules import Rests
@@ -38,6 +39,7 @@ class Workshop:
         rests: reads a prompt's phrases.
         drawings: the world's own pictures of a prompt, ``(prompt, count, seed) -> [count, 3, h,
             w]``.
+        runtime: how the denoiser is run for pools and scores.
         progress: called with what is being done, and how far: (text, done, of).
     """
 
@@ -47,6 +49,7 @@ class Workshop:
     prompts: Mapping[str, str]
     rests: Rests
     drawings: Callable[[str, int, int], Tensor]
+    runtime: Runtime
     progress: Callable[[str, int, int], None]
 
     def pools(self, path: Path, plan: PoolPlan, adapter: Path | None = None) -> Pools:
@@ -61,6 +64,7 @@ class Workshop:
                 self.rests,
                 plan,
                 adapter=None if adapter is None else digest(adapter),
+                runtime=self.runtime,
                 progress=lambda done, of: self.progress(f"{path.stem}: candidates", done, of),
             )
         finally:
@@ -153,7 +157,9 @@ class Workshop:
             for number, prompt in enumerate(prompts)
         ]
         latents = self.model.encode_images(torch.cat(pictures)).cpu()
-        config = replace(RealConfig.of(self.model.preset).score, seed=self.seed)
+        config = replace(
+            RealConfig.of(self.model.preset).score, seed=self.seed, runtime=self.runtime
+        )
         scores = score(self.model, texts, latents, config).view(len(prompts), -1)
         kept = scores.topk(each, dim=1)
         rows = (kept.indices + torch.arange(len(prompts))[:, None] * 2 * each).flatten()

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from mitune.core.errors import UserError
+from mitune.evaluation.studies.baseline import rule_of
 from mitune.evaluation.studies.chosen import chosen, markdown
+from mitune.evaluation.studies.pools import scores_file
 from mitune.evaluation.studies.stored import bytes_of
 from mitune.worlds.known import WORLDS
 
@@ -35,9 +37,12 @@ def test_pools_are_judged_as_counted_by_hand(
     columns = {
         "prompt": [first] * 3 + [second] * 3,
         "latent": bytes_of(latents),
-        "standard t>500": [3.0, 2.0, 1.0, 1.0, 2.0, 3.0],
     }
-    pq.write_table(pa.table(columns), place / "guidance-1.parquet")
+    pools = place / "guidance-1.parquet"
+    pq.write_table(pa.table(columns), pools)
+    scores = scores_file(pools, rule_of(WORLD.preset))
+    scores.parent.mkdir()
+    pq.write_table(pa.table({"score": [3.0, 2.0, 1.0, 1.0, 2.0, 3.0]}), scores)
 
     class Shows:
         latent_shape = exact_model.latent_shape
@@ -55,6 +60,11 @@ def test_pools_are_judged_as_counted_by_hand(
     assert "| all | 2 | 0.667" in markdown([row])
 
 
-def test_a_folder_without_pools_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_pools_or_scores_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no pools"):
         chosen(WORLD, tmp_path, keep=1)
+    place = tmp_path / "seed-0" / "pools"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table({"prompt": ["a"]}), place / "guidance-3.parquet")
+    with pytest.raises(UserError, match="has no scores by"):
+        chosen(WORLD, tmp_path, keep=1, guidance=3.0)

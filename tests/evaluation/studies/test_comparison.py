@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from mitune.core.errors import UserError
-from mitune.evaluation.studies import comparison, drawn, tuned
+from mitune.evaluation.studies import comparison, drawn, pools, tuned
 from mitune.evaluation.studies.arm import Arm
 from mitune.evaluation.studies.catalogue import ARMS, STUDIES
 from mitune.evaluation.studies.plan import Plan
+from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes import oracle
 
 WAYS = [study for study in ARMS if study.name in ("estimators", "real", "rounds", "star")]
@@ -96,6 +97,7 @@ def test_nothing_that_selects_or_trains_reads_the_oracle(
         prompts=plan.texts("train"),
         rests=plan.of.rests,
         drawings=plan.of.drawings,
+        runtime=plan.runtime,
         progress=lambda what, done, of: None,
     )
     if study.name == "star":  # the first edition's one category
@@ -161,6 +163,63 @@ def test_arms_have_names_of_their_own_and_controls_that_exist(study: comparison.
     assert any(arm.rule is None for arm in arms)
 
 
+def test_arms_of_one_name_are_one_arm_in_all_studies() -> None:
+    """Studies of one work folder keep its adapters below its name."""
+    known: dict[str, Arm] = {}
+    for study in ARMS:
+        for arm in study.arms(tiny(Path(), candidates=100)):
+            same = replace(arm, control=None, rounds=min(arm.rounds, 1))
+            assert known.setdefault(arm.name, same) == same
+
+
+@pytest.mark.usefixtures("quick_preset")
+def test_studies_of_one_work_folder_share_what_is_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tiny(tmp_path / "one", seeds=1, work=tmp_path / "work")
+    STUDIES["selection"](plan)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.parquet")}
+    assert any("pools" in path.parts for path in made)
+    assert not list((tmp_path / "one").glob("seed-*"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(pools, "draw_candidates", fail)
+    STUDIES["dropout"](replace(plan, out=tmp_path / "other"))
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert (tmp_path / "one" / "table.md").read_text() != (
+        tmp_path / "other" / "table.md"
+    ).read_text()
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("quick_preset")
+def test_a_backend_and_a_precision_are_those_of_all_that_a_study_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: set[str] = set()
+    begin = Prepared.__init__
+
+    def prepared(self: Any, model: Any, backend: str, *rest: Any) -> None:
+        seen.add(backend)
+        begin(self, model, "eager", *rest)
+
+    monkeypatch.setattr(Prepared, "__init__", prepared)
+    plan = tiny(tmp_path, seeds=1, backend="inductor", precision="bf16-mixed")
+    assert plan.tuning.backend == "inductor"
+    monkeypatch.setattr(Plan, "tuning", tiny(tmp_path).tuning)
+    STUDIES["selection"](plan)
+    assert seen == {"inductor"}
+    files = list(tmp_path.rglob("guidance-*.parquet")) + list(tmp_path.rglob("mi at *.parquet"))
+    assert len(files) == 2
+    for file in files:
+        assert b'"precision": "bf16-mixed"' in pq.read_metadata(file).metadata[b"mitune.study"]
+    with pytest.raises(UserError, match="other settings"):
+        STUDIES["selection"](replace(plan, precision="float32"))
+    capsys.readouterr()
+
+
 def test_a_category_that_the_world_lacks_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="about spatial prompts, and the world has pair"):
         STUDIES["star"](tiny(tmp_path, seeds=1))
@@ -172,6 +231,8 @@ def test_a_category_that_the_world_lacks_is_told(tmp_path: Path) -> None:
         ({"world": "moon"}, "world 'moon' is not known"),
         ({"images": 0}, "images is 0"),
         ({"keep": 9}, "keep is 9"),
+        ({"backend": "tensorrt"}, "backend 'tensorrt' is not known: choose one of eager, inductor"),
+        ({"precision": "int8"}, "precision 'int8' is not known"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:

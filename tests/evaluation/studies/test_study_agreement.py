@@ -43,11 +43,15 @@ def test_every_rule_ranks_every_pool_and_the_same_command_goes_on(
         quiet=True,
     )
     result = agreement.run(plan)
-    table = pq.read_table(tmp_path / "seed-1" / "guidance-3.parquet")
+    place = tmp_path / "seed-1" / "pools" / "guidance-3.parquet"
+    table = pq.read_table(place)
     assert table["prompt"].to_pylist()[::3] == [prompts("train", c)[0] for c in CATEGORIES]
     assert table["candidate"].to_pylist() == [0, 1, 2] * len(CATEGORIES)
     # Of one object there is one phrase: the least is the whole.
-    whole, phrase = (table[f"{name} t>500"].to_pylist() for name in ("standard", "phrase"))
+    whole, phrase = (
+        pq.read_table(pools.scores_file(place, Rule(name, 500.0)))["score"].to_pylist()
+        for name in ("standard", "phrase")
+    )
     one = 3 * CATEGORIES.index("numeracy")
     assert phrase[one : one + 3] == pytest.approx(whole[one : one + 3], rel=1e-4)
     assert {row["category"] for row in result["rows"]} == {"all", *CATEGORIES}
@@ -58,6 +62,7 @@ def test_every_rule_ranks_every_pool_and_the_same_command_goes_on(
         raise AssertionError
 
     monkeypatch.setattr(pools, "_drawn", fail)
+    monkeypatch.setattr(pools, "rank", fail)
     agreement.run(plan)  # from the files
     assert (tmp_path / "table.md").read_text() == made
     with pytest.raises(UserError, match="other settings"):
