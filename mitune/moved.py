@@ -128,7 +128,7 @@ OF_SCHEDULE = {
 }
 """Former attributes of ``mitune.Schedule``, and those of its process that replace them."""
 
-GONE = ("families", "report")
+GONE = ("families",)
 """Packages whose modules went to several others."""
 
 

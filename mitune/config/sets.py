@@ -48,6 +48,9 @@ class BuildConfig:
     """Pool size M of each prompt."""
     keep: int = 1
     """How many of each pool are kept, the best first."""
+    all_latents: bool = False
+    """Store the latents of all candidates, not of the kept alone: for the pictures of mitune
+    report, at the price of disk."""
     select: Rule = "mi"
     """What is kept: the highest scores, or for controls random or worst."""
     estimator: Estimator = "trajectory"

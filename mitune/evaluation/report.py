@@ -1,16 +1,20 @@
 """Compare an adapter with the base model: draw, measure, print and write the results."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mitune.adapters import adapter as adapters
 from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
+from mitune.core.images import as_pictures
 from mitune.core.provenance import as_json, environment
 from mitune.engine.slot_count import with_slots
 from mitune.evaluation.compare import Comparison, measure, pooled
@@ -20,6 +24,9 @@ from mitune.models.protocol import LatentModel
 from mitune.scoring.scorer import Scorer, scorer_identity
 
 MI_DRAWS = 8
+SHOWN = "pictures"
+"""Folder of both models' pictures of the first prompts, ``MODEL/000.png`` and so on."""
+MODELS = ("base", "tuned")
 _PICTURED = 8
 
 
@@ -82,6 +89,14 @@ def compare_models(
     return Comparison(prompts=texts, seeds=[seed] * len(texts), values=values), drawn
 
 
+def _save(pictures: Tensor, folder: Path) -> None:
+    make_folder(folder)
+    for number, picture in enumerate(as_pictures(pictures)):
+        content = io.BytesIO()
+        picture.save(content, "PNG")
+        atomic_write(folder / f"{number:03d}.png", content.getvalue())
+
+
 def compare_adapter(
     model: LatentModel,
     adapter: Path,
@@ -95,8 +110,8 @@ def compare_adapter(
     runtime: Runtime | None = None,
     scorers: Sequence[Scorer] = (),
 ) -> dict[str, Any]:
-    """The work of ``mitune eval``: print the table to stdout; with ``out``, also write eval.json
-    and eval.png there.
+    """The work of ``mitune eval``: print the table to stdout; with ``out``, also write eval.json,
+    eval.png and pictures/ there.
 
     Raises:
         UserError: if the adapter does not fit, or a number is below 1.
@@ -133,14 +148,17 @@ def compare_adapter(
         "adapter": str(adapter),
         "scorers": [scorer_identity(scorer) for scorer in scorers],
         "table": comparison.rows(),
+        "shown": list(prompts[:_PICTURED]),
         "environment": environment(model.device),
     }
     if out is not None and first is not None:
         make_folder(out)
-        atomic_write(out / "eval.json", as_json(result, indent=1).encode())
-        shown = list(prompts[:_PICTURED])
+        shown = result["shown"]
         count = len(shown) * images
-        base, tuned = (model.decode(first[name].latents[:count]) for name in ("base", "tuned"))
-        base_and_tuned(shown, base, tuned, out / "eval.png")
+        pictures = {name: model.decode(first[name].latents[:count]) for name in MODELS}
+        for name, own in pictures.items():
+            _save(own, out / SHOWN / name)
+        base_and_tuned(shown, pictures["base"], pictures["tuned"], out / "eval.png")
+        atomic_write(out / "eval.json", as_json(result, indent=1).encode())
         print(f"table: {out / 'eval.json'}   picture: {out / 'eval.png'}")
     return result

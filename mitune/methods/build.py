@@ -85,6 +85,7 @@ def build_set(
         config.candidates,
         config.keep,
         config.select,
+        all_latents=config.all_latents,
         environment=environment(model.device),
         notes={"model": model.name},
     ) as writer:

@@ -50,21 +50,24 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         if len(seeds := {candidate.seed for candidate in pool}) > 1:
             raise ValueError(f"got seeds {sorted(seeds)} for prompt {prompt_index}; expected one")
         # Rank by the stored float32 scores, so that the selection can be redone from the table.
-        stored = torch.tensor([candidate.score for candidate in pool], dtype=torch.float32).tolist()
+        known = torch.tensor([candidate.score for candidate in pool], dtype=torch.float32).tolist()
         usable = [
             score if candidate.finite and not candidate.pruned else math.nan
-            for score, candidate in zip(stored, pool, strict=True)
+            for score, candidate in zip(known, pool, strict=True)
         ]
         order = rank(usable, record.rule, pool[0].seed, record.prompts[prompt_index])
         rows += pool
-        scores += stored
+        scores += known
         eligible += [
             math.isfinite(score) and candidate.finished
             for score, candidate in zip(usable, pool, strict=True)
         ]
         ranks += [order.index(index) for index in range(len(pool))]
     selected = [ok and place < record.keep for ok, place in zip(eligible, ranks, strict=True)]
-    kept = list(zip(selected, rows, strict=True))
+    stored = [
+        ok or (record.all_latents and row.finished) for ok, row in zip(selected, rows, strict=True)
+    ]
+    latents = [row.latent if here else None for here, row in zip(stored, rows, strict=True)]
     columns = {
         "prompt": [row.prompt for row in rows],
         "prompt_index": [row.prompt_index for row in rows],
@@ -80,8 +83,8 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         "pruned": [row.pruned for row in rows],
         "rank": ranks,
         "selected": selected,
-        "latent": [row.latent.flatten().numpy() if keep else None for keep, row in kept],
-        "latent_shape": [list(row.latent.shape) if keep else None for keep, row in kept],
+        "latent": [z if z is None else z.flatten().numpy() for z in latents],
+        "latent_shape": [z if z is None else list(z.shape) for z in latents],
     }
     arrays = [pa.array(columns[column.name], column.type) for column in COLUMNS]
     table = pa.Table.from_arrays(arrays, schema=COLUMNS.with_metadata(_stamp(record, part)))

@@ -96,10 +96,17 @@ class FineTuningSet:
             KeyError: for an unknown column.
         """
         schema = pa.schema([COLUMNS.field(name) for name in columns or COLUMNS.names])
-        parts = [read_part(self.path, self._record, part, schema.names) for part in self._parts]
-        return pa.concat_tables(
-            [schema.empty_table(), *(part.select(schema.names) for part in parts)]
-        )
+        return pa.concat_tables([schema.empty_table(), *self.parts(schema.names)])
+
+    def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of ``table``, a part of the set at a time, so that latents are never all in
+        memory.
+
+        Raises:
+            UserError: as ``table``.
+        """
+        for part in self._parts:
+            yield read_part(self.path, self._record, part, columns).select(columns)
 
     def terms(self, prompts: Iterable[int]) -> dict[int, Tensor]:
         """The score terms of the pools of ``prompts`` (indices), by prompt index. Prompts without

@@ -72,6 +72,8 @@ class SetRecord:
         rule: selection rule, one of ``mitune.sets.RULES``.
         prompts_per_part: prompts in a part; the last part may hold fewer.
         pools: size of each prompt's pool if the sizes differ, 1 <= size <= candidates; else None.
+        all_latents: whether the latents of all finished candidates are stored, not of the kept
+            alone.
         environment: versions, revision, device.
         notes: for people, such as the name or path from which a model was loaded.
 
@@ -88,6 +90,7 @@ class SetRecord:
     rule: str
     prompts_per_part: int
     pools: tuple[int, ...] | None = None
+    all_latents: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -255,6 +258,7 @@ class SetRecord:
         names = ["candidates", "keep", "rule", "prompts_per_part"]
         # Left out if all pools have the same size, as generated pools do.
         names += [] if self.pools is None else ["pools"]
+        names += ["all_latents"] if self.all_latents else []
         return {name: getattr(self, name) for name in names}
 
     def _identity(self) -> dict[str, Any]:

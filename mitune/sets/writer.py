@@ -43,6 +43,7 @@ class SetWriter:
         *,
         prompts_per_part: int = 8,
         pools: Sequence[int] | None = None,
+        all_latents: bool = False,
         environment: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
@@ -58,6 +59,7 @@ class SetWriter:
             rule: "mi", "random" or "worst".
             prompts_per_part: prompts in a part.
             pools: size of each prompt's pool, in the order of ``prompts``, if the sizes differ.
+            all_latents: store the latents of all candidates, not of the kept alone.
             environment: versions, revision, device as plain JSON. The first run records them; they
                 are never compared.
             notes: for people, as plain JSON; recorded by the first run and never compared.
@@ -77,6 +79,7 @@ class SetWriter:
             rule=rule,
             prompts_per_part=prompts_per_part,
             pools=None if pools is None else tuple(pools),
+            all_latents=all_latents,
             environment=dict(environment or {}),
             notes=dict(notes or {}),
         )

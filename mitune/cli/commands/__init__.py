@@ -14,6 +14,7 @@ from mitune.cli.commands.generate import Generate
 from mitune.cli.commands.merge import Merge
 from mitune.cli.commands.push import Push
 from mitune.cli.commands.real import Real
+from mitune.cli.commands.report import Report
 from mitune.cli.commands.score import Score
 from mitune.cli.commands.study import Study
 from mitune.cli.commands.tune import Tune
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": Export,
     "merge": Merge,
     "push": Push,
+    "report": Report,
     "study": Study,
     "bench": Bench,
     "doctor": Doctor,

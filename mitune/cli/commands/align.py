@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, held_out_prompts, warn_long
+from mitune.cli.commands.pages import leave_report
 from mitune.cli.commands.print_set import print_set
 from mitune.cli.commands.repeat import running
 from mitune.cli.options.model import Common
@@ -18,8 +19,9 @@ from mitune.config.align import AlignConfig
 class Align(Common, Pool):
     """Align a model with itself: rounds of build, select and tune; then compare base and tuned.
 
-    Leaves OUT/round-R/adapter (load it with diffusers' load_lora_weights), OUT/eval.json, and the
-    pictures OUT/eval.png and OUT/ranking.png. The same command after an interruption goes on.
+    Leaves OUT/round-R/adapter (load it with diffusers' load_lora_weights), OUT/report.html to look
+    at, OUT/eval.json, and the pictures OUT/eval.png and OUT/ranking.png. The same command after an
+    interruption goes on.
     """
 
     out: Path
@@ -82,5 +84,6 @@ class Align(Common, Pool):
                 seeds=[config.build.seed + 1_000_000],
                 runtime=replace(config.build.runtime, precision=None),
             )
+        leave_report(self.out, model)
         print(f"adapter: {last.adapter}")
         return result

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
+from mitune.cli.commands.pages import leave_report
 from mitune.cli.commands.repeat import check_out, leave_command, running
 from mitune.cli.defaults import of_preset
 from mitune.cli.options.model import Common
@@ -55,7 +56,7 @@ class Eval(Common):
     blip-vqa-hf, image-reward, vqa-score, soft-tifa=MODEL,QUESTIONS, spatial, or a plug-in's. In a
     benchmark they take the place of its own of the same name."""
     out: Annotated[Path | None, stands_for("stdout alone")] = None
-    """Folder for eval.json and eval.png, or for a benchmark's pictures and results."""
+    """Folder for report.html, eval.json and eval.png, or for a benchmark's pictures and results."""
     settings: Annotated[Given, settings_of(Runtime, of_one(Runtime()), {"cuda_graphs"})] = field(
         default_factory=dict
     )
@@ -95,6 +96,7 @@ class Eval(Common):
         )
         if self.out is not None:
             leave_command(self, self.out)
+            leave_report(self.out)
         return result
 
     def _benchmark(self, bench: str) -> dict[str, Any]:
@@ -144,6 +146,7 @@ class Eval(Common):
         else:
             print(table(suite.name, result["rows"]), end="")
             print(f"results: {self.out / 'results.json'}")
+            leave_report(self.out)
         return result
 
     def _scorers(self, suite: "Suite", model: "LatentModel") -> "list[Scorer]":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mitune.arguments.fields import Positional, stands_for
+from mitune.cli.commands.pages import leave_report
 from mitune.cli.commands.repeat import check_out, leave_command
 from mitune.cli.options.model import Output
 from mitune.config.choices import Precision, TrainingBackend
@@ -34,8 +35,9 @@ Name = Literal[
 class Study(Output):
     """Ask one of the paper's questions on an embedded world, whose oracle knows what pictures show.
 
-    Leaves OUT/table.md, table.parquet and study.json, and where models are compared plot.png and
-    pictures.parquet, the verdict on every picture. The same command after an interruption goes on.
+    Leaves OUT/report.html, table.md, table.parquet and study.json, and where models are compared
+    plot.png and pictures.parquet, the verdict on every picture. The same command after an
+    interruption goes on.
     """
 
     what: Positional[Name]
@@ -98,4 +100,5 @@ class Study(Output):
         plan = Plan(**{field.name: getattr(self, field.name) for field in fields(Plan)})
         result = STUDIES[self.what](plan)
         leave_command(self, self.out)
+        leave_report(self.out)
         return result

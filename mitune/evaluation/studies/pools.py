@@ -116,11 +116,11 @@ def stored_pools(
         )
     scores = {}
     for rule, file in files.items():
-        column = stored(
-            file,
-            {**scored, "rule": str(rule)},
-            lambda rule=rule: pa.table({"score": found[rule].numpy()}),
-        )
+
+        def make(rule: Rule = rule) -> pa.Table:
+            return pa.table({"score": found[rule].numpy()})
+
+        column = stored(file, {**scored, "rule": str(rule)}, make)
         scores[rule] = torch.from_numpy(column["score"].to_numpy().copy()).view(shape)
     return Pools(
         prompts=tuple(prompts), latents=latents.view(*shape, *model.latent_shape), scores=scores

@@ -1,0 +1,193 @@
+"""What a fine-tuning set shows."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from mitune.core.errors import UserError
+from mitune.core.images import as_pictures
+from mitune.models.protocol import LatentModel
+from mitune.report.charts import histogram, lines
+from mitune.report.gallery import FEW, Shown, gallery
+from mitune.report.page import Section, render
+from mitune.report.source import source
+from mitune.sets import FineTuningSet
+
+_BATCH = 64
+_NAMES = {
+    "candidates_per_prompt": "candidates of each prompt",
+    "keep": "to keep of each prompt",
+    "short_prompts": "prompts with fewer",
+    "score_mean_all": "mean score of all",
+    "score_mean_kept": "mean score of the kept",
+    "non_finite": "not finite",
+    "pruned": "dropped early",
+    "finished_prompts": "finished prompts",
+}
+
+
+def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> list[Section]:
+    """Sections of the set in ``folder``.
+
+    Args:
+        folder: of the set.
+        model: decodes the stored latents; None shows no pictures.
+        name: in front of the titles, if a page shows several sets.
+
+    Raises:
+        UserError: the set is damaged, or the model has another autoencoder than its own.
+    """
+    found = FineTuningSet.open(folder)
+    rows = found.table(["prompt_index", "candidate", "score", "pruned", "selected", "latent_shape"])
+    columns = {c: rows[c].to_pylist() for c in ("prompt_index", "score", "pruned", "selected")}
+    stored = sum(shape is not None for shape in rows["latent_shape"].to_pylist())
+    summary = found.summary()
+    unit = str(summary["unit"])
+    facts = {_NAMES.get(key, key): v for key, v in summary.items() if key not in ("path", "unit")}
+    overview = render("facts.html", values=facts, after=_charts(found, columns, unit))
+    pictures = (
+        iter(())
+        if model is None
+        else _pictures(found, _checked(model, found))
+        if stored
+        else iter(())
+    )
+    shown = gallery(
+        _pools(found, columns, pictures, pictured=model is not None and stored > 0),
+        unit=unit,
+        large=stored <= FEW,
+        place=f"pools-{name.strip().replace(' ', '-') or 'all'}",
+    )
+    return [
+        Section(title=f"{name}set".capitalize(), body=overview),
+        Section(title=f"{name}pools".capitalize(), body=shown),
+        Section(
+            title=f"{name}set: source".capitalize(),
+            aside=True,
+            body=source(folder, found.environment, {**found.notes, **found.settings}),
+        ),
+    ]
+
+
+def _charts(found: FineTuningSet, columns: dict[str, list[Any]], unit: str) -> list[Markup]:
+    whole = [
+        (score, kept)
+        for score, pruned, kept in zip(
+            columns["score"], columns["pruned"], columns["selected"], strict=True
+        )
+        if not pruned
+    ]
+    groups = {"all": [s for s, _ in whole], "kept": [s for s, kept in whole if kept]}
+    drawn = [
+        (histogram(groups, x=f"score, {unit}"), "How the scores lie."),
+        (
+            _path(found, columns["selected"]),
+            "Mean squared difference of the conditional and the "
+            "unconditional prediction at each step of generation.",
+        ),
+    ]
+    if any(columns["pruned"]):
+        drawn.append((_dropped(found), "Candidates still taking steps."))
+    return [
+        render("figure.html", content=content, caption=caption)
+        for content, caption in drawn
+        if content
+    ]
+
+
+def _path(found: FineTuningSet, kept: Sequence[bool]) -> Markup:
+    """Mean over candidates of ‖Δ‖² at each step, of the kept and of the others."""
+    terms = _terms(found)
+    if terms is None:
+        return Markup()
+    mark = np.array(kept, dtype=bool)
+    series = {}
+    for name, rows in (("kept", mark), ("others", ~mark)):
+        if rows.any():
+            counted = np.isfinite(terms[rows]).sum(axis=0)
+            sums = np.nansum(np.where(np.isfinite(terms[rows]), terms[rows], 0), axis=0)
+            series[name] = [
+                (step + 1, float(total / count))
+                for step, (total, count) in enumerate(zip(sums, counted, strict=True))
+                if count
+            ]
+    return lines(series, x="step", y="squared difference")
+
+
+def _dropped(found: FineTuningSet) -> Markup:
+    terms = _terms(found)
+    if terms is None:
+        return Markup()
+    going = (~np.isnan(terms)).sum(axis=0)
+    points = [(step + 1, float(count)) for step, count in enumerate(going)]
+    return lines({"candidates": points}, x="step", y="candidates")
+
+
+def _terms(found: FineTuningSet) -> Any:
+    """``[rows, steps]`` float32, NaN where a candidate took no step; None without steps."""
+    column = found.table(["terms"])["terms"].combine_chunks()
+    lengths = np.diff(column.offsets.to_numpy())
+    if not len(lengths) or not lengths.max():
+        return None
+    filled = np.full((len(lengths), lengths.max()), np.nan, dtype=np.float32)
+    filled[np.arange(lengths.max()) < lengths[:, None]] = column.flatten().to_numpy()
+    return filled
+
+
+def _checked(model: LatentModel, found: FineTuningSet) -> LatentModel:
+    there = found.settings.get("model_parts", {}).get("vae")
+    here = dict(model.parts).get("vae")
+    if there is not None and there != here:
+        raise UserError(
+            f"set {found.path} was made with another autoencoder than the model's: give the set's "
+            "own model as --model"
+        )
+    return model
+
+
+def _pictures(found: FineTuningSet, model: LatentModel) -> Iterator[Image.Image | None]:
+    """The picture of every row in order, None where no latent is stored."""
+    for part in found.parts(["latent", "latent_shape"]):
+        latents = [
+            # Copy: Arrow's memory is read-only.
+            torch.from_numpy(latent.values.to_numpy().copy()).view(shape.as_py())
+            if latent.is_valid
+            else None
+            for latent, shape in zip(part["latent"], part["latent_shape"], strict=True)
+        ]
+        known = [latent for latent in latents if latent is not None]
+        made: list[Image.Image] = []
+        for start in range(0, len(known), _BATCH):
+            some = torch.stack(known[start : start + _BATCH]).to(model.device)
+            made += as_pictures(model.decode(some))
+        left = iter(made)
+        yield from (None if latent is None else next(left) for latent in latents)
+
+
+def _pools(
+    found: FineTuningSet,
+    columns: dict[str, list[Any]],
+    pictures: Iterator[Image.Image | None],
+    *,
+    pictured: bool,
+) -> Iterator[tuple[str, list[Shown]]]:
+    prompts = found.prompts
+    pool: list[Shown] = []
+    last: int | None = None
+    order = ("prompt_index", "score", "pruned", "selected")
+    for index, score, pruned, kept in zip(*(columns[name] for name in order), strict=True):
+        if last is not None and index != last:
+            yield prompts[last], pool
+            pool = []
+        last = index
+        picture = next(pictures) if pictured else None
+        value = math.nan if score is None else score
+        pool.append(Shown(score=value, kept=kept, pruned=pruned, picture=picture))
+    if last is not None:
+        yield prompts[last], pool
