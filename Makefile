@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test rounding floor cuda lint type bench bench-compare results studies families docs clean
+.PHONY: help demo test browser rounding floor cuda lint type bench bench-compare results studies families docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -38,8 +38,15 @@ study-%: $(STAMP)
 # in their order: xdist would begin with those of many tests, and end with the few that take longest.
 PYTEST = $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP)   ## all tests
+test: $(STAMP) browser ## all tests
 	$(PYTEST)
+
+# The system's Chromium opens the pages that mitune makes. Without the right to install it those
+# tests skip, unless MITUNE_BROWSER=required.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; false \
+	|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
+	|| echo "no Chromium: the tests of pages skip"
 
 # Where a result must not depend on the processor: as one without AVX512 rounds, and as one without
 # AVX and fused multiply-add does, on which MKL is seven times slower.
