@@ -80,7 +80,7 @@ class Option:
         """What the help says in brackets about the default."""
         if self.default is MISSING:
             return "required"
-        if self.default is None:
+        if self.default is None or self.default == []:
             return "" if self.shown is None else f"default: {self.shown.text()}"
         if self.switch:
             return f"default: {'on' if self.default else 'off'}"

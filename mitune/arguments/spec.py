@@ -77,6 +77,7 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, group: str, words: str) 
         hint, *rest = get_args(hint)
         extras = tuple(rest)
     kinds, count, many, optional = type_of(hint)
+    made = field.default_factory
     return Option(
         name=field.name,
         words=words,
@@ -85,7 +86,7 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, group: str, words: str) 
         count=count,
         many=many,
         optional=optional,
-        default=field.default,
+        default=field.default if made is dataclasses.MISSING else made(),
         positional=Mark.POSITIONAL in extras,
         repeated=Mark.REPEATED in extras,
         shown=next((extra for extra in extras if isinstance(extra, Shown)), None),

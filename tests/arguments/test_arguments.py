@@ -93,6 +93,16 @@ def test_mistakes_in_words(arguments, words, as_json, capsys):
     )
 
 
+def test_a_list_that_is_not_given_is_empty():
+    made = parse(["--out", "a"], COMMANDS["generate"], program="mitune generate")
+    assert made.prompt == []
+    given = parse(
+        ["--out", "a", "--prompt", "b", "--prompt", "c"], COMMANDS["generate"], program="mitune"
+    )
+    assert given.prompt == ["b", "c"]
+    assert made.prompt == []
+
+
 def test_ways_to_give_a_value():
     made = parse(["--out=a", "--t_min", "5", "--guidance", "-1.5"], Build, program="mitune build")
     assert (str(made.out), dict(made.settings)) == ("a", {"t_min": 5, "guidance": -1.5})

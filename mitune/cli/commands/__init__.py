@@ -17,6 +17,7 @@ from mitune.cli.commands.real import Real
 from mitune.cli.commands.report import Report
 from mitune.cli.commands.score import Score
 from mitune.cli.commands.study import Study
+from mitune.cli.commands.survey import Survey
 from mitune.cli.commands.tune import Tune
 
 
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "push": Push,
     "report": Report,
     "study": Study,
+    "survey": Survey,
     "bench": Bench,
     "doctor": Doctor,
 }

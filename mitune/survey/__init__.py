@@ -1,0 +1,1 @@
+"""Ask people which pictures show what a prompt says (MI-Tune, Appendix B)."""

@@ -1,0 +1,255 @@
+"""The survey's pages: plain forms that need no JavaScript, no cookies, and nothing from elsewhere.
+
+A survey is found again by its address alone, which holds an unguessable id.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mitune.survey.pool import Pool
+from mitune.survey.results import results_page
+from mitune.survey.store import Store, Survey
+
+LARGEST_POST = 8192
+"""Bytes of a form; the largest honest one has some hundred."""
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """What a server serves.
+
+    Attributes:
+        pools: by name.
+        store: of the answers.
+        people: groups that have a link each.
+        title: of the pages.
+        each: prompts of each category in a survey; None: the paper's.
+        key: of the address of the results.
+    """
+
+    pools: Mapping[str, Pool]
+    store: Store
+    people: Sequence[str]
+    title: str
+    each: int | None
+    key: str
+
+
+def application(campaign: Campaign) -> Starlette:
+    """The ASGI application."""
+    pages = _Pages(campaign)
+    routes = [
+        Route("/", pages.front),
+        Route("/style.css", _style),
+        Route("/image/{name}", pages.image),
+        Route("/results/{key}", pages.results),
+        Route("/survey/{pool}/{people}", pages.welcome),
+        Route("/survey/{pool}/{people}", pages.begin, methods=["POST"]),
+        Route("/round/{survey}/{number:int}", pages.round),
+        Route("/round/{survey}/{number:int}", pages.answer, methods=["POST"]),
+        Route("/thanks/{survey}", pages.thanks),
+    ]
+    made = Starlette(
+        routes=routes,
+        middleware=[Middleware(_Headers)],
+        exception_handlers={HTTPException: pages.fault, Exception: _failed},  # type: ignore[dict-item]
+    )
+    return made
+
+
+class _Pages:
+    def __init__(self, campaign: Campaign) -> None:
+        self._campaign = campaign
+        self._files = {name: f for p in campaign.pools.values() for name, f in p.files.items()}
+
+    async def front(self, request: Request) -> Response:
+        return self._page(request, "front.html", pools=list(self._campaign.pools.values()))
+
+    async def image(self, request: Request) -> Response:
+        path = self._files.get(request.path_params["name"])  # by name alone: no path is made of it
+        if path is None:
+            raise HTTPException(404, "There is no such picture.")
+        return FileResponse(path, headers=_FOREVER)
+
+    async def welcome(self, request: Request) -> Response:
+        pool, _ = self._invited(request)
+        return self._page(request, "welcome.html", pool=pool, number=len(pool.options))
+
+    async def begin(self, request: Request) -> Response:
+        pool, people = self._invited(request)
+        await _form(request)
+        store = self._campaign.store
+        name = await run_in_threadpool(store.begin, pool, people, self._campaign.each)
+        return self._to(request, f"/round/{name}/1")
+
+    async def round(self, request: Request) -> Response:
+        survey, place = await self._place(request)
+        if survey.finished is not None:
+            return self._to(request, f"/thanks/{survey.id}")
+        answered = next((i for i in range(len(survey.rounds)) if i not in survey.answers), place)
+        if place > answered:  # no round is left out
+            return self._to(request, f"/round/{survey.id}/{answered + 1}")
+        asked = survey.rounds[place]
+        chosen = survey.answers.get(place, ())
+        return self._page(
+            request,
+            "round.html",
+            prompt=asked.prompt,
+            place=place + 1,
+            of=len(survey.rounds),
+            survey=survey.id,
+            pictures=[(image, option in chosen) for option, image in asked.shown],
+        )
+
+    async def answer(self, request: Request) -> Response:
+        survey, place = await self._place(request)
+        form = await _form(request)
+        shown = survey.rounds[place].shown
+        numbers = form.get("chosen", [])
+        known = {str(number): option for number, (option, _) in enumerate(shown)}
+        if set(form) - {"chosen"} or len(set(numbers)) < len(numbers) or set(numbers) - set(known):
+            raise HTTPException(400, "This answer is about pictures that were not shown.")
+        chosen = [known[number] for number in numbers]
+        if not await run_in_threadpool(self._campaign.store.answer, survey, place, chosen):
+            raise HTTPException(409, "This survey was finished before, and stays as it was.")
+        if place + 1 < len(survey.rounds):
+            return self._to(request, f"/round/{survey.id}/{place + 2}")
+        return self._to(request, f"/thanks/{survey.id}")
+
+    async def thanks(self, request: Request) -> Response:
+        survey = await self._survey(request)
+        if survey.finished is None:
+            return self._to(request, f"/round/{survey.id}/{len(survey.answers) + 1}")
+        return self._page(request, "thanks.html", pool=survey.pool, people=survey.people)
+
+    async def results(self, request: Request) -> Response:
+        if not secrets.compare_digest(
+            request.path_params["key"].encode(), self._campaign.key.encode()
+        ):
+            raise HTTPException(404, "There is no such page.")
+        surveys = await run_in_threadpool(self._campaign.store.surveys)
+        body = await run_in_threadpool(results_page, surveys)
+        return self._page(request, "results.html", body=body)
+
+    async def fault(self, request: Request, error: HTTPException) -> Response:
+        known = error.detail if error.status_code != 404 or " " in error.detail else ""
+        told = known or "There is no such page."
+        return self._page(request, "fault.html", status=error.status_code, told=told)
+
+    def _invited(self, request: Request) -> tuple[Pool, str]:
+        pool = self._campaign.pools.get(request.path_params["pool"])
+        people = request.path_params["people"]
+        if pool is None or people not in self._campaign.people:
+            raise HTTPException(404, "There is no such survey. Is the link whole?")
+        return pool, people
+
+    async def _survey(self, request: Request) -> Survey:
+        found = await run_in_threadpool(self._campaign.store.find, request.path_params["survey"])
+        if found is None:
+            raise HTTPException(404, "There is no such survey. Is the link whole?")
+        return found
+
+    async def _place(self, request: Request) -> tuple[Survey, int]:
+        survey = await self._survey(request)
+        place = request.path_params["number"] - 1
+        if not 0 <= place < len(survey.rounds):
+            raise HTTPException(404, "This survey has no such round.")
+        return survey, place
+
+    def _to(self, request: Request, path: str) -> Response:
+        return RedirectResponse(request.scope.get("root_path", "") + path, 303)
+
+    def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        template = _templates().get_template(name)
+        values |= {"title": self._campaign.title, "root": request.scope.get("root_path", "")}
+        return HTMLResponse(
+            template.render(**values), status, headers={"Cache-Control": "no-store"}
+        )
+
+
+class _Headers:
+    """What every answer says about itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, told if scope["type"] == "http" else send)
+
+
+async def _form(request: Request) -> dict[str, list[str]]:
+    """The fields of a small form.
+
+    Raises:
+        HTTPException: it is too large, of another kind, or not text.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("", "application/x-www-form-urlencoded"):
+        raise HTTPException(415, "This form is of a kind that this page does not take.")
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > LARGEST_POST:
+            raise HTTPException(413, "This form is too large.")
+    try:
+        return parse_qs(
+            content.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(content),
+            max_num_fields=100,
+        )
+    except ValueError:
+        raise HTTPException(400, "This form cannot be read.") from None
+
+
+async def _style(_: Request) -> Response:
+    content = files("mitune.survey").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    return PlainTextResponse(content, media_type="text/css")
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return PlainTextResponse("Something failed here; earlier answers are kept.", 500)
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("mitune.survey"), autoescape=True, undefined=StrictUndefined
+    )

@@ -1,0 +1,214 @@
+"""The pictures that a survey shows: a folder that holds all of them and a list.
+
+pool.json          what is compared, and for each prompt the pictures of each
+images/ID.png      the pictures, by the SHA-256 of their content: no name tells whose they are
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mitune.core.errors import UserError
+from mitune.core.files import atomic_write, make_folder
+from mitune.core.images import image_size
+from mitune.core.provenance import as_json
+from mitune.core.reading import read_file, reason
+
+LIST, IMAGES = "pool.json", "images"
+FORMAT, VERSION = "mitune-survey-pool", 1
+Kind = Literal["metrics", "methods"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ID = re.compile(r"[0-9a-f]{24}\.(png|jpg|webp)")
+_KINDS = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A prompt with the pictures that are compared.
+
+    Attributes:
+        category: of the prompt; empty in a comparison of metrics.
+        prompt: the text.
+        images: for each of what is compared the names of its pictures, one or more.
+    """
+
+    category: str
+    prompt: str
+    images: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """All that a survey may show.
+
+    Attributes:
+        folder: where the pictures lie.
+        kind: "metrics": each picture is the best of a pool by one metric; "methods": each was drawn
+            by one method.
+        options: what is compared, sorted.
+        items: the prompts.
+    """
+
+    folder: Path
+    kind: Kind
+    options: tuple[str, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the folder, as links have it."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Every picture's file, by its name."""
+        return {
+            name: self.folder / IMAGES / name
+            for item in self.items
+            for names in item.images.values()
+            for name in names
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the list, which names all pictures by their content."""
+        return hashlib.sha256(self._dumps()).hexdigest()
+
+    def _dumps(self) -> bytes:
+        items = [
+            {"category": item.category, "prompt": item.prompt, "images": dict(item.images)}
+            for item in self.items
+        ]
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.kind,
+            "options": list(self.options),
+            "items": items,
+        }
+        return as_json(content, indent=1).encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Pool":
+        """The pool in a folder.
+
+        Raises:
+            UserError: there is none, it is damaged, or a picture is missing.
+        """
+        path = folder / LIST
+        try:
+            found = json.loads(read_file(path))
+            if (found["format"], found["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"format {found['format']} {found['version']}")
+            pool = cls(
+                folder=folder,
+                kind=found["kind"],
+                options=tuple(found["options"]),
+                items=tuple(Item(**item) for item in found["items"]),
+            )
+            check_options(pool.options)
+            names = set(pool.files)
+            if pool.kind not in ("metrics", "methods") or not pool.items:
+                raise ValueError(f"kind {pool.kind}, {len(pool.items)} prompts")
+            if any(set(item.images) != set(pool.options) for item in pool.items):
+                raise ValueError("a prompt without a picture of each")
+            if wrong := next((name for name in names if not _ID.fullmatch(name)), None):
+                raise ValueError(f"picture {wrong}")
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder} has no {LIST}: expected a folder that mitune survey pool made"
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({reason(error) or error}): expected what mitune survey "
+                "pool wrote"
+            ) from error
+        if missing := next((path for path in pool.files.values() if not path.is_file()), None):
+            raise UserError(f"{missing} is missing: make the pool again with mitune survey pool")
+        return pool
+
+
+def write_pool(
+    folder: Path, kind: Kind, found: Mapping[tuple[str, str], Mapping[str, Sequence[Path]]]
+) -> tuple[Pool, list[str]]:
+    """Copy pictures into a new pool.
+
+    Args:
+        folder: of the pool.
+        kind: what is compared.
+        found: for each (category, prompt) the files of each of what is compared.
+
+    Returns:
+        The pool, and the prompts that are left out because something has no picture of them.
+
+    Raises:
+        UserError: nothing to compare, the folder holds another pool, or a file is no picture.
+    """
+    options = sorted({name for images in found.values() for name in images})
+    check_options(options)
+    if len(options) < 2:
+        raise UserError(
+            f"pictures of {len(options)} {kind} are given: expected at least two to compare"
+        )
+    whole = {key: images for key, images in found.items() if set(images) == set(options)}
+    left_out = [prompt for (_, prompt) in found.keys() - whole.keys()]
+    if not whole:
+        raise UserError(
+            f"no prompt has pictures of all of {', '.join(options)}: expected the same prompts"
+        )
+    make_folder(folder / IMAGES)
+    items = tuple(
+        Item(
+            category=category,
+            prompt=prompt,
+            images={
+                name: [_copied(path, folder / IMAGES) for path in images[name]] for name in options
+            },
+        )
+        for (category, prompt), images in sorted(whole.items())
+    )
+    pool = Pool(folder=folder, kind=kind, options=tuple(options), items=items)
+    if (folder / LIST).is_file() and Pool.read(folder).digest != pool.digest:
+        raise UserError(f"{folder} holds another pool: expected a new folder; give another --out")
+    atomic_write(folder / LIST, pool._dumps())
+    return pool, sorted(left_out)
+
+
+def check_options(names: Sequence[str]) -> None:
+    """Raise UserError unless the names of what is compared can be columns of a table."""
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(
+                f"name {name!r} cannot be used: expected letters, digits, '.', '-' and '_', at "
+                "most 64"
+            )
+
+
+def _copied(path: Path, folder: Path) -> str:
+    """The name of the picture's copy in ``folder``."""
+    try:
+        content = read_file(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"picture {path} cannot be read ({reason(error)})") from error
+    image_size(content, str(path))  # nothing but pictures is served
+    kind = _KINDS.get(path.suffix.lower(), "png")
+    name = f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
+    if not (folder / name).is_file():
+        atomic_write(folder / name, content)
+    return name
+
+
+def plain(pool: Pool) -> dict[str, Any]:
+    """What people are told about a pool."""
+    return {
+        "pool": str(pool.folder),
+        "kind": pool.kind,
+        "compared": list(pool.options),
+        "prompts": len(pool.items),
+        "pictures": len(pool.files),
+    }

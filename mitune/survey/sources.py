@@ -1,0 +1,99 @@
+"""Where the pictures of a survey come from: runs of ``mitune eval --bench`` or ``mitune generate``,
+or the folders of the paper's authors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mitune.core.errors import UserError
+from mitune.survey.pool import Kind
+
+Found = dict[tuple[str, str], dict[str, list[Path]]]
+"""For each (category, prompt) the files of each of what is compared."""
+_ENDS = (".png", ".jpg", ".jpeg", ".webp")
+_SAMPLES = "samples"
+
+
+def of_runs(runs: Mapping[str, Path]) -> Found:
+    """Pictures of runs by the name of what drew them: ``FOLDER/CATEGORY/samples/PROMPT_NUMBER.png``
+    of a benchmark, or ``FOLDER/samples/PROMPT_NUMBER.png``, which has no category.
+
+    Raises:
+        UserError: a folder holds no such pictures.
+    """
+    found: Found = {}
+    for name, folder in runs.items():
+        places = sorted(p for p in folder.glob(f"*/{_SAMPLES}") if p.is_dir())
+        categories = {place.parent.name: place for place in places}
+        if (folder / _SAMPLES).is_dir():
+            categories = {"": folder / _SAMPLES}
+        count = 0
+        for category, place in categories.items():
+            for prompt, path in _pictures(place):
+                found.setdefault((category, prompt), {}).setdefault(name, []).append(path)
+                count += 1
+        if not count:
+            raise UserError(
+                f"{folder} has no pictures: expected CATEGORY/samples/PROMPT_000000.png of mitune "
+                "eval --bench, or samples/ of mitune generate"
+            )
+    return found
+
+
+def of_authors(folder: Path, kind: Kind) -> Found:
+    """The authors' folders: ``FOLDER/METRIC/PROMPT_NUMBER.png`` of a comparison of metrics,
+    ``FOLDER/CATEGORY/METHOD/PROMPT_NUMBER.png`` of one of methods.
+
+    Raises:
+        UserError: the folder holds no such pictures.
+    """
+    found: Found = {}
+    categories = [folder] if kind == "metrics" else _folders(folder)
+    for category in categories:
+        for option in _folders(category):
+            for prompt, path in _pictures(option):
+                key = ("" if kind == "metrics" else category.name, prompt)
+                found.setdefault(key, {}).setdefault(option.name, []).append(path)
+    if not found:
+        shape = "METRIC" if kind == "metrics" else "CATEGORY/METHOD"
+        raise UserError(f"{folder} has no pictures: expected {shape}/PROMPT_NUMBER.png below it")
+    return found
+
+
+def named(given: Sequence[str]) -> dict[str, Path]:
+    """``NAME=FOLDER`` by name.
+
+    Raises:
+        UserError: one that is not so, or a name twice.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not name or not equals or not folder:
+            raise UserError(f"--images is {text}: expected NAME=FOLDER, such as base=runs/base")
+        if name in found:
+            raise UserError(f"--images has {name} twice: expected different names")
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder} is no folder: expected the folder of a run with pictures")
+        found[name] = Path(folder)
+    return found
+
+
+def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(prompt, file) of ``PROMPT_NUMBER.png``, in the order of the numbers."""
+    files = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in _ENDS]
+
+    def place(path: Path) -> tuple[str, int]:
+        prompt, _, number = path.stem.rpartition("_")
+        return prompt, int(number) if number.isdecimal() else -1
+
+    for path in sorted(files, key=place):
+        prompt, number = place(path)
+        if prompt and number >= 0:
+            yield prompt, path
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): expected a folder") from error
