@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
-from mitune.core.images import image_size
 from mitune.core.provenance import as_json
 from mitune.core.reading import read_file, reason
 
@@ -191,6 +190,8 @@ def check_options(names: Sequence[str]) -> None:
 
 def _copied(path: Path, folder: Path) -> str:
     """The name of the picture's copy in ``folder``."""
+    from mitune.core.images import image_size  # and torch, which the server does not need
+
     try:
         content = read_file(path)
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ import pytest
 
 from mitune.cli import main
 from mitune.core.errors import UserError
-from mitune.report import write_report
+from mitune.report.write import write_report
 
 VOID = {"meta", "link", "img", "input", "br", "line", "circle"}
 

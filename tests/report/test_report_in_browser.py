@@ -117,7 +117,7 @@ def test_it_can_be_read_without_javascript(browser: Any, file: str) -> None:
 
 
 def test_the_page_of_a_run_opens(browser: Any, tmp_path: Path) -> None:
-    from mitune.report import write_report
+    from mitune.report.write import write_report
 
     table = [{"model": "base", "metric": "strict", "mean": 0.5, "standard_error": 0.1}]
     table[0] |= {"gain": 0.0, "gain_standard_error": 0.0}
