@@ -162,7 +162,7 @@ class _Pages:
         ):
             raise HTTPException(404, "There is no such page.")
         surveys = await run_in_threadpool(self._campaign.store.surveys)
-        body = await run_in_threadpool(results_page, surveys)
+        body = await run_in_threadpool(results_page, surveys, list(self._campaign.pools.values()))
         return self._page(request, "results.html", body=body)
 
     async def fault(self, request: Request, error: HTTPException) -> Response:

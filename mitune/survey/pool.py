@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,11 +34,13 @@ class Item:
         category: of the prompt; empty in a comparison of metrics.
         prompt: the text.
         images: for each of what is compared the names of its pictures, one or more.
+        scores: what metrics say of its pictures, by metric and name; empty: not known.
     """
 
     category: str
     prompt: str
     images: Mapping[str, Sequence[str]]
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,7 @@ class Pool:
         return hashlib.sha256(self._dumps()).hexdigest()
 
     def _dumps(self) -> bytes:
-        items = [
-            {"category": item.category, "prompt": item.prompt, "images": dict(item.images)}
-            for item in self.items
-        ]
+        items = [asdict(item) for item in self.items]
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -133,7 +132,10 @@ class Pool:
 
 
 def write_pool(
-    folder: Path, kind: Kind, found: Mapping[tuple[str, str], Mapping[str, Sequence[Path]]]
+    folder: Path,
+    kind: Kind,
+    found: Mapping[tuple[str, str], Mapping[str, Sequence[Path]]],
+    scores: Mapping[str, Mapping[Path, float]] | None = None,
 ) -> tuple[Pool, list[str]]:
     """Copy pictures into a new pool.
 
@@ -141,6 +143,7 @@ def write_pool(
         folder: of the pool.
         kind: what is compared.
         found: for each (category, prompt) the files of each of what is compared.
+        scores: what metrics say of the files, by metric.
 
     Returns:
         The pool, and the prompts that are left out because something has no picture of them.
@@ -161,17 +164,21 @@ def write_pool(
             f"no prompt has pictures of all of {', '.join(options)}: expected the same prompts"
         )
     make_folder(folder / IMAGES)
-    items = tuple(
-        Item(
+    items = []
+    for (category, prompt), images in sorted(whole.items()):
+        names = {path: _copied(path, folder / IMAGES) for name in options for path in images[name]}
+        told = {
+            metric: {names[path]: values[path] for path in names if path in values}
+            for metric, values in (scores or {}).items()
+        }
+        item = Item(
             category=category,
             prompt=prompt,
-            images={
-                name: [_copied(path, folder / IMAGES) for path in images[name]] for name in options
-            },
+            images={name: [names[path] for path in images[name]] for name in options},
+            scores={metric: values for metric, values in told.items() if values},
         )
-        for (category, prompt), images in sorted(whole.items())
-    )
-    pool = Pool(folder=folder, kind=kind, options=tuple(options), items=items)
+        items.append(item)
+    pool = Pool(folder=folder, kind=kind, options=tuple(options), items=tuple(items))
     if (folder / LIST).is_file() and Pool.read(folder).digest != pool.digest:
         raise UserError(f"{folder} holds another pool: expected a new folder; give another --out")
     atomic_write(folder / LIST, pool._dumps())

@@ -7,7 +7,7 @@ tests take them as independent, as the paper's percentages do.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from statsmodels.stats.contingency_tables import mcnemar
@@ -16,7 +16,11 @@ from statsmodels.stats.proportion import proportion_confint
 
 from mitune.report.page import render
 from mitune.survey.krippendorff import alpha
+from mitune.survey.pool import Pool
 from mitune.survey.store import Survey
+
+if TYPE_CHECKING:
+    from mitune.survey.metrics import Metric
 
 _FEW = 4
 """So many options or fewer have a table of all combinations."""
@@ -124,8 +128,8 @@ def agreement(answers: Sequence[Answer]) -> float | None:
     return alpha(list(units.values()))
 
 
-def plain(surveys: Sequence[Survey]) -> dict[str, Any]:
-    """The shares and alpha of each pool, as plain JSON."""
+def plain(surveys: Sequence[Survey], pools: Sequence[Pool] = ()) -> dict[str, Any]:
+    """The shares, alpha and agreement with metrics of each pool, as plain JSON."""
     found: dict[str, Any] = {}
     for pool, own in _by_pool(surveys).items():
         answers = answers_of(own)
@@ -134,6 +138,7 @@ def plain(surveys: Sequence[Survey]) -> dict[str, Any]:
             "unfinished": sum(survey.finished is None for survey in own),
             "chosen": {name: asdict(shares(answers, name)) for name in own[0].options},
             "alpha": agreement(answers),
+            "metrics": [asdict(metric) for metric in _metrics(own, pools)],
         }
     return found
 
@@ -156,12 +161,17 @@ def _by_pool(surveys: Sequence[Survey]) -> dict[str, list[Survey]]:
     return found
 
 
-def results_page(surveys: Sequence[Survey]) -> Markup:
-    """The tables of all pools, as HTML."""
+def results_page(surveys: Sequence[Survey], pools: Sequence[Pool] = ()) -> Markup:
+    """The tables of all pools, as HTML; with agreement with metrics for those that are given."""
     parts = []
     for pool, own in _by_pool(surveys).items():
         parts.append(Markup("<h2>{}</h2>").format(pool))
         parts += tables(own)
+        if metrics := _metrics(own, pools):
+            rows = [[m.name, str(m.tau), m.prompts] for m in metrics]
+            caption = "agreement of metrics with people: Kendall's tau within prompts"
+            heads = ["", "tau", "prompts"]
+            parts.append(render("table.html", caption=caption, heads=heads, rows=rows))
     return Markup("").join(parts) or Markup("<p>There are no surveys yet.</p>")
 
 
@@ -203,6 +213,15 @@ def tables(surveys: Sequence[Survey]) -> list[Markup]:
         )
     )
     return made
+
+
+def _metrics(surveys: Sequence[Survey], pools: Sequence[Pool]) -> "list[Metric]":
+    pool = next((pool for pool in pools if pool.name == surveys[0].pool), None)
+    if pool is None or not any(item.scores for item in pool.items):
+        return []
+    from mitune.survey.metrics import with_metrics  # and torch, which other results do not need
+
+    return with_metrics(surveys, pool)
 
 
 def _combinations(answers: Sequence[Answer], options: Sequence[str]) -> Markup:

@@ -1,10 +1,12 @@
 """Where the pictures of a survey come from: runs of ``mitune eval --bench`` or ``mitune generate``,
 or the folders of the paper's authors."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mitune.core.errors import UserError
+from mitune.core.reading import read_file, reason
 from mitune.survey.pool import Kind
 
 Found = dict[tuple[str, str], dict[str, list[Path]]]
@@ -36,6 +38,29 @@ def of_runs(runs: Mapping[str, Path]) -> Found:
                 f"{folder} has no pictures: expected CATEGORY/samples/PROMPT_000000.png of mitune "
                 "eval --bench, or samples/ of mitune generate"
             )
+    return found
+
+
+def scores_of(runs: Mapping[str, Path]) -> dict[str, dict[Path, float]]:
+    """What the metrics of benchmark runs say of their pictures, by metric and file: of
+    ``FOLDER/CATEGORY/scores/METRIC.json``, whose values are in the order of the files' numbers.
+
+    Raises:
+        UserError: a file of scores cannot be read, or is not of the pictures beside it.
+    """
+    found: dict[str, dict[Path, float]] = {}
+    for folder in runs.values():
+        for path in sorted(folder.glob("*/scores/*.json")):
+            files = [file for _, file in _pictures(path.parent.parent / _SAMPLES)]
+            files.sort(key=lambda file: int(file.stem.rpartition("_")[2]))
+            try:
+                values = [float(value) for value in json.loads(read_file(path))["scores"]]
+                found.setdefault(path.stem, {}).update(zip(files, values, strict=True))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({reason(error)}): expected the scores of the pictures "
+                    "beside it; run mitune eval --bench again"
+                ) from error
     return found
 
 

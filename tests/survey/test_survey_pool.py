@@ -12,7 +12,7 @@ from mitune.cli import main
 from mitune.core.errors import UserError
 from mitune.survey.pool import IMAGES, LIST, Pool, write_pool
 from mitune.survey.rounds import draw_rounds
-from mitune.survey.sources import named, of_authors, of_runs
+from mitune.survey.sources import named, of_authors, of_runs, scores_of
 
 
 def test_the_authors_folders_become_a_pool(tmp_path: Path, capsys) -> None:
@@ -59,6 +59,28 @@ def test_runs_become_a_pool(tmp_path: Path) -> None:
     plain.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(plain / "a cat_000000.png")
     assert list(of_runs({"x": plain.parent})) == [("", "a cat")]
+
+
+def test_scores_of_benchmarks_come_with_their_pictures(tmp_path: Path) -> None:
+    runs = {}
+    for name in ("base", "tuned"):
+        place = tmp_path / name / "colour"
+        (place / "samples").mkdir(parents=True)
+        # The names' order is not that of the numbers.
+        for number, prompt in enumerate(("b", "b", "a")):
+            colour = (number, len(name), 7)
+            Image.new("RGB", (8, 8), colour).save(place / "samples" / f"{prompt}_{number:06d}.png")
+        (place / "scores").mkdir()
+        (place / "scores" / "clip.json").write_text('{"scores": [0.5, 0.25, 1.0]}')
+        runs[name] = tmp_path / name
+    made, _ = write_pool(tmp_path / "pool", "methods", of_runs(runs), scores_of(runs))
+    first, second = made.items
+    assert (first.prompt, set(first.scores["clip"].values())) == ("a", {1.0})
+    assert [second.scores["clip"][image] for image in second.images["base"]] == [0.5, 0.25]
+    assert Pool.read(tmp_path / "pool").items == made.items
+    (place / "scores" / "clip.json").write_text('{"scores": [0.5]}')
+    with pytest.raises(UserError, match="expected the scores of the pictures beside it"):
+        scores_of(runs)
 
 
 def test_rounds_are_two_of_each_category_or_ten_and_all_is_shuffled(tmp_path: Path) -> None:

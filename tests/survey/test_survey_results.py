@@ -7,6 +7,8 @@ import pytest
 
 from mitune.survey.answers import export
 from mitune.survey.krippendorff import alpha
+from mitune.survey.metrics import with_metrics
+from mitune.survey.pool import Item, Pool
 from mitune.survey.results import (
     agreement,
     answers_of,
@@ -129,3 +131,24 @@ def test_csv_files_are_as_the_authors_have_them(tmp_path: Path) -> None:
     ]
     (path,) = export([survey(2, "B", kind="methods")], tmp_path)
     assert path.read_text().splitlines()[0] == "category,prompt,A,B,C"
+
+
+def test_metrics_agree_with_people_as_counted_by_hand() -> None:
+    """Of two people one chose A and both C, none B: shares 0.5, 0, 1. The first metric orders the
+    three so, the second the other way round, the third not at all."""
+    shown = tuple((name, f"{name}.png") for name in "ABC")
+    surveys = [survey(0, "AC"), survey(1, "C"), survey(2, "ABC", finished=None)]
+    scores = {
+        "right": {"A.png": 2.0, "B.png": 1.0, "C.png": 3.0},
+        "wrong": {"A.png": 2.0, "B.png": 3.0, "C.png": 1.0},
+        "blind": {"A.png": 1.0, "B.png": 1.0, "C.png": 1.0},
+        "partly": {"B.png": 1.0, "C.png": 3.0, "unseen.png": 9.0},
+    }
+    images = {name: [image] for name, image in shown}
+    item = Item(category="x", prompt="it's 0", images=images, scores=scores)
+    pool = Pool(folder=Path("colour"), kind="metrics", options=("A", "B", "C"), items=(item,))
+    found = {metric.name: metric.tau.mean for metric in with_metrics(surveys, pool)}
+    assert found == {"right": pytest.approx(1), "wrong": pytest.approx(-1), "partly": 1}
+    assert "agreement of metrics with people" in results_page(surveys, [pool])
+    assert [m["name"] for m in plain(surveys, [pool])["colour"]["metrics"]] == list(found)
+    assert "agreement of metrics" not in results_page(surveys)

@@ -29,7 +29,7 @@ class Survey(Output):
     out: Annotated[Path | None, stands_for("pool, export: required; results: stdout alone")] = None
     """pool, export: the folder. results: an HTML file too."""
     pool: Repeated[list[Path]] = field(default_factory=list)
-    """serve: a folder of mitune survey pool."""
+    """serve: a folder of mitune survey pool. results: the same, for agreement with metrics."""
     answers: Path = Path("answers.sqlite")
     """serve, results, export: the file of all answers."""
     people: Annotated[Repeated[list[str]], stands_for("everyone")] = field(default_factory=list)
@@ -64,17 +64,19 @@ class Survey(Output):
 
     def _pool(self) -> dict[str, Any]:
         from mitune.survey.pool import plain, write_pool
-        from mitune.survey.sources import named, of_authors, of_runs
+        from mitune.survey.sources import named, of_authors, of_runs, scores_of
 
         if self.out is None:
             raise UserError("--out is missing: expected a folder for the pool")
         if bool(self.images) == (self.authors is not None):
             raise UserError("expected --images NAME=FOLDER for each, or --authors FOLDER")
+        scores: dict[str, dict[Path, float]] = {}
         if self.authors is not None:
             found = of_authors(self.authors, self.kind)
         else:
-            found = of_runs(named(self.images))
-        pool, left_out = write_pool(self.out, self.kind, found)
+            runs = named(self.images)
+            found, scores = of_runs(runs), scores_of(runs)
+        pool, left_out = write_pool(self.out, self.kind, found, scores)
         told = plain(pool) | {"left_out": left_out}
         print(
             f"pool {pool.folder}: {len(pool.items)} prompts, {len(pool.files)} pictures of "
@@ -107,15 +109,16 @@ class Survey(Output):
     def _results(self) -> dict[str, Any]:
         from mitune.core.files import atomic_write
         from mitune.report.page import Section, page
+        from mitune.survey.pool import Pool
         from mitune.survey.results import plain, results_page, text
 
-        surveys = self._stored().surveys()
+        surveys, pools = self._stored().surveys(), [Pool.read(folder) for folder in self.pool]
         print(text(surveys))
         if self.out is not None:
-            section = Section(title="What people answered", body=results_page(surveys))
+            section = Section(title="What people answered", body=results_page(surveys, pools))
             atomic_write(self.out, page("Survey", [section]))
             print(f"page: {self.out}")
-        return plain(surveys)
+        return plain(surveys, pools)
 
     def _export(self) -> dict[str, Any]:
         from mitune.survey.answers import export
