@@ -128,7 +128,9 @@ def _trained(plan: Plan, shop: Workshop) -> dict[str, Path]:
         )
         for each in (pools, lowest)
     )
-    tuning = replace(one.tuning, seed=shop.seed)
+    # Eager: in bfloat16 two roundings of a difference of errors lie further apart than the check of
+    # compiled gradients allows.
+    tuning = replace(one.tuning, seed=shop.seed, backend="eager")
 
     def told(name: str) -> Any:
         return lambda step, of, _: shop.progress(f"{name}: tuning", step, of)
