@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,23 +23,12 @@ from starlette.responses import (
     Response,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mitune.survey.pool import Pool
+from mitune.survey.requests import Headers, read_form
 from mitune.survey.results import results_page
 from mitune.survey.store import Store, Survey
 
-LARGEST_POST = 8192
-"""Bytes of a form; the largest honest one has some hundred."""
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self' data:; style-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
@@ -83,7 +70,7 @@ def application(campaign: Campaign) -> Starlette:
     ]
     made = Starlette(
         routes=routes,
-        middleware=[Middleware(_Headers)],
+        middleware=[Middleware(Headers)],
         exception_handlers={HTTPException: pages.fault, Exception: _failed},  # type: ignore[dict-item]
     )
     return made
@@ -111,7 +98,7 @@ class _Pages:
 
     async def begin(self, request: Request) -> Response:
         pool, people = self._invited(request)
-        await _form(request)
+        await read_form(request)
         store = self._campaign.store
         name = await run_in_threadpool(store.begin, pool, people, self._campaign.each)
         return self._to(request, f"/round/{name}/1")
@@ -137,7 +124,7 @@ class _Pages:
 
     async def answer(self, request: Request) -> Response:
         survey, place = await self._place(request)
-        form = await _form(request)
+        form = await read_form(request)
         shown = survey.rounds[place].shown
         numbers = form.get("chosen", [])
         known = {str(number): option for number, (option, _) in enumerate(shown)}
@@ -199,46 +186,6 @@ class _Pages:
         return HTMLResponse(
             template.render(**values), status, headers={"Cache-Control": "no-store"}
         )
-
-
-class _Headers:
-    """What every answer says about itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, told if scope["type"] == "http" else send)
-
-
-async def _form(request: Request) -> dict[str, list[str]]:
-    """The fields of a small form.
-
-    Raises:
-        HTTPException: it is too large, of another kind, or not text.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("", "application/x-www-form-urlencoded"):
-        raise HTTPException(415, "This form is of a kind that this page does not take.")
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > LARGEST_POST:
-            raise HTTPException(413, "This form is too large.")
-    try:
-        return parse_qs(
-            content.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=bool(content),
-            max_num_fields=100,
-        )
-    except ValueError:
-        raise HTTPException(400, "This form cannot be read.") from None
 
 
 async def _style(_: Request) -> Response:

@@ -9,8 +9,9 @@ from pictures import METHODS, pool
 from starlette.testclient import TestClient
 
 from mitune.core.errors import UserError
-from mitune.survey.app import LARGEST_POST, application
+from mitune.survey.app import application
 from mitune.survey.pool import Pool
+from mitune.survey.requests import LARGEST_POST
 from mitune.survey.serve import campaign, links
 from mitune.survey.store import Store
 
