@@ -86,43 +86,89 @@ class Bars:
 
 
 class Lines:
-    """Progress of one of several processes: one line whenever ``Bars`` would show a full bar."""
+    """Progress as plain lines, for a log or for one of several processes on a screen: one when
+    something is done, and every half minute in between one with how far it is, the rate and the
+    time left.
 
-    def __init__(self, quiet: bool, whose: str) -> None:
+    Args:
+        quiet: show nothing.
+        whose: in front of each line.
+        started: called once, when the first candidate or step is done.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        quiet: bool,
+        whose: str = "",
+        started: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._quiet = quiet
-        self._whose = whose
-        self._start = time.perf_counter()
+        self._whose = f"{whose}: " if whose else ""
+        self._started = started
+        self._clock = clock
+        self._start = self._told = clock()
+        self._title = ""
+        self._first = (0, 0.0)
 
     def candidate(self, number: int, done: int, total: int) -> None:
         """Candidate ``done`` of ``total`` of round ``number`` is done."""
-        if done == total:
-            self._tell(f"round {number}: {total} candidates")
+        self._show(f"round {number}: candidates", done, total)
 
     def step(self, number: int, step: int, total: int, loss: float) -> None:
         """Training step ``step`` of ``total`` of round ``number`` is done."""
-        if step == total:
-            self._tell(f"round {number}: tuned, {total} steps")
+        self._show(f"round {number}: tuning", step, total, f", loss {loss:.4f}")
 
     def work(self, title: str, done: int, total: int) -> None:
         """So much of something else is done."""
-        if done == total:
-            self._tell(f"{title}, {total}")
+        self._show(title, done, total)
 
-    def _tell(self, what: str) -> None:
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _show(self, title: str, done: int, total: int, more: str = "") -> None:
+        if self._started is not None:
+            self._started()
+            self._started = None
+        now = self._clock()
+        if title != self._title:
+            # The rate must not include what an earlier run finished.
+            self._title, self._first, self._told = title, (done, now), now
+        if done == total:
+            self._print(f"{title}: {total} done after {now - self._start:.0f} s{more}")
+        elif now - self._told >= _EVERY and done > self._first[0]:
+            rate = (done - self._first[0]) / (now - self._first[1])
+            left = _clock_of((total - done) / rate)
+            self._print(f"{title}: {done} of {total}, {rate:.3g} a second, {left} left{more}")
+            self._told = now
+
+    def _print(self, line: str) -> None:
         if not self._quiet:
-            seconds = time.perf_counter() - self._start
-            print(f"{self._whose}: {what} after {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(f"{self._whose}{line}", file=sys.stderr, flush=True)
+
+
+_EVERY = 30.0
+"""Seconds between two lines about the same thing."""
+
+
+def _clock_of(seconds: float) -> str:
+    """``75`` seconds as 1:15, an hour as 1:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextmanager
-def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bars]:
-    """Bars that are closed at the end, also after an error.
+def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bars | Lines]:
+    """Bars on a terminal, which are closed at the end, also after an error; lines in a log.
 
     Args:
         quiet: show nothing.
         started: called once, when the first candidate or step is done.
     """
-    made = Bars(quiet, started)
+    terminal = sys.stderr.isatty()
+    made = Bars(quiet, started) if terminal else Lines(quiet, started=started)
     try:
         yield made
     finally:

@@ -32,7 +32,9 @@ def leave_command(command: Any, out: Path) -> None:
 
 
 @contextmanager
-def running(command: Any, out: Path, quiet: bool, first: bool = True) -> Iterator[progress.Bars]:
+def running(
+    command: Any, out: Path, quiet: bool, first: bool = True
+) -> Iterator[progress.Bars | progress.Lines]:
     """Progress bars of a run into ``out``, and its command.yaml as soon as something is done there:
     not before, when the folder may be another run's; and not only at the end, which a run that is
     killed does not see.
