@@ -15,6 +15,8 @@ from mitune.report.source import source
 
 _ERRORS = "_se"
 """End of the name of a standard error, in a study's rows."""
+_PAIR, _WHOLE = 384, 2400
+"""The longest side in pixels of a single picture, and of a sheet of many."""
 _PICTURES = {
     "base_and_tuned.png": "Pairs of rows: base above tuned, each column from the same noise.",
     "ranking.png": "The candidates that the score ranks first, then those that it ranks last.",
@@ -65,7 +67,7 @@ def _pairs(folder: Path, found: Mapping[str, Any]) -> list[Section]:
             for i in range(each)
         ]
         pictures = [
-            [address_of_file(path) for path in pair]
+            [address_of_file(path, _PAIR) for path in pair]
             for pair in files
             if all(path.is_file() for path in pair)
         ]
@@ -134,7 +136,9 @@ def _shown(folder: Path) -> list[Section]:
     for name, caption in _PICTURES.items():
         if (folder / name).is_file():
             content = render(
-                "picture.html", address=address_of_file(folder / name), alt=f"{caption} ({name})"
+                "picture.html",
+                address=address_of_file(folder / name, _WHOLE),
+                alt=f"{caption} ({name})",
             )
             found.append(render("figure.html", content=content, caption=caption))
     return [Section(title="To look at", body=Markup("").join(found))] if found else []

@@ -1,5 +1,6 @@
 """What a fine-tuning set shows."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,18 +52,12 @@ def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> lis
     unit = str(summary["unit"])
     facts = {_NAMES.get(key, key): v for key, v in summary.items() if key not in ("path", "unit")}
     overview = render("facts.html", values=facts, after=_charts(found, columns, unit))
-    pictures = (
-        iter(())
-        if model is None
-        else _pictures(found, _checked(model, found))
-        if stored
-        else iter(())
-    )
+    pictures = None if model is None or not stored else _pictures(found, _checked(model, found))
     shown = gallery(
-        _pools(found, columns, pictures, pictured=model is not None and stored > 0),
+        _pools(found, columns, pictures),
         unit=unit,
         large=stored <= FEW,
-        place=f"pools-{name.strip().replace(' ', '-') or 'all'}",
+        place=f"pools-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
     )
     return [
         Section(title=f"{name}set".capitalize(), body=overview),
@@ -84,16 +79,12 @@ def _charts(found: FineTuningSet, columns: dict[str, list[Any]], unit: str) -> l
         if not pruned
     ]
     groups = {"all": [s for s, _ in whole], "kept": [s for s, kept in whole if kept]}
-    drawn = [
-        (histogram(groups, x=f"score, {unit}"), "How the scores lie."),
-        (
-            _path(found, columns["selected"]),
-            "Mean squared difference of the conditional and the "
-            "unconditional prediction at each step of generation.",
-        ),
-    ]
-    if any(columns["pruned"]):
-        drawn.append((_dropped(found), "Candidates still taking steps."))
+    drawn = [(histogram(groups, x=f"score, {unit}"), "How the scores lie.")]
+    if (terms := _terms(found)) is not None:
+        told = "Mean squared difference of the two predictions at each step of generation."
+        drawn.append((_path(terms, columns["selected"]), told))
+        if any(columns["pruned"]):
+            drawn.append((_dropped(terms), "Candidates still taking steps."))
     return [
         render("figure.html", content=content, caption=caption)
         for content, caption in drawn
@@ -101,11 +92,8 @@ def _charts(found: FineTuningSet, columns: dict[str, list[Any]], unit: str) -> l
     ]
 
 
-def _path(found: FineTuningSet, kept: Sequence[bool]) -> Markup:
+def _path(terms: Any, kept: Sequence[bool]) -> Markup:
     """Mean over candidates of ‖Δ‖² at each step, of the kept and of the others."""
-    terms = _terms(found)
-    if terms is None:
-        return Markup()
     mark = np.array(kept, dtype=bool)
     series = {}
     for name, rows in (("kept", mark), ("others", ~mark)):
@@ -120,10 +108,7 @@ def _path(found: FineTuningSet, kept: Sequence[bool]) -> Markup:
     return lines(series, x="step", y="squared difference")
 
 
-def _dropped(found: FineTuningSet) -> Markup:
-    terms = _terms(found)
-    if terms is None:
-        return Markup()
+def _dropped(terms: Any) -> Markup:
     going = (~np.isnan(terms)).sum(axis=0)
     points = [(step + 1, float(count)) for step, count in enumerate(going)]
     return lines({"candidates": points}, x="step", y="candidates")
@@ -173,9 +158,7 @@ def _pictures(found: FineTuningSet, model: LatentModel) -> Iterator[Image.Image 
 def _pools(
     found: FineTuningSet,
     columns: dict[str, list[Any]],
-    pictures: Iterator[Image.Image | None],
-    *,
-    pictured: bool,
+    pictures: Iterator[Image.Image | None] | None,
 ) -> Iterator[tuple[str, list[Shown]]]:
     prompts = found.prompts
     pool: list[Shown] = []
@@ -186,7 +169,7 @@ def _pools(
             yield prompts[last], pool
             pool = []
         last = index
-        picture = next(pictures) if pictured else None
+        picture = None if pictures is None else next(pictures)
         value = math.nan if score is None else score
         pool.append(Shown(score=value, kept=kept, pruned=pruned, picture=picture))
     if last is not None:

@@ -73,8 +73,11 @@ def address_of(picture: Image.Image, quality: int | None = None) -> str:
     return _address("image/webp", content.getvalue())
 
 
-def address_of_file(path: Path) -> str:
-    """A picture's file as a data address, as it is."""
+def address_of_file(path: Path, most: int) -> str:
+    """A picture's file as a data address: as it is, or with its longer side at ``most`` pixels."""
+    with Image.open(path) as picture:
+        if max(picture.size) > most:
+            return address_of(thumbnail(picture, most), quality=_QUALITY)
     return _address(_KINDS[path.suffix.lower()], path.read_bytes())
 
 

@@ -91,6 +91,13 @@ def test_runs_are_shown_side_by_side(aligned: Path, tmp_path: Path, capsys) -> N
     assert f"report: {out}" in capsys.readouterr().out
 
 
+def test_two_sets_on_one_page_have_galleries_of_their_own(aligned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sets.html"
+    write_report([aligned / "round-1" / "set", aligned / "round-2" / "set"], out)
+    assert len(set(re.findall(r'data-of="([^"]+)"', out.read_text()))) == 2
+    Checked(out.read_text())
+
+
 def test_a_training_alone_and_one_that_was_killed_in_a_line(aligned: Path, tmp_path: Path) -> None:
     run = tmp_path / "adapter"
     run.mkdir()

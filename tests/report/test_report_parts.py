@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from mitune.report.charts import histogram, lines, strip, ticks
 from mitune.report.comparison_sections import gained, paired, plus_minus
 from mitune.report.gallery import Shown, gallery
 from mitune.report.page import Section, number, page, render
-from mitune.report.sheets import address_of, sheet, thumbnail
+from mitune.report.sheets import address_of, address_of_file, sheet, thumbnail
 from mitune.report.source import flat
 
 
@@ -171,3 +172,11 @@ def test_a_study_has_value_and_error_in_one_cell() -> None:
     )
     assert heads == ["model", "value", "gain"]
     assert rows == [["mi", "0.500 ± 0.100", ""]]
+
+
+def test_a_large_file_becomes_small_and_a_small_one_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (800, 400), "red").save(path)
+    assert picture(address_of_file(path, 100)).size == (100, 50)
+    kept = address_of_file(path, 800).removeprefix("data:image/png;base64,")
+    assert base64.b64decode(kept) == path.read_bytes()
