@@ -2,7 +2,11 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from mitune.core.errors import UserError
 
 
 def read_file(path: Path | str, *, pipes: bool = False) -> bytes:
@@ -37,3 +41,24 @@ def read_file(path: Path | str, *, pipes: bool = False) -> bytes:
 def reason(error: Exception) -> str:
     """Why a file could not be read, in a few words, without its name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def as_written(what: Path | str, expected: str) -> Iterator[None]:
+    """For the block that reads what an earlier run left: whatever the content's shape makes fail
+    there becomes one line.
+
+    Raises:
+        UserError: ``what`` cannot be read, ``expected`` says what should stand there. One that is
+            raised in the block passes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(OSError, ValueError, TypeError, LookupError, AttributeError),
+        *(ArithmeticError, RuntimeError),  # RecursionError too
+    ) as error:
+        told = f"{type(error).__name__}: {reason(error)}".splitlines()[0]
+        raise UserError(f"{what} cannot be read ({told}): expected {expected}") from error

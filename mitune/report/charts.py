@@ -142,7 +142,8 @@ class _Frame:
 
 def _wide(low: float, high: float) -> tuple[float, float]:
     """A range that is not empty."""
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    room = 0.5 + 0.05 * abs(low)
+    return (low, high) if high > low else (low - room, high + room)
 
 
 def _svg(

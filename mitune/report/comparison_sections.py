@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mitune.core.reading import read_file
 from mitune.evaluation.report import MODELS, SHOWN
 from mitune.evaluation.studies.compared import ALL
 from mitune.report.page import Section, number, render
@@ -27,7 +28,7 @@ _PICTURES = {
 
 def comparison_sections(folder: Path) -> list[Section]:
     """Sections of ``eval.json`` in ``folder``."""
-    found = json.loads((folder / "eval.json").read_bytes())
+    found = json.loads(read_file(folder / "eval.json"))
     rows = [
         [
             row["model"],
@@ -62,15 +63,13 @@ def _pairs(folder: Path, found: Mapping[str, Any]) -> list[Section]:
     """Both models' pictures of the first prompts; none if the run left none."""
     each, groups = int(found["images"]), []
     for number_of, prompt in enumerate(found.get("shown", ())):
-        files = [
-            [folder / SHOWN / model / f"{number_of * each + i:03d}.png" for model in MODELS]
-            for i in range(each)
-        ]
-        pictures = [
-            [address_of_file(path, _PAIR) for path in pair]
-            for pair in files
-            if all(path.is_file() for path in pair)
-        ]
+        pictures = []
+        for i in range(each):
+            name = f"{number_of * each + i:03d}.png"
+            pair = [folder / SHOWN / model / name for model in MODELS]
+            if not all(path.is_file() for path in pair):
+                break
+            pictures.append([address_of_file(path, _PAIR) for path in pair])
         if pictures:
             groups.append((prompt, pictures))
     return [Section(title="Pictures", body=render("pairs.html", groups=groups))] if groups else []
@@ -78,7 +77,7 @@ def _pairs(folder: Path, found: Mapping[str, Any]) -> list[Section]:
 
 def study_sections(folder: Path) -> list[Section]:
     """Sections of ``study.json`` in ``folder``."""
-    found = json.loads((folder / "study.json").read_bytes())
+    found = json.loads(read_file(folder / "study.json"))
     every = found["rows"]
     whole = [row for row in every if row.get("category", ALL) == ALL] or every
     heads, rows = paired(whole)
@@ -102,7 +101,7 @@ def study_sections(folder: Path) -> list[Section]:
 
 def benchmark_sections(folder: Path) -> list[Section]:
     """Sections of a benchmark's ``results.json`` in ``folder``."""
-    found = json.loads((folder / "results.json").read_bytes())
+    found = json.loads(read_file(folder / "results.json"))
     rows = [
         [
             row["category"],

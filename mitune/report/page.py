@@ -44,7 +44,7 @@ def page(title: str, sections: Sequence[Section]) -> bytes:
         script=Markup(script),
         allowed=allowed,
     )
-    return made.encode()
+    return made.encode(errors="replace")  # names of files need not be Unicode
 
 
 def _own(name: str) -> str:

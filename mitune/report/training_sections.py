@@ -6,6 +6,7 @@ from typing import Any
 
 from mitune.adapters.run_folder import METRICS, RUN
 from mitune.core.errors import UserError
+from mitune.core.reading import read_file
 from mitune.report.charts import Point, lines
 from mitune.report.page import Section, render
 from mitune.report.source import source
@@ -22,15 +23,16 @@ _SMOOTH = 0.9
 
 def training_sections(folder: Path, name: str = "") -> list[Section]:
     """Sections of the training run in ``folder``; ``name`` stands in front of the titles."""
-    run = json.loads((folder / RUN).read_bytes())
+    run = json.loads(read_file(folder / RUN))
     steps = _steps(folder / METRICS)
     seconds = sum(float(step.get("seconds", 0)) for step in steps)
+    smooth = _smooth(_points(steps, "loss"))
     facts = {
         "steps": len(steps),
         "of": run["settings"]["config"]["iterations"],
         "pairs": run["settings"]["set"]["pairs"],
         "first loss": steps[0].get("loss") if steps else None,
-        "last loss, smoothed": _smooth(_points(steps, "loss"))[-1][1] if steps else None,
+        "last loss, smoothed": smooth[-1][1] if smooth else None,
         "seconds of its steps": seconds,
     }
     drawn = []
@@ -38,7 +40,7 @@ def training_sections(folder: Path, name: str = "") -> list[Section]:
         points = _points(steps, key)
         series = {label: points}
         if key == "loss":
-            series["smoothed"] = _smooth(points)
+            series["smoothed"] = smooth
         if len(points) > 1:
             content = lines(series, x="step", y=label)
             drawn.append(render("figure.html", content=content, caption=caption))

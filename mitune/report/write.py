@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mitune.adapters.run_folder import FORMAT as TRAINING
 from mitune.adapters.run_folder import RUN
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
+from mitune.core.reading import as_written, read_file
 from mitune.models.protocol import LatentModel
 from mitune.report.comparison_sections import (
     benchmark_sections,
@@ -45,19 +47,18 @@ def write_report(
     """
     if not runs:
         raise UserError("no run is given: expected the folder of at least one")
-    found = {run: sections_of(run, model) for run in runs}
-    if len(found) < len(runs):
+    if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("a run is given twice: expected different folders")
-    first, *others = found
-    if others:
-        title = " and ".join(run.resolve().name for run in runs)
-        sections = [side_by_side(runs)]
-        for run, own in found.items():
-            name = run.resolve().name
+    found = {name: sections_of(run, model) for name, run in _named(runs).items()}
+    if len(runs) > 1:
+        with _reading(runs[0]):
+            sections = [side_by_side(_named(runs))]
+        for name, own in found.items():
             sections += [replace(each, title=f"{name}: {each.title}") for each in own]
     else:
-        title, sections = first.resolve().name, found[first]
-    path = out or first / REPORT
+        (sections,) = found.values()
+    title = " and ".join(found)
+    path = out or runs[0] / REPORT
     make_folder(path.parent)
     atomic_write(path, page(title, sections))
     return path
@@ -70,7 +71,7 @@ def sections_of(run: Path, model: LatentModel | None) -> list[Section]:
         UserError: as ``write_report``.
     """
     found: list[Section] = []
-    try:
+    with _reading(run):
         if (run / "study.json").is_file():
             found += study_sections(run)
         if (run / "results.json").is_file():
@@ -81,41 +82,59 @@ def sections_of(run: Path, model: LatentModel | None) -> list[Section]:
             found += set_sections(run, model)
         if _is(run, TRAINING):
             found += training_sections(run)
-        for number in range(1, len(list(run.glob("round-*"))) + 1):
-            place = run / f"round-{number}"
+        for number, place in _rounds(run):
             if _is(place / "adapter", TRAINING):
                 found += training_sections(place / "adapter", f"round {number}: ")
             if _is(place / "set", SET):
                 found += set_sections(place / "set", model, f"round {number}: ")
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{run} holds a run that cannot be read ({type(error).__name__}: {error}): expected "
-            "its files as mitune left them"
-        ) from error
+        if found and not (run / "study.json").is_file():
+            found += shown_sections(run)
     if not found:
         raise UserError(
             f"{run} holds no run: expected the folder of a set, a training, a comparison, a study, "
             "a benchmark, or of mitune align"
         )
-    if not (run / "study.json").is_file():
-        found += shown_sections(run)
     return found
 
 
 def model_of(run: Path) -> str | None:
     """The name of the model that made the set in a run's folder, as the set's notes have it; None
-    without a set."""
-    for folder in (run, run / "round-1" / "set"):
-        if _is(folder, SET):
-            name = SetRecord.load(folder).notes.get("model")
-            return None if name is None else str(name)
+    without a set.
+
+    Raises:
+        UserError: the set's record cannot be read.
+    """
+    with _reading(run):
+        for folder in (run, *(place / "set" for _, place in _rounds(run))):
+            if _is(folder, SET):
+                name = SetRecord.load(folder).notes.get("model")
+                return None if name is None else str(name)
     return None
+
+
+def _reading(run: Path) -> AbstractContextManager[None]:
+    return as_written(f"the run in {run}", "its files as mitune left them")
+
+
+def _rounds(run: Path) -> list[tuple[int, Path]]:
+    """The rounds of ``mitune align`` in a folder, by number."""
+    found = (path for path in run.glob("round-*") if path.name[6:].isdecimal())
+    return sorted((int(path.name[6:]), path) for path in found)
+
+
+def _named(runs: Sequence[Path]) -> dict[str, Path]:
+    """Runs by the names of their folders, or by their paths where names are equal."""
+    names = [run.resolve().name for run in runs]
+    return {
+        name if names.count(name) == 1 else str(run): run
+        for name, run in zip(names, runs, strict=True)
+    }
 
 
 def _is(folder: Path, form: str) -> bool:
     """Whether the folder's run.json is of a form."""
     path = folder / RUN
     try:
-        return dict(json.loads(path.read_bytes())).get("format") == form
+        return dict(json.loads(read_file(path))).get("format") == form
     except (FileNotFoundError, NotADirectoryError):
         return False

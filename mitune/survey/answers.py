@@ -14,8 +14,8 @@ _STAMP = "answer_%Y%m%d_%H%M%S_%f.csv"
 
 
 def export(surveys: Sequence[Survey], out: Path) -> list[Path]:
-    """Write ``OUT/KIND_comparison/PEOPLE/answer_DATE_TIME.csv``: category (not in a comparison of
-    metrics), the prompt as Python's ``repr`` has it, and True or False for each of what is
+    """Write ``OUT/KIND_comparison/POOL/PEOPLE/answer_DATE_TIME.csv``: category (not in a comparison
+    of metrics), the prompt as Python's ``repr`` has it, and True or False for each of what is
     compared.
 
     Raises:
@@ -25,7 +25,7 @@ def export(surveys: Sequence[Survey], out: Path) -> list[Path]:
     for survey in surveys:
         if survey.finished is None:
             continue
-        folder = out / f"{survey.kind}_comparison" / survey.people
+        folder = out / f"{survey.kind}_comparison" / survey.pool / survey.people
         make_folder(folder)
         path = folder / datetime.fromisoformat(survey.finished).strftime(_STAMP)
         text = io.StringIO()

@@ -3,10 +3,12 @@
 A survey is found again by its address alone, which holds an unguessable id.
 """
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
@@ -23,9 +24,10 @@ from starlette.responses import (
     Response,
 )
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mitune.survey.pool import Pool
-from mitune.survey.requests import Headers, read_form
+from mitune.survey.requests import Below, Headers, read_form
 from mitune.survey.results import results_page
 from mitune.survey.store import Store, Survey
 
@@ -54,8 +56,8 @@ class Campaign:
     key: str
 
 
-def application(campaign: Campaign) -> Starlette:
-    """The ASGI application."""
+def application(campaign: Campaign, below: str = "") -> ASGIApp:
+    """The ASGI application; its pages are below a path, such as /ask, if one is given."""
     pages = _Pages(campaign)
     routes = [
         Route("/", pages.front),
@@ -64,16 +66,16 @@ def application(campaign: Campaign) -> Starlette:
         Route("/results/{key}", pages.results),
         Route("/survey/{pool}/{people}", pages.welcome),
         Route("/survey/{pool}/{people}", pages.begin, methods=["POST"]),
-        Route("/round/{survey}/{number:int}", pages.round),
-        Route("/round/{survey}/{number:int}", pages.answer, methods=["POST"]),
+        Route("/round/{survey}/{number}", pages.round),
+        Route("/round/{survey}/{number}", pages.answer, methods=["POST"]),
         Route("/thanks/{survey}", pages.thanks),
     ]
     made = Starlette(
         routes=routes,
-        middleware=[Middleware(Headers)],
         exception_handlers={HTTPException: pages.fault, Exception: _failed},  # type: ignore[dict-item]
     )
-    return made
+    made.router.redirect_slashes = False  # to whatever host the request names
+    return Headers(Below(made, below))
 
 
 class _Pages:
@@ -89,7 +91,10 @@ class _Pages:
         if path is None:
             raise HTTPException(404, "There is no such picture.")
         # At once and not in parts: a picture is small, and a part costs as much as a whole one.
-        content = await run_in_threadpool(path.read_bytes)
+        try:
+            content = await run_in_threadpool(path.read_bytes)
+        except OSError:
+            raise HTTPException(404, "This picture is gone.") from None
         return Response(content, media_type=_MEDIA[path.suffix], headers=_FOREVER)
 
     async def welcome(self, request: Request) -> Response:
@@ -153,8 +158,8 @@ class _Pages:
         return self._page(request, "results.html", body=body)
 
     async def fault(self, request: Request, error: HTTPException) -> Response:
-        known = error.detail if error.status_code != 404 or " " in error.detail else ""
-        told = known or "There is no such page."
+        own = error.detail != HTTPStatus(error.status_code).phrase
+        told = error.detail if own else "There is no such page, or nothing to do with it so."
         return self._page(request, "fault.html", status=error.status_code, told=told)
 
     def _invited(self, request: Request) -> tuple[Pool, str]:
@@ -172,7 +177,8 @@ class _Pages:
 
     async def _place(self, request: Request) -> tuple[Survey, int]:
         survey = await self._survey(request)
-        place = request.path_params["number"] - 1
+        number = request.path_params["number"]
+        place = int(number) - 1 if re.fullmatch("[0-9]{1,4}", number) else -1
         if not 0 <= place < len(survey.rounds):
             raise HTTPException(404, "This survey has no such round.")
         return survey, place

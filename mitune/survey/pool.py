@@ -6,6 +6,7 @@ images/ID.png      the pictures, by the SHA-256 of their content: no name tells 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
 from mitune.core.provenance import as_json
-from mitune.core.reading import read_file, reason
+from mitune.core.reading import as_written, read_file
 
 LIST, IMAGES = "pool.json", "images"
 FORMAT, VERSION = "mitune-survey-pool", 1
@@ -99,7 +100,11 @@ class Pool:
             UserError: there is none, it is damaged, or a picture is missing.
         """
         path = folder / LIST
-        try:
+        if not path.exists():
+            raise UserError(
+                f"{folder} has no {LIST}: expected a folder that mitune survey pool made"
+            )
+        with as_written(path, "what mitune survey pool wrote"):
             found = json.loads(read_file(path))
             if (found["format"], found["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {found['format']} {found['version']}")
@@ -107,25 +112,13 @@ class Pool:
                 folder=folder,
                 kind=found["kind"],
                 options=tuple(found["options"]),
-                items=tuple(Item(**item) for item in found["items"]),
+                items=tuple(_item(each, found["options"]) for each in found["items"]),
             )
             check_options(pool.options)
-            names = set(pool.files)
             if pool.kind not in ("metrics", "methods") or not pool.items:
                 raise ValueError(f"kind {pool.kind}, {len(pool.items)} prompts")
-            if any(set(item.images) != set(pool.options) for item in pool.items):
-                raise ValueError("a prompt without a picture of each")
-            if wrong := next((name for name in names if not _ID.fullmatch(name)), None):
-                raise ValueError(f"picture {wrong}")
-        except FileNotFoundError:
-            raise UserError(
-                f"{folder} has no {LIST}: expected a folder that mitune survey pool made"
-            ) from None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{path} cannot be read ({reason(error) or error}): expected what mitune survey "
-                "pool wrote"
-            ) from error
+            if len(set(pool.options)) < max(2, len(pool.options)):
+                raise ValueError(f"{len(pool.options)} to compare, not all different")
         if missing := next((path for path in pool.files.values() if not path.is_file()), None):
             raise UserError(f"{missing} is missing: make the pool again with mitune survey pool")
         return pool
@@ -163,10 +156,11 @@ def write_pool(
         raise UserError(
             f"no prompt has pictures of all of {', '.join(options)}: expected the same prompts"
         )
-    make_folder(folder / IMAGES)
-    items = []
+    items: list[Item] = []
+    files: dict[str, Path] = {}
     for (category, prompt), images in sorted(whole.items()):
-        names = {path: _copied(path, folder / IMAGES) for name in options for path in images[name]}
+        names = {path: _named(path) for name in options for path in images[name]}
+        files |= {name: path for path, name in names.items()}
         told = {
             metric: {names[path]: values[path] for path in names if path in values}
             for metric, values in (scores or {}).items()
@@ -181,8 +175,28 @@ def write_pool(
     pool = Pool(folder=folder, kind=kind, options=tuple(options), items=tuple(items))
     if (folder / LIST).is_file() and Pool.read(folder).digest != pool.digest:
         raise UserError(f"{folder} holds another pool: expected a new folder; give another --out")
+    make_folder(folder / IMAGES)
+    for name, path in files.items():
+        if not (folder / IMAGES / name).is_file():
+            atomic_write(folder / IMAGES / name, _content(path))
     atomic_write(folder / LIST, pool._dumps())
     return pool, sorted(left_out)
+
+
+def _item(content: Any, options: Sequence[str]) -> Item:
+    """A prompt of a list as it was read; what is wrong with it raises some error."""
+    item = Item(**content)
+    if not isinstance(item.category, str) or not isinstance(item.prompt, str):
+        raise TypeError("a prompt or category that is no text")
+    if set(item.images) != set(options) or not all(item.images.values()):
+        raise ValueError("a prompt without a picture of each")
+    for names in item.images.values():
+        if wrong := next((name for name in names if not _ID.fullmatch(name)), None):
+            raise ValueError(f"picture {wrong}")
+    for values in item.scores.values():
+        if not all(math.isfinite(value) for value in values.values()):
+            raise ValueError("a score that is not finite")
+    return item
 
 
 def check_options(names: Sequence[str]) -> None:
@@ -195,20 +209,23 @@ def check_options(names: Sequence[str]) -> None:
             )
 
 
-def _copied(path: Path, folder: Path) -> str:
-    """The name of the picture's copy in ``folder``."""
-    from mitune.core.images import image_size  # and torch, which the server does not need
+def _named(path: Path) -> str:
+    """What the picture's copy is called.
 
-    try:
-        content = read_file(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"picture {path} cannot be read ({reason(error)})") from error
-    image_size(content, str(path))  # nothing but pictures is served
+    Raises:
+        UserError: it is no whole picture: nothing else is served.
+    """
+    from mitune.core.images import decode_image  # and torch, which the server does not need
+
+    content = _content(path)
+    decode_image(content, str(path), (8, 8))
     kind = _KINDS.get(path.suffix.lower(), "png")
-    name = f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
-    if not (folder / name).is_file():
-        atomic_write(folder / name, content)
-    return name
+    return f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
+
+
+def _content(path: Path) -> bytes:
+    with as_written(f"picture {path}", "a JPEG, PNG or WebP file"):
+        return read_file(path)
 
 
 def plain(pool: Pool) -> dict[str, Any]:

@@ -190,14 +190,14 @@ def tables(surveys: Sequence[Survey]) -> list[Markup]:
     if not answers:
         return made
     categories = [c for c in dict.fromkeys(sorted(a.category for a in answers)) if c]
-    columns = {ALL: answers}
-    columns |= {c: [a for a in answers if a.category == c] for c in categories}
-    columns |= {
-        f"people: {g}": [a for a in answers if a.people == g] for g in groups if len(groups) > 1
-    }
-    rows = [[name, *(str(shares(part, name)) for part in columns.values())] for name in options]
+    columns = [(ALL, answers)]
+    columns += [(f"category: {c}", [a for a in answers if a.category == c]) for c in categories]
+    columns += [
+        (f"people: {g}", [a for a in answers if a.people == g]) for g in groups if len(groups) > 1
+    ]
+    rows = [[name, *(str(shares(part, name)) for _, part in columns)] for name in options]
     caption = "chosen, whatever else was chosen; Wilson's 95 % interval"
-    made.append(render("table.html", caption=caption, heads=["", *columns], rows=rows))
+    made.append(render("table.html", caption=caption, heads=["", *dict(columns)], rows=rows))
     if len(options) <= _FEW:
         made.append(_combinations(answers, options))
     lines = [

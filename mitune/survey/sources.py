@@ -2,11 +2,13 @@
 or the folders of the paper's authors."""
 
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mitune.core.errors import UserError
-from mitune.core.reading import read_file, reason
+from mitune.core.reading import as_written, read_file
 from mitune.survey.pool import Kind
 
 Found = dict[tuple[str, str], dict[str, list[Path]]]
@@ -53,14 +55,15 @@ def scores_of(runs: Mapping[str, Path]) -> dict[str, dict[Path, float]]:
         for path in sorted(folder.glob("*/scores/*.json")):
             files = [file for _, file in _pictures(path.parent.parent / _SAMPLES)]
             files.sort(key=lambda file: int(file.stem.rpartition("_")[2]))
-            try:
-                values = [float(value) for value in json.loads(read_file(path))["scores"]]
-                found.setdefault(path.stem, {}).update(zip(files, values, strict=True))
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{path} cannot be read ({reason(error)}): expected the scores of the pictures "
-                    "beside it; run mitune eval --bench again"
-                ) from error
+            with as_written(path, "the scores of the pictures beside it; run mitune eval --bench"):
+                values = json.loads(read_file(path))["scores"]
+                told = {
+                    file: float(value)
+                    for file, value in zip(files, values, strict=True)
+                    if value is not None  # what was not finite
+                }
+                finite = {file: value for file, value in told.items() if math.isfinite(value)}
+                found.setdefault(path.stem, {}).update(finite)
     return found
 
 
@@ -104,21 +107,35 @@ def named(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(prompt, file) of ``PROMPT_NUMBER.png``, in the order of the numbers."""
-    files = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in _ENDS]
+    """(prompt, file) of ``PROMPT_NUMBER.png``, in the order of the numbers.
 
-    def place(path: Path) -> tuple[str, int]:
+    Raises:
+        UserError: the folder cannot be read, or a picture's name is not so.
+    """
+    found = []
+    for path in _inside(folder):
+        if not path.is_file() or path.suffix.lower() not in _ENDS:
+            continue
         prompt, _, number = path.stem.rpartition("_")
-        return prompt, int(number) if number.isdecimal() else -1
-
-    for path in sorted(files, key=place):
-        prompt, number = place(path)
-        if prompt and number >= 0:
-            yield prompt, path
+        if not prompt or not number.isascii() or not number.isdecimal():
+            raise UserError(f"picture {path} has no number: expected PROMPT_NUMBER.png")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"the name of picture {os.fsencode(path)!r} is not UTF-8: rename the file"
+            ) from None
+        found.append((prompt, int(number), path))
+    yield from ((prompt, path) for prompt, _, path in sorted(found))
 
 
 def _folders(folder: Path) -> list[Path]:
+    return [path for path in _inside(folder) if path.is_dir()]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without what is hidden."""
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): expected a folder") from error

@@ -10,19 +10,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from mitune.core.errors import UserError
+from mitune.core.reading import as_written
 from mitune.survey.pool import Pool
 from mitune.survey.rounds import Round, draw_rounds
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS survey (
-  id TEXT PRIMARY KEY, pool TEXT NOT NULL, kind TEXT NOT NULL, people TEXT NOT NULL,
+  id TEXT PRIMARY KEY, pool TEXT NOT NULL, digest TEXT NOT NULL, kind TEXT NOT NULL,
+  people TEXT NOT NULL,
   begun TEXT NOT NULL, finished TEXT, options TEXT NOT NULL, rounds TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answer (
   survey TEXT NOT NULL REFERENCES survey(id), round INTEGER NOT NULL, chosen TEXT NOT NULL,
   at TEXT NOT NULL, PRIMARY KEY (survey, round));
 """
+_PROGRAM = 0x6D697375
+"""Of this program's files, in SQLite's header."""
+_VERSION = 1
+_MARKS = ("application_id", "user_version")
 _WAIT = 30.0
 """Seconds to wait for another writer."""
 
@@ -55,21 +63,66 @@ class Survey:
 class Store:
     """The file of all surveys of a campaign. Every thread has its own connection.
 
+    Args:
+        path: of the file.
+        read: only read it; it must exist then.
+
     Raises:
-        UserError: the file is none of SQLite's, or cannot be written.
+        UserError: the file is none of this program's, or cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._own = path, threading.local()
+    def __init__(self, path: Path, *, read: bool = False) -> None:
+        self._path, self._read, self._own = path, read, threading.local()
+        if read and not path.is_file():
+            raise UserError(f"{path} does not exist: expected the --answers of mitune survey serve")
+        with self._usable():
+            if read or path.is_file():
+                self._check_program(empty=not read)
+            if not read:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with self._writing() as database:
+                    for statement in _TABLES.split(";"):
+                        database.execute(statement)
+                    database.execute(f"PRAGMA application_id = {_PROGRAM}")
+                    database.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _check_program(self, *, empty: bool) -> None:
+        """Raise UserError unless the file is this program's or, with ``empty``, has no tables yet;
+        nothing is written."""
+        database = _only_read(self._path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._writing() as database:
-                database.executescript(_TABLES)
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            found = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in _MARKS]
+        finally:
+            database.close()
+        if found != [_PROGRAM, _VERSION] and (tables or not empty):
+            raise UserError(
+                f"{self._path} is a database of another program or version: expected a new file, "
+                "or one that mitune survey serve made"
+            )
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise UserError(
-                f"{path} cannot be used ({error}): expected a new file, or one that mitune survey "
-                "serve made"
+                f"{self._path} cannot be used ({error}): expected a new file, or one that mitune "
+                "survey serve made"
             ) from error
+
+    def check(self, pool: Pool) -> None:
+        """Raise UserError if there are surveys of another pool of that name: their pictures are not
+        this one's."""
+        with self._usable():
+            row = self._connection().execute(
+                "SELECT 1 FROM survey WHERE pool = ? AND digest != ?", (pool.name, pool.digest)
+            )
+            if row.fetchone():
+                raise UserError(
+                    f"{self._path} has surveys of another pool called {pool.name}: give another "
+                    "--answers, or rename the pool's folder"
+                )
 
     def begin(self, pool: Pool, people: str, each: int | None = None) -> str:
         """Draw a survey's rounds, store them, and return its id."""
@@ -78,10 +131,11 @@ class Store:
         name = secrets.token_urlsafe(16)
         with self._writing() as database:
             database.execute(
-                "INSERT INTO survey VALUES (?, ?, ?, ?, ?, NULL, ?, ?)",
+                "INSERT INTO survey VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?)",
                 (
                     name,
                     pool.name,
+                    pool.digest,
                     pool.kind,
                     people,
                     now(),
@@ -122,38 +176,41 @@ class Store:
         return list(self._surveys("ORDER BY begun, id", ()))
 
     def _surveys(self, which: str, values: tuple[str, ...]) -> Iterator[Survey]:
-        database = self._connection()
-        answers: dict[str, dict[int, tuple[str, ...]]] = {}
-        where = "WHERE survey = ?" if values else ""
-        for survey, number, chosen in database.execute(
-            f"SELECT survey, round, chosen FROM answer {where}", values
-        ):
-            answers.setdefault(survey, {})[number] = tuple(json.loads(chosen))
         columns = "id, pool, kind, people, begun, finished, options, rounds"
-        for row in database.execute(f"SELECT {columns} FROM survey {which}", values):
-            name, pool, kind, people, begun, finished, options, rounds = row
-            yield Survey(
-                id=name,
-                pool=pool,
-                kind=kind,
-                people=people,
-                begun=begun,
-                finished=finished,
-                options=tuple(json.loads(options)),
-                rounds=tuple(
-                    Round(category=c, prompt=p, shown=tuple((o, i) for o, i in shown))
-                    for c, p, shown in json.loads(rounds)
-                ),
-                answers=answers.get(name, {}),
-            )
+        where = "WHERE survey = ?" if values else ""
+        with self._usable():
+            database = self._connection()
+            # One transaction, so that no answer comes between the two.
+            database.execute("BEGIN")
+            try:
+                surveys = database.execute(f"SELECT {columns} FROM survey {which}", values)
+                rows = surveys.fetchall()
+                chosen = database.execute(
+                    f"SELECT survey, round, chosen FROM answer {where}", values
+                )
+                answers = chosen.fetchall()
+            finally:
+                database.execute("ROLLBACK")
+        with as_written(self._path, "what mitune survey serve wrote"):
+            by_survey: dict[str, dict[int, tuple[str, ...]]] = {}
+            for survey, number, names in answers:
+                by_survey.setdefault(survey, {})[number] = tuple(json.loads(names))
+            for row in rows:
+                yield _survey(row, by_survey.get(row[0], {}))
 
     def _connection(self) -> sqlite3.Connection:
         made: sqlite3.Connection | None = getattr(self._own, "database", None)
         if made is None:
-            made = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
-            made.execute("PRAGMA journal_mode = WAL")
-            made.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
+            made = self._opened()
             self._own.database = made
+        return made
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._read:
+            return _only_read(self._path)
+        made = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
+        made.execute("PRAGMA journal_mode = WAL")
+        made.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
         return made
 
     @contextmanager
@@ -167,8 +224,42 @@ class Store:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
-        if database.in_transaction:  # executescript commits by itself
-            database.execute("COMMIT")
+        database.execute("COMMIT")
+
+
+def _only_read(path: Path) -> sqlite3.Connection:
+    place = f"file:{quote(str(path.absolute()))}?mode=ro"
+    made = sqlite3.connect(place, timeout=_WAIT, isolation_level=None, uri=True)
+    try:
+        made.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError:  # a folder in which SQLite cannot put its shared memory
+        made = sqlite3.connect(f"{place}&immutable=1", isolation_level=None, uri=True)
+    return made
+
+
+def _survey(row: tuple[Any, ...], answers: dict[int, tuple[str, ...]]) -> Survey:
+    """A row of the table as it was read; what is wrong with it raises some error."""
+    name, pool, kind, people, begun, finished, options, rounds = row
+    if finished is not None:
+        datetime.fromisoformat(finished)
+    found = Survey(
+        id=name,
+        pool=pool,
+        kind=kind,
+        people=people,
+        begun=begun,
+        finished=finished,
+        options=tuple(json.loads(options)),
+        rounds=tuple(
+            Round(category=c, prompt=p, shown=tuple((o, i) for o, i in shown))
+            for c, p, shown in json.loads(rounds)
+        ),
+        answers=answers,
+    )
+    places = range(len(found.rounds))
+    if not set(answers) <= set(places) or (finished is not None and len(answers) < len(places)):
+        raise ValueError(f"survey {name} has {len(answers)} answers to {len(places)} rounds")
+    return found
 
 
 def now() -> str:

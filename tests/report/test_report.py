@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mitune.cli import main
 from mitune.core.errors import UserError
 from mitune.report.write import write_report
 
+ROW = {"model": "a", "metric": "b", "standard_error": 1}
 VOID = {"meta", "link", "img", "input", "br", "line", "circle"}
 
 
@@ -162,6 +164,85 @@ def test_what_holds_no_run_is_refused(tmp_path: Path, aligned: Path, capsys) -> 
         main(["report", str(tmp_path / "nothing")])
     assert stop.value.code == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "5", "[1]", '{"format": 3}', '{"a": "b', "[" * 100_000]
+)
+@pytest.mark.parametrize("options", [[], ["--no-pictures"]], ids=["pictures", "none"])
+def test_a_damaged_record_is_one_line(
+    aligned: Path, tmp_path: Path, content: str, options: list[str], capsys
+) -> None:
+    place = tmp_path / "run" / "round-1" / "set"
+    shutil.copytree(aligned / "round-1" / "set", place)
+    (place / "run.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path / "run"), *options])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("eval.json", {"environment": "x"}),
+        ("eval.json", {"environment": None}),
+        (
+            "eval.json",
+            {"table": [{"model": "a", "metric": "b", "mean": 10**400, "standard_error": 1}]},
+        ),
+        ("study.json", {"plan": []}),
+        ("study.json", {"rows": ["a"]}),
+    ],
+)
+def test_content_of_another_shape_is_one_line(
+    aligned: Path, tmp_path: Path, name: str, content: dict[str, object]
+) -> None:
+    common = {"environment": {"versions": {}, "device": "cpu"}}
+    study = {"study": "s", "plan": {}, "rows": [], "seconds": 1, **common}
+    good = json.loads((aligned / "eval.json").read_text()) if name == "eval.json" else study
+    (tmp_path / name).write_text(json.dumps(good | content))
+    with pytest.raises(UserError, match="cannot be read"):
+        write_report([tmp_path])
+
+
+def test_odd_numbers_are_drawn(aligned: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text((aligned / "round-1" / "adapter" / "run.json").read_text())
+    for lines in (
+        [{"step": 1, "loss": 1e17}, {"step": 2, "loss": 1e17}],
+        [{}],
+        [{"step": 1, "loss": None}],
+        [{"step": 1e17, "loss": 1}, {"step": 1e17, "loss": 2}],
+    ):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+        Checked(write_report([tmp_path]).read_text())
+
+
+def test_runs_of_one_name_are_told_apart_and_one_run_is_not_two(
+    aligned: Path, tmp_path: Path
+) -> None:
+    runs = [tmp_path / name / "same" for name in ("a", "b")]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "eval.json").write_text((aligned / "eval.json").read_text())
+    text = write_report(runs, tmp_path / "x.html").read_text()
+    assert all(f"{run}: Base and tuned" in text for run in runs)
+    with pytest.raises(UserError, match="given twice"):
+        write_report([runs[0], tmp_path / "b" / ".." / "a" / "same"])
+
+
+def test_rounds_are_those_that_are_there(aligned: Path, tmp_path: Path) -> None:
+    (tmp_path / "round-3").mkdir()
+    shutil.copytree(aligned / "round-2" / "adapter", tmp_path / "round-3" / "adapter")
+    assert "Round 3: training" in write_report([tmp_path]).read_text()
+
+
+def test_a_folder_is_no_page(aligned: Path, tmp_path: Path, capsys) -> None:
+    for out in (tmp_path, Path("."), Path("/")):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", str(aligned), "--no-pictures", "--out", str(out)])
+        assert stop.value.code == 2
+        assert "a folder: expected the page's file" in capsys.readouterr().err
 
 
 def test_another_models_autoencoder_is_refused(aligned: Path, tmp_path: Path, exact_model) -> None:

@@ -99,14 +99,14 @@ def test_prompts_are_found_and_ordered(browser: Any, file: str) -> None:
     with page(browser) as shown:
         shown.goto(file)
         shown.get_by_label("Find prompts").fill("circle BLUE")
-        assert shown.locator(".pool:visible h3").all_inner_texts() == ["a blue circle"]
+        assert shown.locator(".pool:visible h3").all_text_contents() == ["a blue circle"]
         assert shown.locator("output").inner_text() == "1 of 4 prompts"
         shown.get_by_label("Find prompts").fill("")
         shown.get_by_label("Order").select_option("best score first")
         best = [float(each.get_attribute("data-best")) for each in shown.locator(".pool").all()]
         assert best == sorted(best, reverse=True)
         shown.get_by_label("Order").select_option("of the list")
-        assert shown.locator(".pool h3").first.inner_text() == "a red circle"
+        assert shown.locator(".pool h3").first.text_content() == "a red circle"
 
 
 def test_it_can_be_read_without_javascript(browser: Any, file: str) -> None:

@@ -1,6 +1,7 @@
 """The survey's pages, asked as a browser and as someone with bad intentions would."""
 
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mitune.core.errors import UserError
 from mitune.survey.app import application
 from mitune.survey.pool import Pool
 from mitune.survey.requests import LARGEST_POST
-from mitune.survey.serve import campaign, links
+from mitune.survey.serve import address_of, campaign, check_below, links, listen
 from mitune.survey.store import Store
 
 
@@ -179,13 +180,40 @@ def test_rounds_out_of_range_and_other_methods(client: TestClient) -> None:
     assert client.post("/survey/methods/strangers").status_code == 404
 
 
-def test_pages_below_a_proxys_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "/ask"], ids=["taken away", "kept"])
+def test_pages_below_a_path_whether_or_not_a_proxy_takes_it_away(
+    tmp_path: Path, prefix: str
+) -> None:
     found = served(tmp_path)
-    made = TestClient(application(found), root_path="/ask", follow_redirects=False)
-    assert 'href="/ask/style.css"' in made.get("/ask/").text
-    answer = made.post("/ask/survey/methods/staff")
-    assert answer.headers["location"].startswith("/ask/round/")
-    assert 'src="/ask/image/' in made.get(answer.headers["location"]).text
+    made = TestClient(application(found, "/ask"), follow_redirects=False)
+    assert 'href="/ask/style.css"' in made.get(f"{prefix}/").text
+    assert made.get(f"{prefix}/style.css").status_code == 200
+    answer = made.post(f"{prefix}/survey/methods/staff")
+    place = answer.headers["location"]
+    assert place.startswith("/ask/round/")
+    assert 'src="/ask/image/' in made.get(place.removeprefix("/ask" if not prefix else "")).text
+
+
+@pytest.mark.parametrize("path", ["ask", "//evil.example", "/a b", "/a//b", "/a?b", "https://x"])
+def test_a_path_that_is_none_is_refused(path: str) -> None:
+    assert check_below("/ask/here") == "/ask/here"
+    with pytest.raises(UserError, match="expected a path such as /ask"):
+        check_below(path)
+
+
+def test_every_answer_has_its_headers_and_no_other_host_is_named(client: TestClient) -> None:
+    name = begun(client)
+    found = client.campaign.store.find(name)
+    image = found.rounds[0].shown[0][1]
+    client.campaign.pools["methods"].files[image].unlink()
+    gone = client.get(f"/image/{image}")
+    assert gone.status_code == 404
+    assert "default-src 'none'" in gone.headers["content-security-policy"]
+    slash = client.get("/survey/methods/students/", headers={"Host": "evil.example"})
+    assert slash.status_code == 404
+    assert "evil" not in str(slash.headers)
+    assert "There is no such page" in slash.text
+    assert client.get(f"/round/{name}/{'9' * 5000}").status_code == 404
 
 
 def test_links_are_told_and_the_key_stays(tmp_path: Path) -> None:
@@ -210,6 +238,85 @@ def test_a_campaign_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         served(tmp_path, **changes)
+
+
+def test_answers_of_another_pool_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    first = served(tmp_path / "a")
+    first.store.begin(first.pools["methods"], "students")
+    other = pool(tmp_path / "b", categories=1)
+    assert other.name == "methods"
+    with pytest.raises(UserError, match="has surveys of another pool called methods"):
+        campaign([other.folder], tmp_path / "a" / "answers.sqlite", ["x"], "t", None)
+
+
+def test_other_programs_files_are_left_as_they_are(tmp_path: Path) -> None:
+    foreign, empty = tmp_path / "foreign.sqlite", tmp_path / "empty.sqlite"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE bookmarks (a)")
+    empty.touch()
+    before = foreign.read_bytes()
+    for path in (foreign, empty):
+        with pytest.raises(UserError, match="of another program or version"):
+            Store(path, read=True)
+    with pytest.raises(UserError, match="of another program or version"):
+        Store(foreign)
+    assert foreign.read_bytes() == before
+    assert empty.read_bytes() == b""
+    with pytest.raises(UserError, match="does not exist"):
+        Store(tmp_path / "nothing", read=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE survey SET rounds = 'x'",
+        "UPDATE survey SET options = '3'",
+        "UPDATE survey SET finished = 'yesterday'",
+        "UPDATE survey SET finished = '2026-11-28T10:00:00+00:00'",
+        "INSERT INTO answer SELECT id, 99, '[]', '' FROM survey",
+        "DROP TABLE answer",
+    ],
+)
+def test_damaged_answers_are_one_line(tmp_path: Path, change: str) -> None:
+    found = served(tmp_path)
+    found.store.begin(found.pools["methods"], "students")
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        database.execute(change)
+    with pytest.raises(UserError, match=r"answers\.sqlite cannot be"):
+        Store(tmp_path / "answers.sqlite", read=True).surveys()
+
+
+def test_answers_are_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    found = served(tmp_path / "a")
+    found.store.begin(found.pools["methods"], "students")
+    copy = tmp_path / "copy.sqlite"
+    with sqlite3.connect(tmp_path / "a" / "answers.sqlite") as database:
+        database.execute("VACUUM INTO ?", (str(copy),))
+    copy.chmod(0o400)
+    assert len(Store(copy, read=True).surveys()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"short", b"a" * 20 + b"/.."])
+def test_a_damaged_key_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "answers.sqlite.results-key").write_bytes(content)
+    with pytest.raises(UserError, match="remove it for a new one"):
+        served(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 99999), ("127.0.0.1", -1), ("nonsense.invalid", 8000)]
+)
+def test_an_address_that_cannot_be_served_is_refused(host: str, port: int) -> None:
+    with pytest.raises(UserError, match=r"--port is|cannot be served"):
+        listen(host, port)
+
+
+def test_a_port_in_use_is_refused_and_a_free_one_told() -> None:
+    with listen("127.0.0.1", 0) as used:
+        port = used.getsockname()[1]
+        assert address_of(used, "/ask") == f"http://127.0.0.1:{port}/ask"
+        with pytest.raises(UserError, match="cannot be served"):
+            listen("127.0.0.1", port)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_whole_survey_on_a_phone(
     (survey,) = (s for s in Store(answers).surveys() if s.id not in before)
     assert survey.finished is not None
     main(["survey", "export", "--answers", str(answers), "--out", str(tmp_path)])
-    files = sorted((tmp_path / "methods_comparison" / "everyone").iterdir())
+    files = sorted((tmp_path / "methods_comparison" / "methods" / "everyone").iterdir())
     with files[-1].open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row, asked, place in zip(rows, survey.rounds, chosen, strict=True):

@@ -1,6 +1,7 @@
 """Pools of pictures for a survey."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def test_runs_become_a_pool(tmp_path: Path) -> None:
         place.mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (8, 8), (number, count, 0)).save(place / f"a cat_{number:06d}.png")
-        Image.new("RGB", (8, 8), (9, count, 0)).save(place / "notes.png")  # has no number
+        (place / ".hidden_0.png").write_text("what a desktop leaves")
+        (place / "notes.txt").write_text("not a picture")
     (tmp_path / "base" / "colour" / "samples" / "a dog_000002.png").write_bytes(
         (tmp_path / "base" / "colour" / "samples" / "a cat_000000.png").read_bytes()
     )
@@ -78,6 +80,8 @@ def test_scores_of_benchmarks_come_with_their_pictures(tmp_path: Path) -> None:
     assert (first.prompt, set(first.scores["clip"].values())) == ("a", {1.0})
     assert [second.scores["clip"][image] for image in second.images["base"]] == [0.5, 0.25]
     assert Pool.read(tmp_path / "pool").items == made.items
+    (place / "scores" / "clip.json").write_text('{"scores": [null, NaN, 1.0]}')
+    assert len(scores_of(runs)["clip"]) == 3 + 1  # what was not finite is left out
     (place / "scores" / "clip.json").write_text('{"scores": [0.5]}')
     with pytest.raises(UserError, match="expected the scores of the pictures beside it"):
         scores_of(runs)
@@ -136,6 +140,24 @@ def test_what_cannot_be_a_pool_is_refused(tmp_path: Path) -> None:
         write_pool(tmp_path / "pool", "metrics", of_authors(tmp_path / "one", "metrics"))
 
 
+def test_names_and_pictures_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
+    folder = authors(tmp_path / "a")
+    place = folder / "kind0" / "MI"
+    Image.new("RGB", (8, 8)).save(place / "notes.png")
+    with pytest.raises(UserError, match="has no number"):
+        of_authors(folder, "methods")
+    (place / "notes.png").unlink()
+    whole = (place / "a big thing 0_000000.png").read_bytes()
+    half = whole[: len(whole) // 2]
+    (place / "a big thing 0_000000.png").write_bytes(half)
+    with pytest.raises(UserError, match="expected a whole JPEG, PNG or WebP"):
+        write_pool(tmp_path / "pool", "methods", of_authors(folder, "methods"))
+    assert not (tmp_path / "pool").exists()
+    os.rename(place / "a big thing 0_000000.png", os.fsencode(place) + b"/\xff_0.png")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        of_authors(folder, "methods")
+
+
 def test_another_pool_is_not_written_over_and_the_same_one_is(tmp_path: Path) -> None:
     found = of_authors(authors(tmp_path / "a"), "methods")
     first, _ = write_pool(tmp_path / "pool", "methods", found)
@@ -143,6 +165,7 @@ def test_another_pool_is_not_written_over_and_the_same_one_is(tmp_path: Path) ->
     del found["kind0", "a big thing 0"]
     with pytest.raises(UserError, match="holds another pool"):
         write_pool(tmp_path / "pool", "methods", found)
+    assert {p.name for p in (tmp_path / "pool" / IMAGES).iterdir()} == set(first.files)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +177,12 @@ def test_another_pool_is_not_written_over_and_the_same_one_is(tmp_path: Path) ->
         lambda content: content.update(items=[]),
         lambda content: content.update(kind="x"),
         lambda content: content.update(items=3),
+        lambda content: content["items"][0].update(category=[]),
+        lambda content: content["items"][0].update(prompt=3),
+        lambda content: content["items"][0]["images"].update(MI=[]),
+        lambda content: content["items"][0].update(scores={"clip": {"a": None}}),
+        lambda content: content["items"][0].update(scores="abc"),
+        lambda content: content.update(options=["MI", "MI"]),
     ],
 )
 def test_a_damaged_list_is_refused(tmp_path: Path, change) -> None:

@@ -120,7 +120,12 @@ def test_csv_files_are_as_the_authors_have_them(tmp_path: Path) -> None:
     surveys = [survey(3, "A", "BC", people="students"), survey(1, "A", finished=None)]
     (path,) = export(surveys, tmp_path)
     assert (
-        path == tmp_path / "metrics_comparison" / "students" / "answer_20261128_100003_000012.csv"
+        path
+        == tmp_path
+        / "metrics_comparison"
+        / "colour"
+        / "students"
+        / "answer_20261128_100003_000012.csv"
     )
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
@@ -152,3 +157,14 @@ def test_metrics_agree_with_people_as_counted_by_hand() -> None:
     assert "agreement of metrics with people" in results_page(surveys, [pool])
     assert [m["name"] for m in plain(surveys, [pool])["colour"]["metrics"]] == list(found)
     assert "agreement of metrics" not in results_page(surveys)
+
+
+def test_no_category_stands_for_all(tmp_path: Path) -> None:
+    rounds = tuple(
+        Round(category=name, prompt=name, shown=(("A", "a"), ("B", "b"), ("C", "c")))
+        for name in ("all", "people: x")
+    )
+    made = results_page([survey(0, "A", "", rounds=rounds)])
+    row = made.partition('<th scope="row">A</th>')[2].partition("</tr>")[0]
+    assert "50.0 %" in row.partition("</td>")[0]
+    assert "category: all" in made

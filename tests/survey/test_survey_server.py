@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import socket
+import time
 from pathlib import Path
 
 from pictures import pool
@@ -35,3 +37,17 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: Path) 
             expected = sorted(shown[place][0] for place in chosen)
             assert list(stored[name].answers[number - 1]) == expected
     assert all(stored[name].finished for name in told.finished)
+
+
+def test_a_server_ends_although_someones_form_never_comes_whole(tmp_path: Path) -> None:
+    made, port = pool(tmp_path), free_port()
+    running = server(made.folder, tmp_path / "answers.sqlite", port)
+    with socket.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(
+            b"POST /survey/methods/everyone HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+        )
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    assert "stopped; answers:" in out
+    assert running.returncode == 0

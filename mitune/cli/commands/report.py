@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mitune.arguments.fields import Positional, stands_for
+from mitune.cli.commands.pages import check_page
 from mitune.cli.options.model import Output
 from mitune.core.errors import UserError
 
@@ -35,6 +36,7 @@ class Report(Output):
         for run in self.runs:
             if not run.is_dir():
                 raise UserError(f"{run} is no folder: expected the folder of a run")
+        check_page(self.out)
         path = write_report(self.runs, self.out, model=self._decoder())
         print(f"report: {path}")
         return {"report": str(path)}

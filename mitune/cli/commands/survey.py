@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mitune.arguments.fields import Positional, Repeated, stands_for
+from mitune.cli.commands.pages import check_page
 from mitune.cli.options.model import Output
 from mitune.core.errors import UserError
 
@@ -41,9 +42,10 @@ class Survey(Output):
     host: str = "127.0.0.1"
     """serve: the address to listen on; 0.0.0.0 is every network."""
     port: int = 8000
-    """serve: the port."""
+    """serve: the port; 0 is any that is free."""
     root_path: Annotated[str | None, stands_for("none")] = None
-    """serve: in front of all paths, where a proxy serves the pages below one, such as /survey."""
+    """serve: the path that all pages are below, such as /ask, whether or not a proxy in front takes
+    it away."""
     behind_proxy: bool = False
     """serve: believe the proxy's X-Forwarded headers."""
 
@@ -90,32 +92,37 @@ class Survey(Output):
         return told
 
     def _serve(self) -> dict[str, Any]:
-        from mitune.survey.serve import campaign, links, serve
-
-        people = self.people or ["everyone"]
-        below = (self.root_path or "").rstrip("/")
-        served = campaign(self.pool, self.answers, people, self.title, self.each)
-        for line in links(served, f"http://{self.host}:{self.port}{below}"):
-            print(line, flush=True)
-        serve(
-            served,
-            host=self.host,
-            port=self.port,
-            root_path=below,
-            behind_proxy=self.behind_proxy,
+        from mitune.survey.serve import (
+            address_of,
+            campaign,
+            check_below,
+            links,
+            listen,
+            serve,
         )
-        return {}
+
+        below = check_below((self.root_path or "").rstrip("/"))
+        people = self.people or ["everyone"]
+        served = campaign(self.pool, self.answers, people, self.title, self.each)
+        listening = listen(self.host, self.port)
+        for line in links(served, address_of(listening, below)):
+            print(line, flush=True)
+        serve(served, listening, below=below, behind_proxy=self.behind_proxy)
+        print(f"stopped; answers: {self.answers}")
+        return {"answers": str(self.answers)}
 
     def _results(self) -> dict[str, Any]:
-        from mitune.core.files import atomic_write
+        from mitune.core.files import atomic_write, make_folder
         from mitune.report.page import Section, page
         from mitune.survey.pool import Pool
         from mitune.survey.results import plain, results_page, text
 
+        check_page(self.out)
         surveys, pools = self._stored().surveys(), [Pool.read(folder) for folder in self.pool]
         print(text(surveys))
         if self.out is not None:
             section = Section(title="What people answered", body=results_page(surveys, pools))
+            make_folder(self.out.parent)
             atomic_write(self.out, page("Survey", [section]))
             print(f"page: {self.out}")
         return plain(surveys, pools)
@@ -132,8 +139,4 @@ class Survey(Output):
     def _stored(self) -> Any:
         from mitune.survey.store import Store
 
-        if not self.answers.is_file():
-            raise UserError(
-                f"{self.answers} does not exist: expected the --answers of mitune survey serve"
-            )
-        return Store(self.answers)
+        return Store(self.answers, read=True)
