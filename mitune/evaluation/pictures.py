@@ -1,6 +1,7 @@
 """Pictures to look at after a run: base and tuned model on the same noise, and the best and worst
 candidates by MI."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +48,11 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], path: Path) -> None:
     width, height = images[0][1][0].size
     columns = max(len(row) for _, row in images)
     line = height + _CAPTION + _GAP
-    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, len(images) * line + _GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    font = ImageFont.load_default(11)
+    longest = max(math.ceil(font.getlength(caption)) for caption, _ in images)
+    across = max(columns * (width + _GAP), longest + _GAP) + _GAP
+    sheet = Image.new("RGB", (across, len(images) * line + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
     for i, (caption, row) in enumerate(images):
         top = _GAP + i * line
         pen.text((_GAP, top), caption, fill="black", font=font)

@@ -87,8 +87,8 @@ def study_sections(folder: Path) -> list[Section]:
         by_category = render("table.html", caption="by category", heads=heads, rows=rows)
         table += Markup("<details><summary>By category</summary>{}</details>").format(by_category)
     return [
-        *_shown(folder),
         Section(title=f"Study: {found['study']}", body=table),
+        *_shown(folder),
         Section(
             title="Study: source",
             aside=True,
