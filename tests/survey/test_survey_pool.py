@@ -201,3 +201,18 @@ def test_a_missing_list_or_picture_is_told(tmp_path: Path) -> None:
     next(iter(made.files.values())).unlink()
     with pytest.raises(UserError, match="is missing"):
         Pool.read(made.folder)
+
+
+@pytest.mark.skipif(
+    "MITUNE_SURVEY_SAMPLES" not in os.environ,
+    reason="MITUNE_SURVEY_SAMPLES names no folder of the authors' sample pictures",
+)
+def test_the_authors_own_samples(tmp_path: Path) -> None:
+    folder = Path(os.environ["MITUNE_SURVEY_SAMPLES"])
+    found = of_authors(folder / "methods_comparison" / "samples", "methods")
+    made, left_out = write_pool(tmp_path / "methods", "methods", found)
+    assert (len(made.options), len(made.items), left_out) == (8, 6, [])
+    assert len({item.category for item in made.items}) == 6
+    found = of_authors(folder / "metrics_comparison" / "samples", "metrics")
+    made, _ = write_pool(tmp_path / "metrics", "metrics", found)
+    assert (made.options, len(made.items)) == (("blip", "hps", "mi"), 5)
