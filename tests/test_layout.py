@@ -11,8 +11,8 @@ NAMES = re.compile(
 )
 FAMILY = re.compile(r"models/\w+/")
 """A folder below ``models`` is a family's own."""
-COMPATIBILITY = {"moved.py", "compat/selection.py", "compat/__init__.py"}
-"""Keep the names that modules and attributes had, and those of the authors' classes."""
+COMPATIBILITY = {"moved.py"}
+"""Keeps the names that modules and attributes had."""
 METRICS = {"scorers/blip.py"}
 """Calls networks of metrics; their text encoders have an argument of the same name."""
 

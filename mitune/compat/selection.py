@@ -1,6 +1,7 @@
 """The authors' pipelines: many pictures of a prompt, of which the one with the highest mutual
 information is returned."""
 
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from mitune.core.prompts import check_prompts
 from mitune.diffusion.schedule import SOLVERS, Schedule
 from mitune.engine.policies import best
 from mitune.engine.stream import generate
+from mitune.models.family import families
 from mitune.scoring.rfmi import rfmi
 
 
@@ -32,7 +34,7 @@ class Selected(NamedTuple):
 
 
 class _Selection(Loaded):
-    """What the three classes share.
+    """What the authors' classes share; what differs stands with each family.
 
     Attributes:
         scores: after a call ``[M]``, the score of each candidate, in nats.
@@ -41,9 +43,9 @@ class _Selection(Loaded):
 
     scores: Tensor | None = None
     selected: int | None = None
-    FLOW: ClassVar[bool] = False
-    STEPS: ClassVar[int] = 50
-    GUIDANCE: ClassVar[float] = 7.5
+    RFMI: ClassVar[bool]
+    STEPS: ClassVar[int]
+    GUIDANCE: ClassVar[float]
     """Of a call that does not give them, as in the authors' classes."""
 
     def __call__(
@@ -98,7 +100,7 @@ class _Selection(Loaded):
             steps=self.STEPS if num_inference_steps is None else num_inference_steps,
             guidance=guidance,
             scheduler=self._solver(),
-            convention="mean" if self.FLOW else "reference",
+            convention="mean" if self.RFMI else "reference",
         )
         schedule = model.schedule(sampler)
         cond = model.encode_prompts([text])
@@ -140,7 +142,7 @@ class _Selection(Loaded):
         return made if return_dict else tuple(made)
 
     def _score(self, terms: Tensor, schedule: Schedule, guidance: float) -> Tensor:
-        if self.FLOW:
+        if self.RFMI:
             return rfmi(terms, schedule, guidance).float()
         weights = schedule.weights("reference")
         if schedule.process.prediction == "v_prediction":
@@ -151,31 +153,34 @@ class _Selection(Loaded):
     def _solver(self) -> Any:
         """The scheduler's own class if the engine has its solver; else the paper's."""
         own = type(self.scheduler).__name__
-        if self.FLOW:
+        if self.RFMI:
             return "euler"
         return next((name for name, kind in SOLVERS.items() if kind == own), "ddpm")
 
 
-class MISelectionPipeline(_Selection):
-    """Of pipeline_gen_mi_1phase.py: the authors' score, without alpha_t, over t > 50."""
+@cache
+def _authors_class(name: str) -> type[_Selection] | None:
+    """The class of that name for the family that it belongs to; None: the authors have none."""
+    family = next((f for f in families() if f.authors and f.authors.name == name), None)
+    if family is None or family.authors is None:
+        return None
+    own = family.authors
+    content = {
+        "__doc__": f"The authors' class of {family.title}.",
+        "__module__": __name__,
+        "KIND": family.pipeline,
+        "RFMI": own.rfmi,
+        "STEPS": own.steps,
+        "GUIDANCE": own.guidance,
+    }
+    return type(name, (_Selection,), content)
 
-    KIND = "StableDiffusionPipeline"
 
-
-class MISelectionXLPipeline(_Selection):
-    """The same for SDXL."""
-
-    KIND = "StableDiffusionXLPipeline"
-    GUIDANCE = 5.0
-
-
-class StableDiffusion3Pipeline_MI(_Selection):
-    """Of pipeline_gen_mi_1phase_sd3.py: RFMI's score (``mitune.scoring.rfmi``)."""
-
-    KIND = "StableDiffusion3Pipeline"
-    FLOW = True
-    STEPS = 28
-    GUIDANCE = 7.0
+def __getattr__(name: str) -> type[_Selection]:
+    found = _authors_class(name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found
 
 
 def _check_generator(generator: Any, noise: str, count: int) -> None:

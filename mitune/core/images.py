@@ -182,6 +182,13 @@ def as_pictures(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(each.numpy()) for each in values.cpu()]
 
 
+def png_of(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURNS.get(_orientation(image) or 1)

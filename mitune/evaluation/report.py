@@ -1,6 +1,5 @@
 """Compare an adapter with the base model: draw, measure, print and write the results."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,7 +13,7 @@ from mitune.config.runtime import Runtime
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, make_folder
-from mitune.core.images import as_pictures
+from mitune.core.images import as_pictures, png_of
 from mitune.core.provenance import as_json, environment
 from mitune.engine.slot_count import with_slots
 from mitune.evaluation.compare import Comparison, measure, pooled
@@ -92,9 +91,7 @@ def compare_models(
 def _save(pictures: Tensor, folder: Path) -> None:
     make_folder(folder)
     for number, picture in enumerate(as_pictures(pictures)):
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        atomic_write(folder / f"{number:03d}.png", content.getvalue())
+        atomic_write(folder / f"{number:03d}.png", png_of(picture))
 
 
 def compare_adapter(

@@ -1,7 +1,6 @@
 """Pictures in files as benchmarks' official scorers read them: ``PROMPT_000000.png``, with numbers
 from 0."""
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, make_folder
-from mitune.core.images import as_pictures
+from mitune.core.images import as_pictures, png_of
 from mitune.core.provenance import as_json
 from mitune.core.reading import read_file, reason
 from mitune.engine.candidate import Candidate
@@ -140,10 +139,8 @@ def draw_pictures(
         )
         for candidate in _best(made, best_of):
             (picture,) = as_pictures(model.decode(candidate.latent[None]))
-            content = io.BytesIO()
-            picture.save(content, format="PNG")
             number = candidate.prompt_index * config.candidates + candidate.index // best_of
-            atomic_write(folder / names[number], content.getvalue())
+            atomic_write(folder / names[number], png_of(picture))
             done += 1
             if progress is not None:
                 progress(done, len(names))

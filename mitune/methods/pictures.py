@@ -22,7 +22,7 @@ from mitune.config.choices import PictureForm, check_choice
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.core.identity import check_same_model
-from mitune.core.images import as_pictures
+from mitune.core.images import as_pictures, png_of
 from mitune.engine.request import Request
 from mitune.engine.stream import generate
 from mitune.methods.picture_card import picture_card
@@ -193,9 +193,7 @@ def _pngs(model: LatentModel, latents: Sequence[Tensor]) -> list[bytes]:
         same = [i for i, latent in enumerate(latents) if latent.shape == shape]
         decoded = as_pictures(model.decode(torch.stack([latents[i] for i in same])))
         for i, picture in zip(same, decoded, strict=True):
-            content = io.BytesIO()
-            picture.save(content, format="PNG")
-            found[i] = content.getvalue()
+            found[i] = png_of(picture)
     return [found[i] for i in range(len(latents))]
 
 

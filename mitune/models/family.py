@@ -38,6 +38,7 @@ class Family:
             them with the tokenizers by the names of the pipeline's parts; with a scheduler and a
             VAE if those of diffusion with four channels do not serve.
         moved: its modules by the names that they had before 0.2, as in ``mitune.moved``.
+        authors: the class of the research code that takes its pipelines; None: there is none.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Family:
     model: Callable[..., Any]
     random: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
+    authors: "AuthorsClass | None" = None
 
     def holds(self, pipeline: Any) -> bool:
         """Whether a loaded pipeline is of this family."""
@@ -73,6 +75,24 @@ class Family:
             if allowed and name in kinds and kinds[name] not in allowed:
                 return name
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsClass:
+    """A pipeline's class in the research code of the method's authors, which ``mitune.compat`` has
+    by the same name.
+
+    Attributes:
+        name: of the class.
+        steps, guidance: of a call that does not give them.
+        rfmi: whether its score is RFMI's (``mitune.scoring.rfmi``); else Eq. 2's without alpha_t,
+            over t > 50.
+    """
+
+    name: str
+    steps: int = 50
+    guidance: float = 7.5
+    rfmi: bool = False
 
 
 def imported(module: str, name: str) -> Callable[..., Any]:

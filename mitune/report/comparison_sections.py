@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from mitune.core.reading import read_file
 from mitune.evaluation.report import MODELS, SHOWN
+from mitune.evaluation.standard_error import Estimate
 from mitune.evaluation.studies.compared import ALL
 from mitune.report.page import Section, number, render
 from mitune.report.sheets import address_of_file
@@ -147,7 +148,7 @@ def plus_minus(mean: float | None, error: float | None) -> str:
     """``0.516 ± 0.026``; nothing without a mean."""
     if mean is None:
         return ""
-    return number(mean) if error is None else f"{mean:.3f} ± {error:.3f}"
+    return number(mean) if error is None else str(Estimate(mean, error))
 
 
 def gained(gain: float | None, error: float | None) -> str:

@@ -6,14 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mitune.arguments.file import NAME
 from mitune.report.page import render
-
-COMMAND = "command.yaml"
 
 
 def source(folder: Path, environment: Mapping[str, Any], settings: Mapping[str, Any]) -> Markup:
     """The command in ``folder`` if one is there, the environment, and all settings."""
-    path = folder / COMMAND
+    path = folder / NAME
     command = path.read_text(encoding="utf-8") if path.is_file() else ""
     without = {name: value for name, value in environment.items() if name != "versions"}
     verb = next(

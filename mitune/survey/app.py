@@ -159,7 +159,7 @@ class _Pages:
 
     async def fault(self, request: Request, error: HTTPException) -> Response:
         own = error.detail != HTTPStatus(error.status_code).phrase
-        told = error.detail if own else "There is no such page, or nothing to do with it so."
+        told = error.detail if own else "There is no such page, or this cannot be done with it."
         return self._page(request, "fault.html", status=error.status_code, told=told)
 
     def _invited(self, request: Request) -> tuple[Pool, str]:

@@ -20,7 +20,8 @@ class Metric:
     Attributes:
         name: of the metric.
         tau: mean ± s.e. over prompts.
-        prompts: how many there are whose pictures neither holds for equal.
+        prompts: how many prompts count: those whose pictures neither the metric nor people rate all
+            the same.
     """
 
     name: str

@@ -117,7 +117,7 @@ def serve(served: Campaign, listening: socket.socket, *, below: str, behind_prox
         proxy_headers=behind_proxy,
         forwarded_allow_ips="*" if behind_proxy else None,
         server_header=False,
-        access_log=False,  # addresses of people are nobody's business
+        access_log=False,  # it would keep people's addresses
         log_level="warning",
         timeout_graceful_shutdown=_GRACE,
     )

@@ -61,7 +61,7 @@ def page(browser: Any, **context: Any) -> Iterator[Any]:
 
 
 def faults(shown: Any) -> list[str]:
-    """What axe holds for serious or critical."""
+    """The violations that axe calls serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(shown).response["violations"]

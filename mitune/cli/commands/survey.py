@@ -50,13 +50,6 @@ class Survey(Output):
     """serve: believe the proxy's X-Forwarded headers."""
 
     def run(self) -> dict[str, Any]:
-        try:
-            import starlette  # noqa: F401
-            import uvicorn  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "starlette or uvicorn is not installed: pip install 'mitune[survey]'"
-            ) from None
         return {
             "pool": self._pool,
             "serve": self._serve,
@@ -92,6 +85,13 @@ class Survey(Output):
         return told
 
     def _serve(self) -> dict[str, Any]:
+        try:
+            import starlette  # noqa: F401
+            import uvicorn  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "starlette or uvicorn is not installed: pip install 'mitune[survey]'"
+            ) from None
         from mitune.survey.serve import (
             address_of,
             campaign,

@@ -48,7 +48,7 @@ class Needs:
         reward: whether it sees a reward in training.
         other: a parser, attention maps, or nothing.
         use: passes of the denoiser for each picture, in units of those of plain guidance.
-        training: what is drawn and trained on beforehand.
+        training: what has to be drawn and trained on before.
     """
 
     reward: bool = False

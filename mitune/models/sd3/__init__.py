@@ -3,7 +3,7 @@
 from functools import partial
 
 from mitune.config.preset import flow_preset
-from mitune.models.family import Family, imported
+from mitune.models.family import AuthorsClass, Family, imported
 
 _CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
 
@@ -38,6 +38,7 @@ FAMILY = Family(
     harmless=("position_ids", "encoder.embed_tokens.weight"),
     preset=PRESET,
     model=imported("mitune.models.sd3.model", "SD3"),
+    authors=AuthorsClass(name="StableDiffusion3Pipeline_MI", steps=28, guidance=7.0, rfmi=True),
     random={
         name: partial(imported("mitune.models.sd3.random_weights", "random_parts"), name)
         for name in ("sd3-medium-random", "sd35-medium-random", "sd35-large-random")

@@ -1,6 +1,6 @@
 """Stable Diffusion XL."""
 
-from mitune.models.family import Family, imported
+from mitune.models.family import AuthorsClass, Family, imported
 
 FAMILY = Family(
     title="a StableDiffusionXLPipeline",
@@ -24,5 +24,6 @@ FAMILY = Family(
     harmless=("position_ids",),
     options={"add_watermarker": False},
     model=imported("mitune.models.sdxl.model", "SDXL"),
+    authors=AuthorsClass(name="MISelectionXLPipeline", guidance=5.0),
     random={"sdxl-random": imported("mitune.models.sdxl.random_weights", "random_parts")},
 )

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from mitune.models.family import Family, imported
+from mitune.models.family import AuthorsClass, Family, imported
 
 FAMILY = Family(
     title="a StableDiffusionPipeline (1.x or 2.x)",
@@ -31,6 +31,7 @@ FAMILY = Family(
         )
         for name in ("sd21-base-random", "tiny-random")
     },
+    authors=AuthorsClass(name="MISelectionPipeline"),
     moved={
         "families.stable_diffusion": "models.stable_diffusion.model",
         "families.verify": "models.stable_diffusion.verify",
