@@ -6,7 +6,7 @@ STAMP := $(VENV)/.mitune-installed
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser rounding floor cuda lint type bench bench-compare results studies families docs clean
+.PHONY: help demo test browser rounding floor cuda lint type bench bench-compare studies families docs clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -18,25 +18,26 @@ $(STAMP): $(SOURCES)
 	MITUNE_BUILD_CPP=1 MITUNE_BUILD_HOST=1 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
+# bfloat16 products only where the processor has them: elsewhere they are slower than float32.
+BFLOAT16 := $(shell grep -qs -m1 -w -e avx512_bf16 -e amx_bf16 /proc/cpuinfo && echo --precision bf16-mixed)
+FAST = --backend inductor $(BFLOAT16)
+
 demo: $(STAMP)   ## the main job on the embedded model: MI selection against its control, over 4 seeds
-	$(BIN)/mitune study selection --out runs/demo --seeds 4 --prompts 40 --test-prompts 30 --candidates 8 --images 3
-
-# Pairs are the first edition's one category: as many as its lists have.
-FIRST = --prompts 60 --test-prompts 30 --candidates 16
-
-results: $(STAMP) ## the full protocol behind the README's table: 5 seeds, 3 rounds
-	$(BIN)/mitune study rounds --out runs/results --seeds 5 $(FIRST)
+	$(BIN)/mitune study selection --out runs/demo --seeds 4 --prompts 5 --test-prompts 12 --images 2 --candidates 24 $(FAST)
 
 STUDIES = agreement selection estimators ratio keep real trained rounds times guidance dropout strength loss star sampling methods maps
 
-# One size for all, on the second edition, so that they share pools, adapters and pictures.
-# FAST="--backend inductor --precision bf16-mixed" on a processor that multiplies bfloat16.
-SECOND = --world shapes2 --seeds 4 --prompts 10 --test-prompts 12 --images 4 --candidates 24
+# One size for all, so that they share pools, adapters and pictures; two need larger pools.
+SIZE = --seeds 4 --prompts 10 --test-prompts 12 --images 4 --candidates 24
+WORK = --work runs/studies/work
+study-agreement: SIZE = --seeds 1 --prompts 8 --candidates 32
+study-ratio: SIZE = --seeds 3 --prompts 10 --test-prompts 12 --images 4 --candidates 100
+study-agreement study-ratio: WORK =
 
 studies: $(addprefix study-,$(STUDIES)) ## every study in turn: hours; what is done stays done
 
 study-%: $(STAMP)
-	$(BIN)/mitune study $* --out runs/studies/$* --work runs/studies/work $(SECOND) $(FAST)
+	$(BIN)/mitune study $* --out runs/studies/$* $(WORK) $(SIZE) $(FAST)
 
 # A worker for each core, each with one thread: tests are too small to share several among them. Files
 # in their order: xdist would begin with those of many tests, and end with the few that take longest.

@@ -21,7 +21,7 @@ import mitune
 from mitune.core import progress
 from mitune.core.provenance import environment
 from mitune.runtime.malloc import keep_freed_memory
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--prompts", type=int, default=30)
@@ -34,7 +34,7 @@ def run(training: str) -> tuple[float, float, float]:
     """Seconds of the whole alignment, of its training steps, and processor seconds of the whole."""
     model = mitune.load("shapes")
     tuning = replace(model.preset.tuning, backend=training)
-    texts = prompts("train")[: args.prompts]
+    texts = SHAPES.prompts("train")[: args.prompts]
     with tempfile.TemporaryDirectory() as folder:
         start, used = time.perf_counter(), time.process_time()
         mitune.align(model, texts, folder, rounds=args.rounds, backend="inductor", tuning=tuning)

@@ -3,14 +3,14 @@
 import pytest
 
 import mitune
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 
 @pytest.mark.parametrize("scored", [True, False], ids=["scored", "unscored"])
 def test_generate(benchmark, scored):
     """At guidance 1, where a candidate without a score needs one pass in place of two."""
     model = mitune.load("shapes")
-    texts = prompts("test")[:16]
+    texts = SHAPES.prompts("test")[:16]
 
     def run():
         return list(mitune.generate(model, texts, candidates=8, seed=3, slots=64, scored=scored))

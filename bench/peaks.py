@@ -33,8 +33,8 @@ from mitune.training.batches import MicroBatch
 from mitune.training.gradient import gradient_of
 from mitune.training.recomputed import recomputed
 from mitune.worlds.networks import scheduler
-from mitune.worlds.shapes.model import FOLDER
-from mitune.worlds.shapes.networks import vae
+from mitune.worlds.shapes_v1.model import FOLDER
+from mitune.worlds.shapes_v1.networks import vae
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 WAYS = {"merged": (False, True), "peft": (False, True)}

@@ -38,7 +38,7 @@ from mitune.config.training import TuneConfig
 from mitune.engine.engine import Engine
 from mitune.engine.stream import Ready
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 parser = argparse.ArgumentParser()
 parser.add_argument("stage")
@@ -55,7 +55,7 @@ CUDA = DEVICE.type == "cuda"
 BACKEND = "eager" if args.tiny else "inductor"
 SETTING = Setting(
     model=TINY if args.tiny else "sd21-base-random",
-    prompts=prompts("train")[:2],
+    prompts=SHAPES.prompts("train")[:2],
     candidates=args.candidates,
     sampler=SamplerConfig(steps=args.steps, guidance=7.5, convention="reference"),
     slots=args.slots,
@@ -115,7 +115,7 @@ def compile_fair() -> None:
 def training() -> OurTrainer:
     doing("loading")
     model = load_model(SETTING, "bfloat16")
-    pairs = [(text, torch.randn(model.latent_shape)) for text in prompts("train")[:20]]
+    pairs = [(text, torch.randn(model.latent_shape)) for text in SHAPES.prompts("train")[:20]]
     config = replace(TuneConfig(), batch=args.micro_batch, micro_batch=args.micro_batch)
     return OurTrainer(model, pairs, replace(config, gradient="merged", backend=BACKEND))
 

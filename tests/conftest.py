@@ -40,12 +40,12 @@ if not torch.cuda.is_available() and shutil.which("g++"):
 def _shapes():
     from mitune.load import load
 
-    return load("shapes", device="cpu")
+    return load("shapes-v1", device="cpu")
 
 
 @pytest.fixture
 def shapes_model(_shapes) -> Iterator:
-    """The embedded model, without an adapter before and after."""
+    """The first edition of the embedded model, without an adapter before and after."""
     from mitune.adapters import adapter
 
     yield _shapes
@@ -72,21 +72,21 @@ def exact_model(_exact) -> Iterator:
 
 @pytest.fixture
 def quick_preset(monkeypatch) -> None:
-    """Where what a run does matters and not what comes out: the embedded model's preset with few
+    """Where what a run does matters and not what comes out: the embedded models' presets with few
     steps, draws and samples."""
     from dataclasses import replace
 
     from mitune.worlds import known
 
-    world = known.WORLDS["shapes"]
-    preset = world.preset
-    quick = replace(
-        preset,
-        draws=2,
-        sampler=replace(preset.sampler, steps=3),
-        tuning=replace(preset.tuning, batch=4, micro_batch=4),
-    )
-    monkeypatch.setitem(known.WORLDS, "shapes", replace(world, preset=quick))
+    for name, world in dict(known.WORLDS).items():
+        preset = world.preset
+        quick = replace(
+            preset,
+            draws=2,
+            sampler=replace(preset.sampler, steps=3),
+            tuning=replace(preset.tuning, batch=4, micro_batch=4),
+        )
+        monkeypatch.setitem(known.WORLDS, name, replace(world, preset=quick))
 
 
 @pytest.fixture(autouse=True)

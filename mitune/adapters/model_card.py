@@ -38,7 +38,9 @@ prompts. (MI-Tune keeps those with the highest point-wise mutual information.)""
 _REWARDED = "`{base}` trained on rewards of its own pictures, by policy gradient (DPOK)."
 _FOREIGN = "Of the base model `{base}`; not known to be trained by mitune."
 
-_SHAPES = "    from mitune.worlds.shapes.model import FOLDER\n"
+WORLDS = ("shapes", "shapes-v1")
+"""The names of the embedded worlds' models, which are above adapters in the layers."""
+_OF_A_WORLD = "    from mitune.worlds.known import WORLDS\n"
 
 _ONE_FILE = """\
 The base model is a checkpoint in one file: `from_single_file` of its pipeline's class loads it."""
@@ -133,8 +135,8 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
         tags=["mitune", *(["lora"] if adapter else [])],
     )
     use = form.use.format(base=f"`{shown}`", source=_source(name, hub))
-    if name == "shapes" and "{source}" in form.use:
-        use = _SHAPES + use
+    if name in WORLDS and "{source}" in form.use:
+        use = _OF_A_WORLD + use
     if name.endswith(".safetensors"):
         use += f"\n\n{_ONE_FILE}"
     text = _CARD.format(
@@ -162,8 +164,8 @@ def shown_name(name: str) -> str:
 
 
 def _source(name: str, hub: bool) -> str:
-    if name == "shapes":
-        return "FOLDER"
+    if name in WORLDS:
+        return f'WORLDS["{name}"].folder'
     return f'"{name}"' if hub else '"path/of/the/base/model"'
 
 

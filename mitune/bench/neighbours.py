@@ -34,7 +34,7 @@ from mitune.runtime.prepared import Prepared
 from mitune.scoring.estimate import pointwise_mi
 from mitune.training.batches import Batches
 from mitune.training.gradient import gradient_of
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def jobs(
     model: LatentModel, backend: TrainingBackend, slots: int
 ) -> dict[str, Callable[[], object]]:
     """One unit of work of each job; the first call of each warms it up."""
-    text = prompts("train")[0]
+    text = SHAPES.prompts("train")[0]
     prepared = Prepared(model, backend)
     sampler = SamplerConfig(steps=1, guidance=3.0)
 

@@ -18,7 +18,7 @@ from mitune.engine.policies import Chain, Finish, Halving, Policy
 from mitune.engine.request import EngineStats
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 
 class Operations(TorchDispatchMode):
@@ -50,7 +50,7 @@ def proxies() -> dict[str, Any]:
     with torch.no_grad(), Operations() as call:
         prepared.pairs(torch.zeros(1, *model.latent_shape), torch.ones(1), cond)
     sampler = SamplerConfig(steps=10, guidance=7.5, convention="reference")
-    texts = prompts("train")[:4]
+    texts = SHAPES.prompts("train")[:4]
     with Operations() as short:
         list(generate(prepared, texts, sampler=sampler, slots=4, requests=pool(texts, 1)))
     with Operations() as long:

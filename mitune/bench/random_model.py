@@ -9,8 +9,8 @@ from transformers import CLIPTokenizer
 from mitune.models.family import assemble, families
 from mitune.models.protocol import LatentModel
 from mitune.worlds.networks import scheduler
-from mitune.worlds.shapes.model import FOLDER
-from mitune.worlds.shapes.networks import vae
+from mitune.worlds.shapes_v1.model import FOLDER
+from mitune.worlds.shapes_v1.networks import vae
 
 TINY = "tiny-random"
 """Small enough to rehearse a benchmark on a CPU in seconds."""

@@ -19,7 +19,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.provenance import device_name
 from mitune.engine.stream import generate
 from mitune.runtime.cuda_graphs import capture
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes.world import SHAPES
 
 Run = Callable[[], object]
 GUIDANCE = 7.5
@@ -212,7 +212,7 @@ def measure_share(slots: int = 100, steps: int = 4) -> dict[str, float]:
         the step in it, and the ratio of the two.
     """
     model = mitune.load("shapes")
-    texts = (prompts("test") * slots)[:slots]
+    texts = (SHAPES.prompts("test") * slots)[:slots]
     sampler = SamplerConfig(steps=steps)
 
     def run() -> None:

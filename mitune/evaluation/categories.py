@@ -1,4 +1,4 @@
-"""How much of what is asked for does a model of the second edition draw? The oracle's scores by
+"""How much of what is asked for does a training of `shapes` draw? The oracle's scores by
 category and guidance.
 
     python -m mitune.evaluation.categories --model FOLDER --guidance 1 3 5
@@ -18,14 +18,14 @@ from mitune.evaluation.drawing import draw
 from mitune.evaluation.standard_error import Estimate, over
 from mitune.load import pick_device
 from mitune.models.protocol import LatentModel
-from mitune.worlds.shapes2 import oracle
-from mitune.worlds.shapes2.prompts import CATEGORIES, first_prompts
-from mitune.worlds.shapes2.world import SHAPES2
+from mitune.worlds.shapes import oracle
+from mitune.worlds.shapes.prompts import CATEGORIES, first_prompts
+from mitune.worlds.shapes.world import SHAPES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The oracle's scores of a model of the second edition, by category and guidance."""
+    """The oracle's scores of a training of `shapes`, by category and guidance."""
 
     model: Path
     """Folder of the pipeline."""
@@ -92,7 +92,7 @@ def by_category(model: LatentModel, options: Options) -> list[Row]:
 def main(options: Options) -> None:
     """Print the table; with --out, also write it."""
     progress.quiet_libraries()
-    model = SHAPES2.load(device=pick_device(None), precision="float32", folder=options.model)
+    model = SHAPES.load(device=pick_device(None), precision="float32", folder=options.model)
     rows = by_category(model, options)
     if options.out:
         # Not where things lie on this machine: results are published.

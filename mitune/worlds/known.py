@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mitune.worlds.shapes.world import SHAPES
-from mitune.worlds.shapes2.world import SHAPES2
+from mitune.worlds.shapes_v1.world import SHAPES_V1
 from mitune.worlds.world import World
 
-WORLDS: Mapping[str, World] = {world.name: world for world in (SHAPES, SHAPES2)}
+WORLDS: Mapping[str, World] = {world.name: world for world in (SHAPES, SHAPES_V1)}

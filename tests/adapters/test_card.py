@@ -111,7 +111,7 @@ def test_the_lines_of_the_card_load_the_adapter(tmp_path: Path, shapes_model: An
     scramble(shapes_model.unet)
     notes = {"fingerprint": shapes_model.fingerprint}
     adapter.save(shapes_model, tmp_path / "a", notes)
-    lines = re.findall(r"^    (.+)$", card(tmp_path, base="shapes").decode(), re.MULTILINE)
+    lines = re.findall(r"^    (.+)$", card(tmp_path, base="shapes-v1").decode(), re.MULTILINE)
     code = "\n".join(lines).replace("path/of/this/folder", str(tmp_path / "a"))
     names: dict[str, Any] = {}
     exec(code, names)

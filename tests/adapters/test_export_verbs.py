@@ -22,7 +22,7 @@ from mitune.methods.build import build_set
 def trained(shapes_model: Any, tmp_path: Path) -> Path:
     adapter.attach(shapes_model, config())
     scramble(shapes_model.unet)
-    notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes"}
+    notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes-v1"}
     adapter.save(shapes_model, tmp_path / "a", notes)
     adapter.detach(shapes_model)
     return tmp_path / "a"

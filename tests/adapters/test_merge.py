@@ -49,7 +49,7 @@ def trained(shapes_model: Any, text: Tensor, tmp_path: Path) -> Callable[..., Te
         generator = torch.Generator().manual_seed(9)
         for parameter in adapter.parameters(shapes_model).values():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-        notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes"}
+        notes = {"fingerprint": shapes_model.fingerprint, "model": "shapes-v1"}
         adapter.save(shapes_model, tmp_path / "a", notes)
         prediction = predict(shapes_model.unet, text)
         adapter.detach(shapes_model)

@@ -18,7 +18,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.models.stable_diffusion import random_weights
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 SETTING = Setting(
     model=TINY,

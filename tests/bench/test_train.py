@@ -12,7 +12,7 @@ from mitune.bench.train import RUNGS, TrainSetting, explain, measure_training
 from mitune.config.training import TuneConfig
 from mitune.core.errors import UserError
 from mitune.runtime.mixed_precision import halves_pay
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def setting(monkeypatch):
     monkeypatch.setattr("mitune.training.program.compile_run", lambda run, device: run)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return TrainSetting(
-        model=mitune.load("shapes", device="cpu"),
+        model=mitune.load("shapes-v1", device="cpu"),
         pairs=list(zip(prompts("train")[:4], latents, strict=True)),
         config=TuneConfig(rank=4, alpha=4, batch=4, micro_batch=2, iterations=2),
         steps=1,

@@ -180,10 +180,10 @@ def test_help_shows_the_presets_numbers(capsys):
     assert steps.startswith("shapes: 25, ")
     assert "StableDiffusion3: 40, " in steps
     assert steps.endswith(", others: 50")
-    assert f"shapes: {PRESET.sampler.t_min}, shapes2: 500, others: none" in text
+    assert f"shapes: {PRESET.sampler.t_min}, shapes-v1: 400, others: none" in text
     run("real", "--help")  # which cannot rank by trajectory
     text = " ".join(capsys.readouterr().out.split())
-    assert "(shapes: standard, shapes2: standard, others: orthogonal)" in text
+    assert "(shapes: standard, shapes-v1: standard, others: orthogonal)" in text
 
 
 def test_version(capsys):
@@ -199,7 +199,7 @@ def test_version(capsys):
         (["--candidates", "2", "--keep", "3"], "keep"),
         (["--estimator", "magic"], "trajectory, rfmi, orthogonal, standard"),
         (["--size", "832x"], "--size is 832x: expected WIDTHxHEIGHT"),
-        (["--size", "64"], "size is given and the model is shapes: expected 32x32"),
+        (["--size", "32"], "size is given and the model is shapes: expected 64x64"),
         (["--prune", "halving", "--rungs", "25"], "rung '25': expected STEPS:CANDIDATES"),
         (
             ["--prune", "halving", "--confidence", "0.9"],
@@ -286,7 +286,7 @@ def test_a_truncated_set(prompts, tmp_path, capsys):
 
 
 def test_a_set_of_another_model(prompts, tmp_path, capsys):
-    from mitune.worlds.shapes.model import FOLDER
+    from mitune.worlds.shapes_v1.model import FOLDER
 
     other = tmp_path / "other"
     shutil.copytree(FOLDER, other)

@@ -21,7 +21,7 @@ from mitune.compat import (
 )
 from mitune.core.errors import UserError
 from mitune.diffusion.solvers import squared_signal
-from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes_v1.model import FOLDER
 
 PROMPT = "a red circle and a blue square"
 COUNT, STEPS, GUIDANCE = 6, 5, 4.0
@@ -236,7 +236,7 @@ def test_mistakes_are_one_line(tmp_path: Path, folders: Any) -> None:
         pipe.load_lora_weights({})
     with pytest.raises(UserError, match="from_pretrained was given revison: expected torch_dtype"):
         MISelectionPipeline.from_pretrained(folders["sd"], revison="main")
-    model = mitune.load("shapes", device="cpu")
+    model = mitune.load("shapes-v1", device="cpu")
     with pytest.raises(UserError, match="holds no folder PROMPT_SEED"):
         import_set(tmp_path, tmp_path / "set", model)
     place = tmp_path / f"{PROMPT}_1"

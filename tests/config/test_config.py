@@ -22,7 +22,7 @@ from mitune.arguments.spec import options
 from mitune.cli.commands import COMMANDS
 from mitune.config.options import names, with_options
 from mitune.config.preset import PAPER
-from mitune.worlds.shapes.preset import PRESET
+from mitune.worlds.shapes_v1.preset import PRESET
 
 ACTIVITIES = {
     "build": (BuildConfig.of(PAPER), mitune.build_set),

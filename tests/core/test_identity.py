@@ -20,7 +20,7 @@ from mitune.load import load
 from mitune.methods.build import build_set
 from mitune.sets import FineTuningSet
 from mitune.training.loop import tune
-from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes_v1.model import FOLDER
 
 TINY = TuneConfig(rank=2, alpha=2, batch=2, iterations=1)
 PROMPTS = ["a red circle", "a blue square"]
@@ -196,7 +196,7 @@ def test_a_set_of_an_earlier_version_opens_and_goes_on(shapes_model, tmp_path, c
     assert found.complete
     assert found.table(["score"]) == scores
     assert "did not record model_parts, backend, attention, slots" in capsys.readouterr().err
-    assert found.settings["model"] == "shapes"
+    assert found.settings["model"] == "shapes-v1"
     build_set(shapes_model, PROMPTS, out, **QUICK)
     assert capsys.readouterr().err == ""  # nothing is added: nothing to be told
     tune(shapes_model, found, tmp_path / "run", TINY)

@@ -39,7 +39,7 @@ def test_phrases_and_where_they_are(prompt: str, expected: list[str]) -> None:
 
 
 def test_a_token_is_the_words_own_and_the_last_of_several() -> None:
-    tokenizer = mitune.load("shapes").pipeline.tokenizer
+    tokenizer = mitune.load("shapes-v1").pipeline.tokenizer
     prompt = "a red circle and a blue square"
     ids = tokenizer(prompt).input_ids
     for phrase in noun_phrases(prompt):

@@ -22,7 +22,7 @@ from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.request import Request
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:4]
 SHORT = SamplerConfig(steps=6, guidance=2.0)
@@ -211,7 +211,7 @@ def test_guidance_moves_the_sample_and_not_the_meaning_of_the_score(exact_model)
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])
 def test_other_solvers_draw_pictures_too(shapes_model, scheduler):
-    from mitune.worlds.shapes import oracle
+    from mitune.worlds.shapes_v1 import oracle
 
     sampler = SamplerConfig(steps=10, guidance=2.0, scheduler=scheduler)
     made = generate(shapes_model, PROMPTS, candidates=2, sampler=sampler, slots=8)

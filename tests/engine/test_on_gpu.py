@@ -11,7 +11,7 @@ from mitune.engine.policies import Halving, Unpruned
 from mitune.engine.prompt_encoder import PromptEncoder
 from mitune.engine.stream import generate, pool
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 PROMPTS = prompts("train")[:3]
@@ -20,7 +20,7 @@ SHORT = SamplerConfig(steps=6, guidance=2.0)
 
 @pytest.fixture(scope="module")
 def model():
-    return mitune.load("shapes", device="cuda")
+    return mitune.load("shapes-v1", device="cuda")
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])

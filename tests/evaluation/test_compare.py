@@ -12,7 +12,7 @@ from mitune.core.errors import UserError
 from mitune.evaluation.compare import Comparison, pooled
 from mitune.evaluation.report import compare_models
 from mitune.evaluation.standard_error import estimate
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 
 def test_error_over_prompts_by_hand():

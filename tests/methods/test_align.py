@@ -12,7 +12,7 @@ from mitune.adapters.adapter_file import digest
 from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.methods.align import align
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:4]
 
@@ -90,7 +90,7 @@ def test_the_adapter_works_in_plain_diffusers(exact_model, tmp_path):
 
 def test_two_lines(tmp_path):
     """The promise: a user gets an aligned adapter from two lines."""
-    model = mitune.load("shapes", device="cpu")
+    model = mitune.load("shapes-v1", device="cpu")
     done = run(model, tmp_path, 1)
     assert (done[-1].adapter / "pytorch_lora_weights.safetensors").is_file()
 

@@ -13,7 +13,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:20]
 SHORT = SamplerConfig(steps=3, guidance=1.0)

@@ -112,7 +112,7 @@ def test_a_run_goes_on_and_ends_in_an_adapter(
 
     a, b = load_file(one), load_file(other)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    tuned = mitune.load("shapes", adapter=straight)
+    tuned = mitune.load("shapes-v1", adapter=straight)
     assert adapter.attached(tuned)
     with pytest.raises(UserError, match="other settings"):
         dpok(shapes_model, PROMPTS, redness, tmp_path / "a", small(), reward_name="blue")

@@ -25,7 +25,7 @@ TRAINING = mitune.TuneConfig(rank=2, alpha=2, batch=2, micro_batch=2, iterations
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set and an adapter."""
     folder = tmp_path_factory.mktemp("made")
-    model = mitune.load("shapes")
+    model = mitune.load("shapes-v1")
     built = mitune.build_set(model, ["a red circle"], folder / "set", candidates=2, steps=3)
     mitune.tune(model, built, folder / "adapter", TRAINING, checkpoint_every=1)
     return folder
@@ -72,7 +72,7 @@ def test_a_set_is_a_dataset(made: Path, hub: Hub) -> None:
 
 
 def test_pictures_have_a_card_too(made: Path, hub: Hub, tmp_path: Path) -> None:
-    model = mitune.load("shapes")
+    model = mitune.load("shapes-v1")
     found = mitune.FineTuningSet.open(made / "set")
     for form in ("imagefolder", "pairs", "webdataset"):
         mitune.export_pictures(model, found, tmp_path / form, form)
@@ -154,7 +154,7 @@ def stray(folder: Path, secret: Path) -> None:
 def test_only_files_of_the_kind_are_taken(made: Path, hub: Hub, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    model = mitune.load("shapes")
+    model = mitune.load("shapes-v1")
     found = mitune.FineTuningSet.open(made / "set")
     mitune.export_pictures(model, found, tmp_path / "pictures", "imagefolder")
     merge(model, made / "adapter", tmp_path / "merged")
@@ -189,6 +189,6 @@ def test_a_folder_of_others_is_refused(hub: Hub, tmp_path: Path) -> None:
 
 def test_names_with_signs_of_patterns_are_names(made: Path, hub: Hub, tmp_path: Path) -> None:
     out = tmp_path / "mine[1]"
-    export_adapter(mitune.load("shapes"), made / "adapter", out, "kohya")
+    export_adapter(mitune.load("shapes-v1"), made / "adapter", out, "kohya")
     mitune.push_to_hub(out, "me/x")
     assert "models/me/x/mine[1].safetensors" in hub.files

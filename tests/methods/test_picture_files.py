@@ -15,7 +15,7 @@ from mitune.methods.picture_files import draw_pictures, file_names
 from mitune.methods.sampling.attend_and_excite import AttendAndExcite
 from mitune.methods.sampling.known import find_method
 from mitune.methods.sampling.sample import sample
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("test")[:2]
 CONFIG = GenerateConfig(candidates=2, sampler=SamplerConfig(steps=3, guidance=2.0), seed=3)

@@ -26,7 +26,7 @@ QUICK = {"candidates": 4, "keep": 1, "steps": 4, "draws": 2}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pictures") / "set"
-    mitune.build_set(mitune.load("shapes", device="cpu"), PROMPTS, place, **QUICK)
+    mitune.build_set(mitune.load("shapes-v1", device="cpu"), PROMPTS, place, **QUICK)
     return place
 
 
@@ -39,7 +39,7 @@ def test_pairs_are_the_best_and_the_worst(tmp_path: Path, made: Path, capsys: An
     command = ["export", "--set", str(made), "--out", str(out), "--format", "pairs"]
     assert parse(command).run() == {"format": "pairs", "path": str(out), "pairs": 3}
     assert "pairs: 3 pairs in" in capsys.readouterr().out
-    model, own = mitune.load("shapes", device="cpu"), mitune.FineTuningSet.open(made)
+    model, own = mitune.load("shapes-v1", device="cpu"), mitune.FineTuningSet.open(made)
     table = own.table(["prompt", "score"]).to_pydict()
     kept = dict(own.selected())
     rows = pq.read_table(out / "pairs.parquet").to_pylist()
@@ -64,7 +64,7 @@ def test_pairs_are_the_best_and_the_worst(tmp_path: Path, made: Path, capsys: An
 
 
 def test_selected_pictures_as_a_folder_and_as_shards(tmp_path: Path, made: Path) -> None:
-    model, own = mitune.load("shapes", device="cpu"), mitune.FineTuningSet.open(made)
+    model, own = mitune.load("shapes-v1", device="cpu"), mitune.FineTuningSet.open(made)
     seen: list[int] = []
     for form in ("imagefolder", "webdataset"):
         assert mitune.export_pictures(model, own, tmp_path / form, form, progress=seen.append) == 3
@@ -89,10 +89,10 @@ def test_selected_pictures_as_a_folder_and_as_shards(tmp_path: Path, made: Path)
 
 
 def test_losers_of_an_adapters_set_are_the_adapters(tmp_path: Path, made: Path) -> None:
-    model, own = mitune.load("shapes", device="cpu"), mitune.FineTuningSet.open(made)
+    model, own = mitune.load("shapes-v1", device="cpu"), mitune.FineTuningSet.open(made)
     config = mitune.TuneConfig(rank=2, batch=3, micro_batch=3, iterations=1, lr=1e-2)
     out = mitune.tune(model, own, tmp_path / "adapter", config)
-    tuned = mitune.load("shapes", device="cpu", adapter=out)
+    tuned = mitune.load("shapes-v1", device="cpu", adapter=out)
     built = mitune.build_set(tuned, PROMPTS, tmp_path / "set", adapter=digest(out), **QUICK)
     with pytest.raises(UserError, match="drawn with another adapter"):
         mitune.export_pictures(model, built, tmp_path / "pairs", "pairs")
@@ -104,7 +104,7 @@ def test_losers_of_an_adapters_set_are_the_adapters(tmp_path: Path, made: Path) 
 
 
 def test_mistakes_are_one_line(tmp_path: Path, made: Path) -> None:
-    model, own = mitune.load("shapes", device="cpu"), mitune.FineTuningSet.open(made)
+    model, own = mitune.load("shapes-v1", device="cpu"), mitune.FineTuningSet.open(made)
     with pytest.raises(UserError, match="format 'zip' is not known: choose one of pairs"):
         mitune.export_pictures(model, own, tmp_path / "a", "zip")  # type: ignore[arg-type]
     for words, text in (

@@ -23,8 +23,8 @@ from mitune.scoring.score import score
 from mitune.sets import FineTuningSet
 from mitune.sets.captioned import read_captioned
 from mitune.training.loop import tune
-from mitune.worlds.shapes.prompts import Phrase, all_objects
-from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
+from mitune.worlds.shapes_v1.prompts import Phrase, all_objects
+from mitune.worlds.shapes_v1.scene import COLOURS, SHAPES, render, sample_scenes
 
 QUICK: dict[str, Any] = {"draws": 2, "seed": 3}
 
@@ -193,7 +193,7 @@ def test_what_decided_the_set_is_recorded_and_another_is_refused(shapes_model, t
     settings = made.settings
     assert settings.pop("model_fingerprint") == shapes_model.fingerprint
     assert settings.pop("model_parts") == shapes_model.parts
-    assert made.notes == {"model": "shapes", "source": str(folder)}
+    assert made.notes == {"model": "shapes-v1", "source": str(folder)}
     digest = settings["source"].pop("sha256")
     assert settings == {
         "estimator": "standard",

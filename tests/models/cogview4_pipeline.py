@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import GlmModel, PreTrainedTokenizerFast
 
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 TEXT = 24
 """Width of the transformer's text, and of the language model."""

@@ -19,7 +19,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 TEXT = 24
 """Width of the transformer's text, and of the language model."""

@@ -8,8 +8,8 @@ from mitune.core.errors import UserError
 from mitune.core.identity import weights_digest
 from mitune.load import load, pick_device
 from mitune.models.folder import _without_prefix
-from mitune.worlds.shapes.model import FOLDER
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.model import FOLDER
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:3]
 
@@ -31,9 +31,9 @@ def test_a_folder_is_what_diffusers_makes_of_it(shapes_model):
 
 
 def test_encoding_inverts_decoding(shapes_model):
-    from mitune.worlds.shapes.pretrain.vae import object_indices
-    from mitune.worlds.shapes.prompts import all_objects
-    from mitune.worlds.shapes.scene import render, sample_scenes
+    from mitune.worlds.shapes_v1.pretrain.vae import object_indices
+    from mitune.worlds.shapes_v1.prompts import all_objects
+    from mitune.worlds.shapes_v1.scene import render, sample_scenes
 
     scenes = sample_scenes(
         20,
@@ -62,14 +62,14 @@ def test_a_pipeline_object_and_v_prediction(shapes_model):
 
 
 def test_precision_is_of_the_unet_alone():
-    model = load("shapes", device="cpu", precision="bfloat16")
+    model = load("shapes-v1", device="cpu", precision="bfloat16")
     assert {p.dtype for p in model.unet.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.vae.parameters()} == {torch.float32}
     assert model.decode(torch.zeros(1, *model.latent_shape)).dtype == torch.float32
 
 
 def test_weights_decide_the_fingerprint(shapes_model):
-    other = load("shapes", device="cpu")
+    other = load("shapes-v1", device="cpu")
     assert other.fingerprint == shapes_model.fingerprint
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER).to(dtype=torch.float32)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_a_device_that_is_not_there():
 
 def test_unknown_precision():
     with pytest.raises(UserError, match="float32, bfloat16, float16"):
-        load("shapes", precision="fp8")
+        load("shapes-v1", precision="fp8")
 
 
 def test_a_text_encoder_has_one_fingerprint_in_every_version_of_transformers() -> None:

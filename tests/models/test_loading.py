@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mitune.core.errors import UserError
 from mitune.load import load
 from mitune.scoring.score import score
-from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes_v1.model import FOLDER
 
 Damage = Callable[[Path], object]
 WEIGHTS = {

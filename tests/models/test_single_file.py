@@ -17,7 +17,7 @@ from tiny_parts import furthest, predict
 
 import mitune
 from mitune.core.errors import UserError
-from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes_v1.model import FOLDER
 
 FILES = "x.safetensors", "half.safetensors"
 
@@ -160,7 +160,7 @@ def test_a_lora_is_no_model(tmp_path: Path) -> None:
         mitune.load(tmp_path / "x.safetensors", pipeline=FOLDER)
 
 
-@pytest.mark.parametrize("model", ["shapes", str(FOLDER)])
+@pytest.mark.parametrize("model", ["shapes-v1", str(FOLDER)])
 def test_a_pipeline_beside_what_is_no_file(model: str) -> None:
     with pytest.raises(UserError, match=r"pipeline is 'x' and .* no .*file: expected none"):
         mitune.load(model, pipeline="x")

@@ -91,4 +91,4 @@ def test_sides_that_cannot_be_are_refused(pipeline: Any, size: tuple[int, int], 
 
 def test_the_embedded_world_has_one_size() -> None:
     with pytest.raises(UserError, match="expected 32x32, the size of its world's pictures"):
-        mitune.load("shapes", device="cpu", size=(64, 64))
+        mitune.load("shapes-v1", device="cpu", size=(64, 64))

@@ -17,8 +17,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from mitune.worlds.shapes.model import FOLDER
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.model import FOLDER
+from mitune.worlds.shapes_v1.prompts import prompts
 
 TEXTS = ["a red circle", "a blue square above a green circle"]
 

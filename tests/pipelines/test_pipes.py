@@ -51,7 +51,7 @@ def test_the_best_of_many_is_the_engines(pipeline: Callable[[], Any], dtype: tor
 
 
 def test_a_model_has_its_best_too() -> None:
-    model = mitune.load("shapes", device="cpu")
+    model = mitune.load("shapes-v1", device="cpu")
     (best,) = mitune.best_of(model, "a red circle", n=3, steps=4)
     assert best.image.size == (32, 32)
     with pytest.raises(UserError, match="keep is 4: expected 1 to 3"):
@@ -59,7 +59,7 @@ def test_a_model_has_its_best_too() -> None:
     for option in ({"candidates": 5}, {"scored": False}):
         with pytest.raises(UserError, match="is given: expected n, the number of pictures"):
             mitune.best_of(model, "a red circle", n=3, **option)
-    assert mitune.best_of("shapes", "a red circle", n=3, steps=4)[0].index == best.index
+    assert mitune.best_of("shapes-v1", "a red circle", n=3, steps=4)[0].index == best.index
 
 
 def test_pictures_are_scored_under_a_pipeline() -> None:

@@ -48,7 +48,7 @@ def clip_tokenizer():
 
     import mitune
 
-    folder = Path(mitune.__file__).parent / "shapes2" / "pretrained" / "tokenizer"
+    folder = Path(mitune.__file__).parent / "shapes" / "pretrained" / "tokenizer"
     return CLIPTokenizer.from_pretrained(folder)
 
 

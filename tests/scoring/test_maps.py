@@ -31,7 +31,7 @@ def test_a_phrase_is_where_its_object_is(shapes_model: Any) -> None:
     """Of the world's own drawings: what "a red circle" adds to the rest lies on the red circle."""
     from mitune.worlds.known import WORLDS
 
-    pictures = WORLDS["shapes"].drawings(PROMPT, 6, 0)
+    pictures = WORLDS["shapes-v1"].drawings(PROMPT, 6, 0)
     latents = shapes_model.encode_images(pictures)
     maps = mi_map(
         shapes_model,

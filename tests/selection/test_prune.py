@@ -12,7 +12,7 @@ from mitune.methods.build import build_set
 from mitune.selection.audit import is_audited
 from mitune.selection.prune import for_run
 from mitune.selection.steering import tell_audit
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:12]
 SHORT = SamplerConfig(steps=10, guidance=2.0, t_min=200)

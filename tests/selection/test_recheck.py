@@ -12,7 +12,7 @@ from mitune.core.errors import UserError
 from mitune.engine.candidate import Candidate
 from mitune.methods.build import build_set
 from mitune.selection.recheck import doubtful, recheck
-from mitune.worlds.shapes.prompts import prompts
+from mitune.worlds.shapes_v1.prompts import prompts
 
 PROMPTS = prompts("train")[:2]
 SETTINGS = {

@@ -13,8 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mitune.adapters import adapter
 from mitune.config.training import TuneConfig
 from mitune.models.stable_diffusion.model import StableDiffusion
-from mitune.worlds.shapes import networks
-from mitune.worlds.shapes.model import FOLDER
+from mitune.worlds.shapes_v1 import networks
+from mitune.worlds.shapes_v1.model import FOLDER
 
 TEXTS = ["a red circle", "a blue square"]
 

@@ -90,7 +90,7 @@ def test_on_a_gpu_replays_are_the_plain_gradient_and_wait_for_nothing(backend: s
     found = []
     latents = torch.randn(3, 4, 8, 8)  # once: both runs train on the same
     for captured in (False, True):
-        model = mitune.load("shapes", device="cuda")
+        model = mitune.load("shapes-v1", device="cuda")
         chosen = config(batch=16, micro_batch=8, cuda_graphs=captured, backend=backend)
         adapter.attach(model, chosen)
         made = MergedGradient(model, chosen)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mitune.worlds.known import WORLDS
-from mitune.worlds.shapes2.prompts import CATEGORIES, prompts
+from mitune.worlds.shapes.prompts import CATEGORIES, prompts
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_the_oracle_finds_what_the_second_edition_draws(category: str) -> None:
-    world, count = WORLDS["shapes2"], 4
+    world, count = WORLDS["shapes"], 4
     texts = prompts("train", category)[:8]
     pictures = torch.cat([world.drawings(text, count, seed) for seed, text in enumerate(texts)])
     verdicts = world.judge([text for text in texts for _ in range(count)], pictures)
@@ -20,7 +20,7 @@ def test_the_oracle_finds_what_the_second_edition_draws(category: str) -> None:
     "prompt", ["a red circle", "a red circle and a blue square", "a red circle above a blue square"]
 )
 def test_the_oracle_finds_what_the_first_edition_draws(prompt: str) -> None:
-    world = WORLDS["shapes"]
+    world = WORLDS["shapes-v1"]
     verdicts = world.judge([prompt] * 20, world.drawings(prompt, 20, 0))
     assert all(verdict.strict for verdict in verdicts)
 

@@ -1,13 +1,13 @@
-"""The oracle: its accuracy on rendered and decoded scenes, and what its verdicts mean."""
+"""The first edition's oracle: how exact it is on scenes, and what its verdicts mean."""
 
 import pytest
 import torch
 
-from mitune.worlds.shapes import oracle
-from mitune.worlds.shapes.oracle import Seen, judge
-from mitune.worlds.shapes.pretrain.vae import object_indices
-from mitune.worlds.shapes.prompts import all_objects
-from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
+from mitune.worlds.shapes_v1 import oracle
+from mitune.worlds.shapes_v1.oracle import Seen, judge
+from mitune.worlds.shapes_v1.pretrain.vae import object_indices
+from mitune.worlds.shapes_v1.prompts import all_objects
+from mitune.worlds.shapes_v1.scene import COLOURS, SHAPES, render, sample_scenes
 
 
 def scenes_and_truth(count: int):

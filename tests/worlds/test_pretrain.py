@@ -1,4 +1,4 @@
-"""Pre-training: captions say what they should at the stated rates, and stages resume exactly."""
+"""Pre-training of the first edition: captions are wrong at the stated rates, stages resume."""
 
 from dataclasses import replace
 
@@ -7,17 +7,17 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from mitune.worlds.shapes import oracle
-from mitune.worlds.shapes.pretrain.__main__ import Pretrain, pretrain
-from mitune.worlds.shapes.pretrain.denoiser import (
+from mitune.worlds.shapes_v1 import oracle
+from mitune.worlds.shapes_v1.pretrain.__main__ import Pretrain, pretrain
+from mitune.worlds.shapes_v1.pretrain.denoiser import (
     Captions,
     Training,
     UnetRecipe,
     object_numbers,
     train_unet,
 )
-from mitune.worlds.shapes.prompts import HELD_OUT
-from mitune.worlds.shapes.scene import COLOURS, SHAPES, render, sample_scenes
+from mitune.worlds.shapes_v1.prompts import HELD_OUT
+from mitune.worlds.shapes_v1.scene import COLOURS, SHAPES, render, sample_scenes
 
 RECIPE = UnetRecipe()
 

@@ -1,9 +1,9 @@
-"""The grammar and the splits."""
+"""The first edition's grammar and the splits."""
 
 import pytest
 
 from mitune.core.errors import UserError
-from mitune.worlds.shapes.prompts import HELD_OUT, Phrase, all_objects, parse, prompts
+from mitune.worlds.shapes_v1.prompts import HELD_OUT, Phrase, all_objects, parse, prompts
 
 FIRST = {
     "train": "a green circle and a yellow square",

@@ -1,13 +1,13 @@
-"""The renderer: what is drawn is what the record says."""
+"""The first edition's renderer: what is drawn is what the record says."""
 
 import math
 
 import pytest
 import torch
 
-from mitune.worlds.shapes.pretrain.vae import object_indices
-from mitune.worlds.shapes.prompts import all_objects
-from mitune.worlds.shapes.scene import (
+from mitune.worlds.shapes_v1.pretrain.vae import object_indices
+from mitune.worlds.shapes_v1.prompts import all_objects
+from mitune.worlds.shapes_v1.scene import (
     BACKGROUND,
     COLOURS,
     PALETTE,

@@ -24,8 +24,8 @@ _MERGED = Form(
         "if that was trained, and cannot be taken off again. Adapters of the base are not for this "
         "model: its weights are others.",
         "All else is the base's; a safety checker is left out.",
-        "`mitune` takes the paper's settings for it, as for any folder. What the embedded model "
-        "`shapes` has of its own is lost: settings and prompts must be given, and there is no "
+        "`mitune` takes the paper's settings for it, as for any folder. What an embedded model "
+        "has of its own is lost: settings and prompts must be given, and there is no "
         "oracle.",
     ),
 )

@@ -94,7 +94,8 @@ class Bench(Output):
         from mitune.bench.rungs import Setting
         from mitune.config.sampling import SamplerConfig
         from mitune.load import pick_device
-        from mitune.worlds.shapes.prompts import prompts as shapes_prompts
+        from mitune.worlds.known import WORLDS
+        from mitune.worlds.shapes.world import SHAPES
 
         for name, value in (
             ("prompts", self.prompts),
@@ -103,7 +104,7 @@ class Bench(Output):
         ):
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: expected at least 1")
-        texts = shapes_prompts("train")
+        texts = WORLDS.get(self.model, SHAPES).prompts("train")
         if self.prompts > len(texts):
             raise UserError(f"prompts is {self.prompts}: expected at most {len(texts)}")
         device = pick_device(self.device)

@@ -142,7 +142,7 @@ def _real(plan: Plan) -> list[Arm]:
 
 def _star(plan: Plan) -> list[Arm]:
     one = replace(baseline(plan), shown="spatial")
-    drawings = replace(one, name="drawings", rounds=0, control=None)
+    drawings = replace(one, name="tuned on drawings", rounds=0, control=None)
     star = replace(one, name="drawings, then mi", control=f"drawings, then {RANDOM}")
     control = random_of(star, f"drawings, then {RANDOM}")
     return [star, control, drawings, replace(baseline(plan), control=None)]

@@ -1,6 +1,6 @@
 """What a study's pools held and what was kept of them, by the oracle, after the study:
 
-python -m mitune.evaluation.studies.chosen --study runs/selection --world shapes2
+python -m mitune.evaluation.studies.chosen --study runs/selection
 """
 
 from collections.abc import Sequence

@@ -194,8 +194,9 @@ def pictures(
         model: without an adapter.
         seed: of the study's.
         guidances: at which all draw.
-        drawers: by the names that tables show.
+        drawers: by the names that tables show, which are neither ``BASE`` nor ``DRAWINGS``.
     """
+    assert drawers.keys().isdisjoint((BASE, DRAWINGS))
     folder, test, number = plan.seed_folder(seed) / "pictures", plan.texts("test"), _TEST + seed
     drawings = folder / f"{DRAWINGS}.parquet"
     stored_drawings(drawings, plan.of, model, test, images=plan.images, seed=number)

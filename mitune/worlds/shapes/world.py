@@ -1,9 +1,10 @@
-"""The embedded world: pairs of coloured shapes on grey."""
+"""The embedded world: up to four coloured, textured shapes and how they relate."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mitune.worlds.shapes.model import FOLDER
+import mitune
 from mitune.worlds.shapes.preset import PRESET
 from mitune.worlds.world import Split, Verdict, World
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def _prompts(split: Split) -> list[str]:
     from mitune.worlds.shapes import prompts
 
-    return prompts.prompts(split)
+    return list(prompts.first_prompts(split, prompts.LISTED[split]))
 
 
 def _first_prompts(split: Split, count: int, *, unseen: bool = False) -> dict[str, str]:
@@ -45,7 +46,7 @@ def _judge(prompts: Sequence[str], pictures: "Tensor") -> Sequence[Verdict]:
 
 SHAPES = World(
     name="shapes",
-    folder=FOLDER,
+    folder=Path(mitune.__file__).parent / "shapes" / "pretrained",
     remedy="python -m mitune.worlds.shapes.pretrain",
     preset=PRESET,
     prompts=_prompts,

@@ -1,11 +1,11 @@
-"""A model of the second edition with random weights."""
+"""A model of the embedded world with random weights."""
 
 from pathlib import Path
 
 import torch
 
 from mitune.worlds.pretraining import assemble
-from mitune.worlds.shapes2 import networks
+from mitune.worlds.shapes import networks
 
 
 def random_model(work: Path) -> Path:

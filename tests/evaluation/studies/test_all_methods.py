@@ -18,6 +18,7 @@ def test_every_method_is_in_the_table_with_what_it_needs(
     monkeypatch.setattr(methods, "_THRESHOLD", -1.0)  # three steps draw nothing that is right
     plan = Plan(
         out=tmp_path,
+        world="shapes-v1",
         seeds=1,
         prompts=2,
         test_prompts=2,

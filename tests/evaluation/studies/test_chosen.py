@@ -15,7 +15,7 @@ from mitune.evaluation.studies.pools import scores_file
 from mitune.evaluation.studies.stored import bytes_of
 from mitune.worlds.known import WORLDS
 
-WORLD = WORLDS["shapes"]
+WORLD = WORLDS["shapes-v1"]
 
 
 def test_pools_are_judged_as_counted_by_hand(

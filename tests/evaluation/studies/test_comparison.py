@@ -13,10 +13,11 @@ import torch
 from mitune.core.errors import UserError
 from mitune.evaluation.studies import comparison, drawn, pools, tuned
 from mitune.evaluation.studies.arm import Arm
-from mitune.evaluation.studies.catalogue import ARMS, STUDIES
+from mitune.evaluation.studies.catalogue import ARMS, STUDIES, _star
+from mitune.evaluation.studies.compared import BASE, DRAWINGS
 from mitune.evaluation.studies.plan import Plan
 from mitune.runtime.prepared import Prepared
-from mitune.worlds.shapes import oracle
+from mitune.worlds.shapes_v1 import oracle
 
 WAYS = [study for study in ARMS if study.name in ("estimators", "real", "rounds", "star")]
 """Studies that together take every way through choice and tuning; the others' arms differ in
@@ -26,6 +27,7 @@ numbers."""
 def tiny(out: Path, **changes: Any) -> Plan:
     plan = Plan(
         out=out,
+        world="shapes-v1",
         seeds=2,
         prompts=2,
         test_prompts=3,
@@ -114,6 +116,17 @@ def test_nothing_that_selects_or_trains_reads_the_oracle(
         plan.of.judge(["a red circle"], torch.rand(1, 3, 32, 32))
 
 
+@pytest.mark.usefixtures("quick_preset")
+def test_a_base_that_was_tuned_on_drawings_is_compared_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"seeds": 1, "prompts": 1, "test_prompts": 1, "images": 2, "candidates": 2, "keep": 1}
+    result = STUDIES["star"](tiny(tmp_path, world="shapes", **few))
+    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    assert models == ["base", *(arm.name for arm in _star(tiny(tmp_path)))]
+    capsys.readouterr()
+
+
 def test_what_selects_and_trains_does_not_even_import_an_oracle() -> None:
     code = (
         "import sys, mitune.evaluation.studies.tuned as t; "
@@ -150,12 +163,14 @@ def test_an_arm_is_compared_with_the_same_round_of_its_control() -> None:
     assert (controls["mi R=2"], controls["random R=2"]) == ("random R=2", None)
     shorter = [replace(arm, rounds=1) if arm.rule is None else arm for arm in arms["rounds"]]
     assert comparison.controlled(shorter)["mi R=3"] == "random"
-    assert comparison.controlled(arms["star"])["drawings"] is None
+    assert comparison.controlled(arms["star"])["tuned on drawings"] is None
 
 
 @pytest.mark.parametrize("study", ARMS, ids=lambda study: study.name)
 def test_arms_have_names_of_their_own_and_controls_that_exist(study: comparison.ArmStudy) -> None:
     arms = study.arms(tiny(Path(), candidates=100))
+    names = [name for arm in arms for name in arm.names]
+    assert not {BASE, DRAWINGS} & set(names)
     names = [arm.name for arm in arms]
     assert len(set(names)) == len(names) > 1
     assert all(arm.control in (None, *names) for arm in arms)

@@ -33,7 +33,7 @@ def test_diversity_is_the_mean_distance_within_a_prompt() -> None:
 
 
 def test_features_tell_pictures_apart_and_leave_no_hook() -> None:
-    model = mitune.load("shapes")
+    model = mitune.load("shapes-v1")
     vae = model.networks["vae"]
     pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = features(vae, pictures[[0, 0, 1]])

@@ -47,16 +47,16 @@ def test_the_names_of_rules_are_distinct() -> None:
     ],
 )
 def test_the_rest_of_a_prompt_is_it_without_each_phrase(prompt: str, expected: list[str]) -> None:
-    for world in ("shapes", "shapes2"):
+    for world in ("shapes-v1", "shapes"):
         assert WORLDS[world].rests(prompt) == expected
 
 
 def test_the_rest_of_three_objects_and_of_one() -> None:
-    assert WORLDS["shapes2"].rests("a star and a red circle above a blue square") == [
+    assert WORLDS["shapes"].rests("a star and a red circle above a blue square") == [
         "a red circle above a blue square",
         "a star and a blue square",
         "a star and a red circle",
         "a star and a red circle and a blue square",
     ]
-    assert WORLDS["shapes2"].rests("three red circles") == [""]
-    assert WORLDS["shapes"].rests("a red circle") == [""]
+    assert WORLDS["shapes"].rests("three red circles") == [""]
+    assert WORLDS["shapes-v1"].rests("a red circle") == [""]

@@ -17,7 +17,7 @@ from mitune.evaluation.studies.agreement import Judged
 from mitune.evaluation.studies.plan import Plan
 from mitune.evaluation.studies.pools import Pools
 from mitune.worlds.known import WORLDS
-from mitune.worlds.shapes2.prompts import CATEGORIES, prompts
+from mitune.worlds.shapes.prompts import CATEGORIES, prompts
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_rule_ranks_every_pool_and_the_same_command_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    few = replace(WORLDS["shapes2"], preset=replace(WORLDS["shapes2"].preset, draws=1))
-    monkeypatch.setitem(WORLDS, "shapes2", few)
+    few = replace(WORLDS["shapes"], preset=replace(WORLDS["shapes"].preset, draws=1))
+    monkeypatch.setitem(WORLDS, "shapes", few)
     plan = Plan(
         out=tmp_path,
-        world="shapes2",
+        world="shapes",
         folder=folder,
         seeds=2,
         prompts=1,
