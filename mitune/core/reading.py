@@ -43,6 +43,23 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing if there is no such folder. (``Path.glob`` finds nothing
+    in a folder that it may not read, which then looks empty.)
+
+    Raises:
+        UserError: it may not be read, or is no folder.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({reason(error)}): expected a folder; allow reading it"
+        ) from error
+
+
 @contextmanager
 def as_written(what: Path | str, expected: str) -> Iterator[None]:
     """For the block that reads what an earlier run left: whatever the content's shape makes fail

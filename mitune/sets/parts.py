@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mitune.core.errors import UserError
+from mitune.core.reading import listed
 from mitune.engine.candidate import Candidate
 from mitune.sets.schema import COLUMNS, PARTS, SetRecord
 from mitune.sets.select import rank
@@ -136,11 +137,13 @@ def find_parts(folder: Path, record: SetRecord) -> list[int]:
     """Numbers of the parts in the folder, ascending; does not open the files.
 
     Raises:
-        UserError: if the folder holds any other Parquet file. Every reader of ``parts/*.parquet``
-            would take that file's rows as part of the set.
+        UserError: if the parts' folder cannot be read, or holds any other Parquet file. Every
+            reader of ``parts/*.parquet`` would take that file's rows as part of the set.
     """
     found = []
-    for path in sorted((folder / PARTS).glob("*.parquet")):
+    for path in listed(folder / PARTS):
+        if path.suffix != ".parquet":
+            continue
         match = _NAME.fullmatch(path.name)
         part = int(match[1]) if match else -1
         if part not in range(record.parts) or part_path(folder, part) != path:

@@ -226,6 +226,9 @@ class SetRecord:
         here = {key: v for key, v in here.items() if key.partition(".")[0] not in absent}
         there = {key: v for key, v in there.items() if key in here or key not in _FORMER_NOTES}
         keys = there.keys() | here.keys()
+        if there.get("model_fingerprint") != here.get("model_fingerprint"):
+            # Of another model all parts are others: they would hide what else differs.
+            keys = {key for key in keys if not key.startswith("model_parts.")}
         found = [
             f"{key} is {_show(there, key)} there and {_show(here, key)} here"
             for key in sorted(keys)

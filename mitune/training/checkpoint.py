@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mitune.adapters import adapter
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write
+from mitune.core.reading import listed
 from mitune.models.protocol import LatentModel
 from mitune.training.shards import Shards, part_of
 
@@ -82,8 +83,12 @@ class TrainState:
 
 
 def find(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest first; an empty list if the folder is absent."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    """The checkpoints in ``folder``, oldest first; an empty list if the folder is absent.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    found = [path for path in listed(folder) if _NAME.fullmatch(path.name)]
     return sorted(found, key=_step)
 
 

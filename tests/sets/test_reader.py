@@ -203,6 +203,20 @@ def test_stray_parquet(copy: Path, name: str) -> None:
     assert refusal(copy).startswith(f"{copy / 'parts' / name} is a foreign file")
 
 
+def test_parts_that_cannot_be_listed_are_no_empty_set(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", denied)
+        assert refusal(copy).startswith(f"{copy / 'parts'} cannot be read (Permission denied)")
+    shutil.rmtree(copy / "parts")
+    (copy / "parts").write_text("")
+    assert refusal(copy).startswith(f"{copy / 'parts'} cannot be read (Not a directory)")
+
+
 def test_parquet_of_other_columns_and_no_parquet(copy: Path) -> None:
     part = copy / "parts" / "part-00001.parquet"
     stamp = pq.read_schema(part).metadata

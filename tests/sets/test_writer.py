@@ -203,6 +203,19 @@ def test_resume_with_other_settings_is_refused(
     assert tree(tmp_path) == whole
 
 
+def test_of_another_model_one_difference_is_told(tmp_path: Path) -> None:
+    of: list[dict[str, Any]] = [
+        {**SETTINGS, "model_fingerprint": name, "model_parts": {"vae": {"channels": number}}}
+        for number, name in enumerate(("a", "b"))
+    ]
+    writer(tmp_path, settings=of[0]).close()
+    message = refusal(tmp_path, settings={**of[1], "steps": 6})
+    assert "model_fingerprint is 'a' there and 'b' here, steps is 5 there and 6 here;" in message
+    assert "model_parts" not in message
+    of[1]["model_fingerprint"] = "a"
+    assert "model_parts.vae.channels is 0 there" in refusal(tmp_path, settings=of[1])
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
