@@ -155,7 +155,7 @@ def card(run: Path, form: Form = ADAPTER, *, base: str | None = None) -> bytes:
 
 def is_on_hub(name: str) -> bool:
     """Whether a model's name is one of the hub, and not a path."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
 def shown_name(name: str) -> str:

@@ -7,18 +7,14 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import (
-    HTMLResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -27,9 +23,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mitune.survey.pool import Pool
-from mitune.survey.requests import Below, Headers, read_form
 from mitune.survey.results import results_page
 from mitune.survey.store import Store, Survey
+from mitune.web.pages import render, style
+from mitune.web.requests import Below, Headers, read_form
 
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -61,7 +58,7 @@ def application(campaign: Campaign, below: str = "") -> ASGIApp:
     pages = _Pages(campaign)
     routes = [
         Route("/", pages.front),
-        Route("/style.css", _style),
+        Route("/style.css", style),
         Route("/image/{name}", pages.image),
         Route("/results/{key}", pages.results),
         Route("/survey/{pool}/{people}", pages.welcome),
@@ -187,24 +184,8 @@ class _Pages:
         return RedirectResponse(request.scope.get("root_path", "") + path, 303)
 
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
-        template = _templates().get_template(name)
-        values |= {"title": self._campaign.title, "root": request.scope.get("root_path", "")}
-        return HTMLResponse(
-            template.render(**values), status, headers={"Cache-Control": "no-store"}
-        )
-
-
-async def _style(_: Request) -> Response:
-    content = files("mitune.survey").joinpath("templates", "style.css").read_text(encoding="utf-8")
-    return PlainTextResponse(content, media_type="text/css")
+        return render(request, "mitune.survey", name, self._campaign.title, status, **values)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
     return PlainTextResponse("Something failed here; earlier answers are kept.", 500)
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("mitune.survey"), autoescape=True, undefined=StrictUndefined
-    )

@@ -13,8 +13,9 @@ from joint_model import predict
 from tiny_model import TinyModel, TinySet, config, scramble
 
 from mitune.adapters import adapter
-from mitune.adapters.model_card import CARD, card
+from mitune.adapters.model_card import CARD, WORLDS, card, is_on_hub
 from mitune.training.loop import tune
+from mitune.worlds import known
 
 
 def text(out: Path) -> str:
@@ -124,3 +125,15 @@ def test_a_run_that_is_moved_keeps_its_card(tmp_path: Path) -> None:
     run(tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert card(tmp_path / "b").decode() == text(tmp_path / "b")
+
+
+def test_the_cards_know_the_embedded_models() -> None:
+    assert tuple(known.WORLDS) == WORLDS
+
+
+@pytest.mark.parametrize(
+    ("name", "on_hub"),
+    [("a/b", True), ("stabilityai/sd-2.1_x", True), ("./a", False), ("../a", False), ("a", False)],
+)
+def test_a_path_is_no_name_on_the_hub(name: str, on_hub: bool) -> None:
+    assert is_on_hub(name) is on_hub

@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 from mitune.core.errors import UserError
 from mitune.survey.app import application
 from mitune.survey.pool import Pool
-from mitune.survey.requests import LARGEST_POST
-from mitune.survey.serve import address_of, campaign, check_below, links, listen
+from mitune.survey.serve import campaign, links
 from mitune.survey.store import Store
+from mitune.web.requests import LARGEST_POST
+from mitune.web.serve import address_of, check_below, listen
 
 
 def served(folder: Path, **changes: Any) -> Any:

@@ -18,6 +18,7 @@ from mitune.cli.commands.report import Report
 from mitune.cli.commands.score import Score
 from mitune.cli.commands.study import Study
 from mitune.cli.commands.survey import Survey
+from mitune.cli.commands.trying import Try
 from mitune.cli.commands.tune import Tune
 
 
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "report": Report,
     "study": Study,
     "survey": Survey,
+    "try": Try,
     "bench": Bench,
     "doctor": Doctor,
 }

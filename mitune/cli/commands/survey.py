@@ -85,21 +85,11 @@ class Survey(Output):
         return told
 
     def _serve(self) -> dict[str, Any]:
-        try:
-            import starlette  # noqa: F401
-            import uvicorn  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "starlette or uvicorn is not installed: pip install 'mitune[survey]'"
-            ) from None
-        from mitune.survey.serve import (
-            address_of,
-            campaign,
-            check_below,
-            links,
-            listen,
-            serve,
-        )
+        from mitune.web.serve import address_of, check_below, check_server, listen, serve
+
+        check_server("survey")
+        from mitune.survey.app import application
+        from mitune.survey.serve import campaign, links
 
         below = check_below((self.root_path or "").rstrip("/"))
         people = self.people or ["everyone"]
@@ -107,7 +97,7 @@ class Survey(Output):
         listening = listen(self.host, self.port)
         for line in links(served, address_of(listening, below)):
             print(line, flush=True)
-        serve(served, listening, below=below, behind_proxy=self.behind_proxy)
+        serve(application(served, below), listening, behind_proxy=self.behind_proxy)
         print(f"stopped; answers: {self.answers}")
         return {"answers": str(self.answers)}
 
