@@ -14,6 +14,7 @@ from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig, RealConfig
 from mitune.core.images import as_pictures, png_of
 from mitune.core.prompts import check_prompts
+from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import generate
 from mitune.models.protocol import LatentModel
 from mitune.scoring.score import score
@@ -86,8 +87,13 @@ class Drawer:
             UserError: a prompt that no tokenizer takes, or a seed out of range.
         """
         check_prompts([prompt])
+        # No more slots than candidates: empty ones are computed too.
         config = GenerateConfig(
-            candidates=count, sampler=self._sampler, seed=seed, scored=False, runtime=self._runtime
+            candidates=count,
+            sampler=self._sampler,
+            seed=seed,
+            scored=False,
+            runtime=with_slots(self._model, self._runtime, self._sampler, count),
         )
         with self._one:
             latents = [self._drawn(prompt, config)]
