@@ -78,7 +78,11 @@ def is_ours(name: str) -> bool:
     These are the leftovers of a writer that was killed before its first file, and the files that
     systems create.
     """
-    return name == _LOCK or (name.startswith(".") and name.endswith(".tmp")) or is_system(name)
+    return (
+        name.startswith(_LOCK)
+        or (name.startswith(".") and name.endswith(".tmp"))
+        or is_system(name)
+    )
 
 
 def is_system(name: str) -> bool:
@@ -88,16 +92,22 @@ def is_system(name: str) -> bool:
 
 
 @contextmanager
-def file_lock(folder: Path) -> Iterator[None]:
+def file_lock(folder: Path, name: str = "", wait: float = 0) -> Iterator[None]:
     """Lock the folder against a second writer, in this process or another on the same machine.
 
     The kernel drops the lock when its holder dies, so a killed run never blocks the next one; an
     empty lock file may stay.
 
+    Args:
+        folder: that is written.
+        name: of a lock of its own, for writers that do not disturb those of other names.
+        wait: seconds to wait for another writer.
+
     Raises:
         UserError: another writer holds the folder, or the lock file cannot be made.
     """
-    lock = FileLock(folder / _LOCK, timeout=0, mode=0o666)
+    path = folder / f"{_LOCK}{name}"
+    lock = FileLock(path, timeout=wait, mode=0o666)
     try:
         lock.acquire()
     except Timeout as error:
@@ -107,11 +117,11 @@ def file_lock(folder: Path) -> Iterator[None]:
         ) from error
     except NotImplementedError as error:
         raise UserError(
-            f"cannot lock {folder / _LOCK} ({error}); expected a file system with file locks: "
+            f"cannot lock {path} ({error}); expected a file system with file locks: "
             "choose another folder"
         ) from error
     except OSError as error:
-        raise _unwritable(folder / _LOCK, error) from error
+        raise _unwritable(path, error) from error
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.errors import UserError
 from mitune.core.files import atomic_write, file_lock, make_folder
 from mitune.core.images import as_pictures, png_of
@@ -68,10 +69,11 @@ def check_manifest(out: Path, name: str, settings: Mapping[str, Any]) -> None:
         UserError: the folder's pictures are of other settings; names the first.
     """
     path = out / name
-    if not path.is_file():
-        make_folder(out)
-        atomic_write(path, as_json(dict(settings), indent=1).encode())
-        return
+    make_folder(out)
+    with file_lock(out, f"-{name}", wait=60):  # of processes with a share each, one is the first
+        if not path.is_file():
+            atomic_write(path, as_json(dict(settings), indent=1).encode())
+            return
     try:
         there = dict(json.loads(read_file(path)))
     except (OSError, ValueError, TypeError) as error:
@@ -101,6 +103,7 @@ def draw_pictures(
     *,
     method: Method | None = None,
     best_of: int = 1,
+    shard: Shard = WHOLE,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Draw the pictures that are not there yet into ``folder``, which holds nothing else.
@@ -113,15 +116,19 @@ def draw_pictures(
         method: what acts while a picture is sampled; None: nothing beyond guidance.
         best_of: so many candidates for each picture, of which the one with the most mutual
             information along its own path is kept. Picture i is of candidates i * best_of and on.
-        progress: called with (pictures there, pictures in all).
+        shard: the share of the pictures that this process draws; others may draw theirs into the
+            same folder at the same time.
+        progress: called with (pictures there, pictures in all), of the share.
 
     Raises:
         UserError: another run writes there, the disk cannot be written, or what the method refuses.
     """
     make_folder(folder)
     names = file_names(prompts, config.candidates)
-    with file_lock(folder.parent):  # scorers take every file in the folder for a picture
-        missing = [number for number, name in enumerate(names) if not (folder / name).is_file()]
+    own = [number for number in range(len(names)) if shard.takes(number)]
+    # Not in the folder itself: scorers take every file there for a picture.
+    with file_lock(folder.parent, shard.name):
+        missing = [number for number in own if not (folder / names[number]).is_file()]
         if not missing:
             return
         work = [
@@ -131,7 +138,7 @@ def draw_pictures(
         ]
         runtime = with_slots(model, config.runtime, config.sampler, len(work))
         config = replace(config, runtime=runtime, scored=config.scored or best_of > 1)
-        done = len(names) - len(missing)
+        done = len(own) - len(missing)
         made = (
             generate(model, prompts, config, requests=work)
             if method is None
@@ -143,7 +150,7 @@ def draw_pictures(
             atomic_write(folder / names[number], png_of(picture))
             done += 1
             if progress is not None:
-                progress(done, len(names))
+                progress(done, len(own))
 
 
 def _best(made: Iterable[Candidate], best_of: int) -> Iterator[Candidate]:

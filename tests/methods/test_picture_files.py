@@ -8,7 +8,9 @@ from PIL import Image
 
 from mitune.config.sampling import SamplerConfig
 from mitune.config.sets import GenerateConfig
+from mitune.config.shard import Shard
 from mitune.core.errors import UserError
+from mitune.core.files import file_lock
 from mitune.core.images import as_pictures
 from mitune.engine.stream import generate
 from mitune.methods.picture_files import draw_pictures, file_names
@@ -75,7 +77,7 @@ def test_the_command(tmp_path, capsys):
     main([*given, "--out", str(tmp_path), "--images", "2", "--best-of", "2"])
     assert "2 pictures of 1 prompts" in capsys.readouterr().out
     (first, _) = sorted((tmp_path / "samples").iterdir())
-    assert Image.open(first).size == (32, 32)
+    assert Image.open(first).size == (64, 64)
     for words in (["--method", "structured"], ["--images", "2"]):
         with pytest.raises(SystemExit, match="2"):
             main([*given, "--out", str(tmp_path), *words])
@@ -85,3 +87,37 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*given, "--out", str(tmp_path), "--prompts", "x.txt"])
     assert "expected one of the two" in capsys.readouterr().err
+
+
+def test_shares_together_are_the_whole(exact_model, tmp_path):
+    whole, parts = tmp_path / "whole" / "samples", tmp_path / "parts" / "samples"
+    draw_pictures(exact_model, PROMPTS, whole, CONFIG, best_of=2)
+    seen = []
+    for number in (2, 0, 1):
+        draw_pictures(
+            exact_model,
+            PROMPTS,
+            parts,
+            CONFIG,
+            best_of=2,
+            shard=Shard(number=number, of=3),
+            progress=lambda *a: seen.append(a),
+        )
+    assert seen == [(1, 1), (1, 2), (2, 2), (1, 1)]
+    assert files(parts) == files(whole)
+    assert sorted(path.name for path in parts.iterdir()) == sorted(file_names(PROMPTS, 2))
+
+
+def test_a_share_waits_for_no_other_and_is_drawn_once(exact_model, tmp_path):
+    share = Shard(number=1, of=2)
+    (tmp_path / "samples").mkdir()
+    with file_lock(tmp_path, Shard(number=0, of=2).name):
+        draw_pictures(exact_model, PROMPTS, tmp_path / "samples", CONFIG, shard=share)
+    with file_lock(tmp_path, share.name), pytest.raises(UserError, match="by another run"):
+        draw_pictures(exact_model, PROMPTS, tmp_path / "samples", CONFIG, shard=share)
+
+
+@pytest.mark.parametrize("text", ["", "1", "4/4", "-1/4", "0/0", "0/4/2", "a/b", "0 /4"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(UserError, match="expected NUMBER/OF"):
+        Shard.read(text)

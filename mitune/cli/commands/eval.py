@@ -1,6 +1,6 @@
 """The verb that measures: base and adapter against each other, or a model by a benchmark: eval."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from mitune.cli.options.model import Common
 from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.choices import Acting
 from mitune.config.runtime import Runtime
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Eval(Common):
     a file of prompts. It goes on after an interruption."""
     draw_only: bool = False
     """In a benchmark: draw and do not score, for the official scorers."""
+    shard: Annotated[str | None, stands_for("all of them")] = None
+    """In a benchmark with --draw-only: NUMBER/OF, such as 0/4, the share of the pictures to draw.
+    As many other processes draw the other shares into the same folder; the command without
+    --draw-only and --shard then scores them."""
     method: Acting = "guidance"
     """In a benchmark, what acts while a picture is sampled beside guidance."""
     best_of: int = 1
@@ -71,9 +76,10 @@ class Eval(Common):
 
         if self.adapter is None:
             raise UserError("--adapter is missing: expected the adapter to compare, or --bench")
-        if self.draw_only or self.method != "guidance" or self.best_of != 1:
+        if self.draw_only or self.shard or self.method != "guidance" or self.best_of != 1:
             raise UserError(
-                "--draw-only, --method or --best-of is given without --bench: expected a benchmark"
+                "--draw-only, --shard, --method or --best-of is given without --bench: expected a "
+                "benchmark"
             )
         prompts = given_prompts(self, self.prompts, "test")[: self.limit]
         if self.out is not None:
@@ -116,6 +122,11 @@ class Eval(Common):
             raise UserError(f"seeds is {self.seeds}: a benchmark has one; give more --images")
         if self.best_of < 1:
             raise UserError(f"best_of is {self.best_of}: expected at least 1 candidate")
+        shard = WHOLE if self.shard is None else Shard.read(self.shard)
+        if shard.of > 1 and not self.draw_only:
+            raise UserError(
+                "--shard is given without --draw-only: expected both, as scores need all pictures"
+            )
         suite = read_suite(bench, self.limit)
         check_out(self.out)
         model = self.load(self.adapter)
@@ -129,7 +140,8 @@ class Eval(Common):
         )
         for prompts in suite.prompts.values():
             warn_long(model, list(prompts))
-        with running(self, self.out, self.quiet) as bars:
+        whole = replace(self, shard=None)
+        with running(whole, self.out, self.quiet, first=shard.number == 0) as bars:
             result = run_benchmark(
                 model,
                 suite,
@@ -139,6 +151,7 @@ class Eval(Common):
                 adapter=None if self.adapter is None else digest(self.adapter),
                 method=self.method,
                 best_of=self.best_of,
+                shard=shard,
                 progress=bars.work,
             )
         if self.draw_only:

@@ -1,6 +1,6 @@
 """The verb that draws pictures: generate."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from mitune.cli.options.model import Common
 from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.choices import Acting
 from mitune.config.runtime import Runtime
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.errors import UserError
 
 
@@ -37,6 +38,9 @@ class Generate(Common):
     """Pictures of each prompt."""
     best_of: int = 1
     """Each picture is the best by mutual information of so many."""
+    shard: Annotated[str | None, stands_for("all of them")] = None
+    """NUMBER/OF, such as 0/4: draw this share of the pictures; as many other processes draw the
+    other shares into the same folder."""
     seed: int = 0
     """Keys all noise: equal seeds, equal pictures."""
     steps: Annotated[int | None, of_preset("sampler.steps")] = None
@@ -67,6 +71,7 @@ class Generate(Common):
                 f"images is {self.images}, best_of is {self.best_of}: expected at least 1 of each"
             )
         prompts = self.prompt or given_prompts(self, self.prompts, "test")[: self.limit]
+        shard = WHOLE if self.shard is None else Shard.read(self.shard)
         check_prompts(prompts)
         prompts = list(dict.fromkeys(prompts))
         check_out(self.out)
@@ -86,7 +91,8 @@ class Generate(Common):
         )
         check_manifest(self.out, "pictures.json", {"prompts": prompts, **settings})
         folder = self.out / "samples"
-        with running(self, self.out, self.quiet) as bars:
+        whole = replace(self, shard=None)
+        with running(whole, self.out, self.quiet, first=shard.number == 0) as bars:
             draw_pictures(
                 model,
                 prompts,
@@ -94,6 +100,7 @@ class Generate(Common):
                 config,
                 method=method,
                 best_of=self.best_of,
+                shard=shard,
                 progress=lambda done, of: bars.work("pictures", done, of),
             )
         files = [str(folder / name) for name in file_names(prompts, self.images)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from mitune.config.choices import Acting
 from mitune.config.sets import GenerateConfig
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.files import atomic_write
 from mitune.core.provenance import as_json, environment
 from mitune.evaluation.benchmarks.agreement import agreement
@@ -37,6 +38,7 @@ def run_benchmark(
     adapter: str | None = None,
     method: Acting = "guidance",
     best_of: int = 1,
+    shard: Shard = WHOLE,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw what is not drawn yet, score what is not scored yet, write ``results.json`` and
@@ -51,6 +53,8 @@ def run_benchmark(
         adapter: digest of the adapter on the model.
         method: what acts while a picture is sampled.
         best_of: each picture is the best by mutual information of so many.
+        shard: the share of the pictures that this process draws. With a share alone there are no
+            scorers: they need all pictures.
         progress: called with (what, done, in all).
 
     Raises:
@@ -74,6 +78,7 @@ def run_benchmark(
             config,
             method=find_method(method),
             best_of=best_of,
+            shard=shard,
             progress=_told(progress, f"{category}: pictures"),
         )
         names = file_names(prompts, config.candidates)

@@ -213,7 +213,14 @@ def test_the_command_runs_and_names_what_is_missing(folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["eval", "--out", str(tmp_path / "x")])
     assert "--adapter is missing" in capsys.readouterr().err
-    main([*given, "--out", str(tmp_path / "x"), "--draw-only", "--quiet"])
+    with pytest.raises(SystemExit, match="2"):
+        main([*given, "--out", str(tmp_path / "x"), "--shard", "0/2"])
+    assert "--shard is given without --draw-only" in capsys.readouterr().err
+    drawn = [*given, "--out", str(tmp_path / "x"), "--draw-only", "--quiet"]
+    main([*drawn, "--shard", "1/2"])
+    assert not (tmp_path / "x" / "command.yaml").exists()  # one process leaves it
+    main([*drawn, "--shard", "0/2"])
+    assert "shard" not in (tmp_path / "x" / "command.yaml").read_text()
     assert len(list(Path(tmp_path / "x").rglob("*.png"))) == 5
     own = tmp_path / "own.txt"
     own.write_text("a red circle\n")
