@@ -29,7 +29,8 @@ def trained(shapes_model: Any, tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    main([str(argument) for argument in arguments])
+    own = () if "--model" in arguments else ("--model", "shapes-v1")
+    main([str(argument) for argument in (*arguments, *own)])
 
 
 def fails(capsys: Any, *arguments: object) -> str:

@@ -79,7 +79,7 @@ def test_pictures_have_a_card_too(made: Path, hub: Hub, tmp_path: Path) -> None:
         upload = prepare_upload(tmp_path / form, "someone/pictures")
         assert upload.kind == "dataset"
         assert "README.md" in upload.files
-        assert "drawn by `shapes`" in (tmp_path / form / "README.md").read_text()
+        assert "drawn by `shapes-v1`" in (tmp_path / form / "README.md").read_text()
 
 
 def test_nothing_leaves_before_it_is_asked_for(made: Path, hub: Hub) -> None:
@@ -135,7 +135,8 @@ def test_the_verb_says_what_it_does(made: Path, hub: Hub, tmp_path: Path) -> Non
 
 def test_an_export_is_pushed_where_it_is_asked(made: Path, hub: Hub, tmp_path: Path) -> None:
     out, first = tmp_path / "kohya", made / "adapter"
-    command = ("export", "--adapter", first, "--format", "kohya", "--out", out, "--push-to-hub")
+    command = ("export", "--model", "shapes-v1", "--adapter", first, "--format", "kohya")
+    command = (*command, "--out", out, "--push-to-hub")
     wrong = run(hub, *command, "name")
     assert wrong.returncode == 2
     assert not out.exists()

@@ -36,7 +36,8 @@ def pixels(content: bytes) -> torch.Tensor:
 
 def test_pairs_are_the_best_and_the_worst(tmp_path: Path, made: Path, capsys: Any) -> None:
     out = tmp_path / "pairs"
-    command = ["export", "--set", str(made), "--out", str(out), "--format", "pairs"]
+    command = ["export", "--model", "shapes-v1", "--set", str(made), "--out", str(out)]
+    command += ["--format", "pairs"]
     assert parse(command).run() == {"format": "pairs", "path": str(out), "pairs": 3}
     assert "pairs: 3 pairs in" in capsys.readouterr().out
     model, own = mitune.load("shapes-v1", device="cpu"), mitune.FineTuningSet.open(made)

@@ -327,7 +327,7 @@ def test_score_and_real_see_a_picture_alike(tmp_path, capsys):
     words = ["score", *(str(folder / name) for name in names), "--draws", "2", "--json"]
     for caption in captions:
         words += ["--prompt", caption]
-    main([*words, "--estimator", "standard", "--t-min", "400"])
+    main([*words, "--estimator", "standard", "--t-min", "500"])
     scored = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["scores"]
     made = FineTuningSet.open(tmp_path / "r").table(["score"])["score"].to_pylist()
     assert [row["mi_nats"] for row in scored] == pytest.approx(made, rel=1e-5)
