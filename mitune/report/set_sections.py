@@ -99,7 +99,8 @@ def _path(terms: Any, kept: Sequence[bool]) -> Markup:
     for name, rows in (("kept", mark), ("others", ~mark)):
         if rows.any():
             counted = np.isfinite(terms[rows]).sum(axis=0)
-            sums = np.nansum(np.where(np.isfinite(terms[rows]), terms[rows], 0), axis=0)
+            finite = np.where(np.isfinite(terms[rows]), terms[rows], 0)
+            sums = finite.sum(axis=0, dtype=np.float64)  # float32 may overflow
             series[name] = [
                 (step + 1, float(total / count))
                 for step, (total, count) in enumerate(zip(sums, counted, strict=True))

@@ -5,8 +5,10 @@ import hashlib
 import io
 import math
 import re
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +16,7 @@ from mitune.report.charts import histogram, lines, strip, ticks
 from mitune.report.comparison_sections import gained, paired, plus_minus
 from mitune.report.gallery import Shown, gallery
 from mitune.report.page import Section, number, page, render
+from mitune.report.set_sections import _path
 from mitune.report.sheets import address_of, address_of_file, sheet, thumbnail
 from mitune.report.source import flat
 
@@ -180,3 +183,10 @@ def test_a_large_file_becomes_small_and_a_small_one_stays_as_it_is(tmp_path: Pat
     assert picture(address_of_file(path, 100)).size == (100, 50)
     kept = address_of_file(path, 800).removeprefix("data:image/png;base64,")
     assert base64.b64decode(kept) == path.read_bytes()
+
+
+def test_the_largest_terms_do_not_overflow() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = _path(np.full((4, 2), 3e38, dtype=np.float32), [True, True, False, False])
+    assert "kept from 3e+38 to 3e+38; others from 3e+38 to 3e+38" in drawn
