@@ -16,6 +16,7 @@ from mitune.evaluation.correlation import kendall, spearman
 from mitune.evaluation.rules import every_rule
 from mitune.evaluation.seeds import each_seed, processes
 from mitune.evaluation.standard_error import Estimate, estimate
+from mitune.evaluation.studies.budget import Budget, first_of
 from mitune.evaluation.studies.compared import ALL
 from mitune.evaluation.studies.plan import Plan
 from mitune.evaluation.studies.pools import PoolPlan, Pools, digest, stored_pools
@@ -50,6 +51,8 @@ class Row:
             1, 25 and 50 of 50), over those where the three differ.
         spearman: rank correlation over whole pools.
         gain: strict of the first choice, less the pool's mean; over all pools of the category.
+        on_budget: the same where every rule may spend as many passes as drawing the whole pool
+            takes with both predictions, so that one that costs more sees fewer candidates.
     """
 
     guidance: float
@@ -60,6 +63,7 @@ class Row:
     tau_of_three: Estimate
     spearman: Estimate
     gain: Estimate
+    on_budget: Estimate
 
 
 def judged_pools(plan: Plan, seed: int) -> dict[float, Judged]:
@@ -106,7 +110,7 @@ def judged_pools(plan: Plan, seed: int) -> dict[float, Judged]:
     return found
 
 
-def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) -> list[Row]:
+def agreement(seeds: Sequence[Judged], kinds: Sequence[str], budget: Budget) -> list[Row]:
     """The rows of one guidance, from the pools of all seeds; ``kinds`` has each prompt's
     category."""
     found = []
@@ -114,7 +118,9 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
         own = [i for i, kind in enumerate(kinds) if category in (ALL, kind)]
         for rule in seeds[0].pools.scores:
             at: list[tuple[str, int]] = []
-            values: dict[str, list[float]] = {n: [] for n in ("tau", "three", "spearman", "gain")}
+            values: dict[str, list[float]] = {
+                n: [] for n in ("tau", "three", "spearman", "gain", "budget")
+            }
             for seed, judged in enumerate(seeds):
                 for i in own:
                     scores, graded = judged.pools.scores[rule][i], judged.graded[i]
@@ -125,6 +131,9 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
                     values["spearman"].append(spearman(scores, graded))
                     strict = judged.strict[i]
                     values["gain"].append(float(strict[scores.argmax()] - strict.mean()))
+                    seen = budget.seen(rule, judged.pools.prompts[i], len(scores))
+                    first = first_of(seen, scores, strict)
+                    values["budget"].append(first - float(strict.mean()))
             prompts, numbers = [prompt for prompt, _ in at], [seed for _, seed in at]
             means = {
                 name: estimate(torch.tensor(each, dtype=torch.float64), prompts, numbers)
@@ -132,7 +141,7 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
             }
             found.append(
                 Row(
-                    guidance=guidance,
+                    guidance=budget.sampler.guidance,
                     category=category,
                     rule=str(rule),
                     pools=sum(tau == tau for tau in values["tau"]),
@@ -140,6 +149,7 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
                     tau_of_three=means["three"],
                     spearman=means["spearman"],
                     gain=means["gain"],
+                    on_budget=means["budget"],
                 )
             )
     return found
@@ -148,13 +158,14 @@ def agreement(seeds: Sequence[Judged], kinds: Sequence[str], guidance: float) ->
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, one line per row."""
     head = (
-        "| guidance | category | rule | pools | τ | τ of three | Spearman | first choice, strict |"
+        "| guidance | category | rule | pools | τ | τ of three | Spearman | first choice, strict "
+        "| on equal budget |"
     )
-    lines = [head, "|---:|---|---|---:|---:|---:|---:|---:|"]
+    lines = [head, "|---:|---|---|---:|---:|---:|---:|---:|---:|"]
     for r in rows:
         lines.append(
             f"| {r.guidance:g} | {r.category} | {r.rule} | {r.pools} | {r.tau} | "
-            f"{r.tau_of_three} | {r.spearman} | {r.gain} |"
+            f"{r.tau_of_three} | {r.spearman} | {r.gain} | {r.on_budget} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -166,10 +177,15 @@ def run(plan: Plan) -> dict[str, Any]:
         partial(judged_pools, plan), plan.seeds, processes(plan.processes, plan.seeds)
     )
     kinds = list(plan.texts("train").values())
+
+    def budget(guidance: float) -> Budget:
+        draws = plan.of.preset.draws
+        return Budget(sampler=plan.sampler(guidance), draws=draws, rests=plan.of.rests)
+
     rows = [
         row
         for guidance in found[0]
-        for row in agreement([seed[guidance] for seed in found], kinds, guidance)
+        for row in agreement([seed[guidance] for seed in found], kinds, budget(guidance))
     ]
     print(markdown([row for row in rows if row.category == ALL]))
     seconds = time.perf_counter() - start

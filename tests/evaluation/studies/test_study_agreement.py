@@ -2,6 +2,7 @@
 resumes."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,11 +10,13 @@ import pytest
 import torch
 from random_world import random_model
 
+from mitune.config.sampling import SamplerConfig
 from mitune.core.errors import UserError
 from mitune.evaluation import categories
-from mitune.evaluation.rules import Rule
+from mitune.evaluation.rules import Rule, Score
 from mitune.evaluation.studies import agreement, pools
 from mitune.evaluation.studies.agreement import Judged
+from mitune.evaluation.studies.budget import Budget, first_of, passes
 from mitune.evaluation.studies.plan import Plan
 from mitune.evaluation.studies.pools import Pools
 from mitune.worlds.known import WORLDS
@@ -83,7 +86,9 @@ def test_agreement_is_that_of_known_pools() -> None:
         graded=graded,
         strict=(graded == 1).double(),
     )
-    every, one, other = agreement.agreement([judged], ["colour", "shape"], 3.0)
+    sampler = SamplerConfig(steps=8, guidance=3.0)
+    budget = Budget(sampler=sampler, draws=8, rests=lambda _: [""])
+    every, one, other = agreement.agreement([judged], ["colour", "shape"], budget)
     assert (every.category, one.category, other.category) == ("all", "colour", "shape")
     assert (one.tau.mean, one.tau_of_three.mean, one.spearman.mean) == (1, 1, pytest.approx(1))
     assert (other.tau.mean, other.tau_of_three.mean) == (-1, -1)
@@ -91,6 +96,40 @@ def test_agreement_is_that_of_known_pools() -> None:
     assert every.pools == 2
     assert one.gain.mean == 0.75
     assert other.gain.mean == -0.25
+    # Drawing takes 16 passes and scoring 16 more: 2 of 4 are seen, and half of the pairs have the
+    # one that is right.
+    assert one.on_budget.mean == pytest.approx(0.5 - 0.25)
+    assert other.on_budget.mean == pytest.approx(-0.25)
+
+
+def test_the_first_of_some_is_that_of_all_ways_to_take_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(6, generator=generator)
+    values = torch.rand(6, generator=generator, dtype=torch.float64)
+    for seen in range(1, 7):
+        firsts = [
+            values[max(taken, key=lambda i: float(scores[i]))]
+            for taken in combinations(range(6), seen)
+        ]
+        assert first_of(seen, scores, values) == pytest.approx(float(sum(firsts)) / len(firsts))
+
+
+@pytest.mark.parametrize(
+    ("score", "guided", "plain"),
+    [
+        ("trajectory", 50, 50),
+        ("cfg-rejection", 50, 50),
+        ("standard", 82, 57),
+        ("two-stage", 66, 66),
+        ("phrase", 114, 89),
+        ("solace", 114, 89),
+        ("path", 100, 75),
+    ],
+)
+def test_what_a_candidate_costs(score: Score, guided: int, plain: int) -> None:
+    for guidance, expected in ((3.0, guided), (1.0, plain)):
+        sampler = SamplerConfig(steps=25, guidance=guidance)
+        assert passes(Rule(score, 500), sampler, draws=16, phrases=2) == expected
 
 
 def test_categories_are_judged_each_by_its_own_prompts(folder: Path, tmp_path: Path) -> None:
