@@ -10,7 +10,7 @@ from PIL import Image
 
 BLOCK = 168
 """Height of a prompt's block: two titles and two rows of pictures."""
-COLUMNS = 4
+COLUMNS = 2
 
 sheet = Image.open(sys.argv[1]).convert("RGB")
 blocks = [

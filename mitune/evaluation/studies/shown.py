@@ -1,6 +1,7 @@
 """Pictures of a study to look at: base and tuned model on the same noise, and what a rule ranks
 first and last."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,26 +18,39 @@ _EACH = 5
 
 
 def show_tuned(model: LatentModel, base: Path, tuned: Path, images: int, path: Path) -> None:
-    """Write a PNG of the first prompts' pictures in two files of ``drawn.stored_pictures``, of
+    """Write a PNG of some prompts' pictures in two files of ``drawn.stored_pictures``, of
     ``images`` pictures a prompt."""
     texts = pq.read_table(base, columns=["prompt"])["prompt"].to_pylist()
-    shown = list(dict.fromkeys(texts))[:_PROMPTS]
-    before, after = (_pictures(model, each, len(shown) * images) for each in (base, tuned))
-    base_and_tuned(shown, before, after, path)
+    prompts = list(dict.fromkeys(texts))
+    places = _spread(len(prompts))
+    rows = [place * images + number for place in places for number in range(images)]
+    before, after = (_pictures(model, each, rows) for each in (base, tuned))
+    base_and_tuned([prompts[place] for place in places], before, after, path)
 
 
-def _pictures(model: LatentModel, file: Path, count: int) -> Tensor:
-    column = pq.read_table(file, columns=["latent"])["latent"].to_pylist()[:count]
-    return model.decode(from_bytes(column).view(count, *model.latent_shape))
+def _spread(count: int) -> list[int]:
+    """Places of a list of that length, as many as are shown: over all of it, as prompts of one
+    category stand together."""
+    shown = min(count, _PROMPTS)
+    return [number * count // shown for number in range(shown)]
+
+
+def _pictures(model: LatentModel, file: Path, rows: Sequence[int]) -> Tensor:
+    column = pq.read_table(file, columns=["latent"])["latent"].to_pylist()
+    latents = from_bytes([column[row] for row in rows])
+    return model.decode(latents.view(len(rows), *model.latent_shape))
 
 
 def show_ranking(model: LatentModel, pools: Pools, rule: Rule, path: Path) -> None:
-    """Write a PNG with a row for each of the first prompts: the candidates that ``rule`` ranks
-    first, then those that it ranks last."""
+    """Write a PNG with a row for each of some prompts: the candidates that ``rule`` ranks first,
+    then those that it ranks last."""
     rows = []
-    for prompt, latents, scores in zip(
-        pools.prompts[:_PROMPTS], pools.latents, pools.scores[rule], strict=False
-    ):
+    for place in _spread(len(pools.prompts)):
+        prompt, latents, scores = (
+            pools.prompts[place],
+            pools.latents[place],
+            pools.scores[rule][place],
+        )
         order = scores.argsort(descending=True).tolist()
         ends = min(_EACH, len(order) // 2)  # show no candidate twice
         chosen = order[: max(ends, 1)] + order[len(order) - ends :]
