@@ -24,7 +24,7 @@ ROOMY = ("circle", "square")
 """Shapes that something is drawn inside of."""
 ITEMS = 3
 """Of a caption at most."""
-LISTED = {"train": 10, "test": 10}
+LISTED = {"train": 5, "test": 10}
 """Prompts of each category in the list that the model is aligned or compared on by default."""
 
 
