@@ -24,7 +24,7 @@ tags:
 {count} {what} of {prompts} prompts, drawn by `{model}` and scored by the point-wise mutual
 information of prompt and picture, in nats. {rows}
 
-The licence of the model holds for its pictures where it says so.
+The model's licence covers its pictures where it says so.
 """
 
 

@@ -7,7 +7,6 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,7 +24,7 @@ from starlette.types import ASGIApp
 from mitune.survey.pool import Pool
 from mitune.survey.results import results_page
 from mitune.survey.store import Store, Survey
-from mitune.web.pages import render, style
+from mitune.web.pages import fault, render, style
 from mitune.web.requests import Below, Headers, read_form
 
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
@@ -155,9 +154,7 @@ class _Pages:
         return self._page(request, "results.html", body=body)
 
     async def fault(self, request: Request, error: HTTPException) -> Response:
-        own = error.detail != HTTPStatus(error.status_code).phrase
-        told = error.detail if own else "There is no such page, or this cannot be done with it."
-        return self._page(request, "fault.html", status=error.status_code, told=told)
+        return fault(request, error, self._campaign.title)
 
     def _invited(self, request: Request) -> tuple[Pool, str]:
         pool = self._campaign.pools.get(request.path_params["pool"])

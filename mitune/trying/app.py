@@ -5,7 +5,6 @@ import base64
 import re
 import time
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp
 from mitune.core.errors import UserError
 from mitune.core.prompts import visible
 from mitune.trying.drawer import Candidate, Drawer, Shown
-from mitune.web.pages import render, style
+from mitune.web.pages import fault, render, style
 from mitune.web.requests import Below, Headers, read_form
 
 MOST = 16
@@ -90,11 +89,7 @@ class _Pages:
         return self._page(request, asked, found, f"{seconds:.1f} s")
 
     async def fault(self, request: Request, error: HTTPException) -> Response:
-        own = error.detail != HTTPStatus(error.status_code).phrase
-        told = error.detail if own else "There is no such page, or this cannot be done with it."
-        return render(
-            request, "mitune.trying", "fault.html", self._title, error.status_code, told=told
-        )
+        return fault(request, error, self._title)
 
     def _page(
         self, request: Request, asked: Asked, found: list[Candidate] | None = None, took: str = ""

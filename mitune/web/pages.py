@@ -1,10 +1,12 @@
 """Pages from templates, in which every value is escaped."""
 
 from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
@@ -26,6 +28,13 @@ def render(
     values |= {"title": title, "root": request.scope.get("root_path", "")}
     content = _templates(package).get_template(name).render(**values)
     return HTMLResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
+def fault(request: Request, error: HTTPException, title: str) -> Response:
+    """The page for a request that was refused, with the reason if it is one of ours."""
+    own = error.detail != HTTPStatus(error.status_code).phrase
+    told = error.detail if own else "There is no such page, or this cannot be done with it."
+    return render(request, "mitune.web", "fault.html", title, error.status_code, told=told)
 
 
 async def style(_: Request) -> Response:

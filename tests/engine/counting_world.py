@@ -1,4 +1,4 @@
-"""A denoiser that costs nothing and whose scores are known beforehand: the engine's book-keeping
+"""A denoiser that costs nothing and whose scores are known in advance: the engine's book-keeping
 can be tested on long streams."""
 
 import torch

@@ -11,7 +11,7 @@ from mitune.cli.options.model import Source
 class Merge(Source):
     """Merge an adapter into its model: a whole diffusers pipeline folder, in float32.
 
-    The folder is a model like any other, also for --model. The paper's settings then hold for it:
+    The folder is a model like any other, also for --model. mitune uses the paper's settings for it:
     what the embedded model has of its own (settings, prompts, oracle) is lost.
     """
 
