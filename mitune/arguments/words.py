@@ -94,13 +94,11 @@ def _values(words: Sequence[str], option: Option) -> list[str]:
 
 
 def _positional(rest: Sequence[str], options: Mapping[str, Option]) -> dict[str, Any]:
+    given = {}
     for option in options.values():
         if option.positional and rest:
             taken, rest = (rest, []) if option.many else (rest[:1], rest[1:])
-            given = {option.name: option.parse(taken)}
-            break
-    else:
-        given = {}
+            given[option.name] = option.parse(taken)
     if rest:
         raise UserError(
             f"{quoted(rest[0])} is a word too many: values follow their option, as in --name VALUE"

@@ -20,16 +20,22 @@ class Shard:
             )
 
     @classmethod
-    def read(cls, text: str) -> "Shard":
-        """The share that a text such as "0/4" names.
+    def read(cls, text: str | None) -> "Shard":
+        """The share that a text such as "0/4" names; None is all of it.
 
         Raises:
             UserError: it names none.
         """
+        if text is None:
+            return cls()
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if found is None:
             raise UserError(f"shard is {text}: expected NUMBER/OF, such as 0/4, 1/4, 2/4 and 3/4")
         return cls(number=int(found[1]), of=int(found[2]))
+
+    def block(self, count: int) -> range:
+        """The places of the share in a whole of ``count`` that is cut into blocks of equal size."""
+        return range(count * self.number // self.of, count * (self.number + 1) // self.of)
 
     def takes(self, place: int) -> bool:
         """Whether the share holds what has this place in the whole."""

@@ -1,6 +1,8 @@
 """Files that are either whole or absent, and a lock that gives a folder one writer at a time."""
 
+import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from filelock import FileLock, Timeout
 from mitune.core.errors import UserError
 
 _LOCK = ".lock"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links answer, such as exFAT and some network shares."""
 
 SYSTEM = (
     *("__MACOSX", ".DS_Store", ".AppleDouble", ".Spotlight-V100", ".Trashes", ".fseventsd"),
@@ -31,10 +35,7 @@ def atomic_write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _flush(temporary, content)
             os.replace(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -42,6 +43,29 @@ def atomic_write(path: Path, content: bytes) -> None:
         _sync(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def put(path: Path, content: bytes) -> bool:
+    """Write a file as ``atomic_write`` does, unless there is one of its name, which then stays: of
+    several writers of the same file, on several machines too, the first one succeeds.
+
+    Returns:
+        Whether this call wrote it.
+
+    Raises:
+        UserError: as ``atomic_write``.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            _flush(temporary, content)
+            first = _named(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return first
 
 
 def make_folder(folder: Path) -> None:
@@ -58,14 +82,15 @@ def make_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path, names: str) -> None:
     """Remove the temporary files that a killed ``atomic_write`` left in ``folder`` for files
-    matching the glob ``names``.
+    matching the glob ``names``, and those of ``put``.
 
     Hold the folder's lock while calling this: otherwise a temporary file may be another writer's.
 
     Raises:
         UserError: a temporary file cannot be removed.
     """
-    for temporary in folder.glob(f".{names}.tmp"):
+    left = [*folder.glob(f".{names}.tmp"), *folder.glob(f".{names}.{'[0-9a-f]' * 32}.tmp")]
+    for temporary in left:
         try:
             temporary.unlink()
         except OSError as error:
@@ -126,6 +151,45 @@ def file_lock(folder: Path, name: str = "", wait: float = 0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def held_locks(folder: Path) -> list[str]:
+    """Names of the folder's locks that somebody holds, without its own one, the lock of no name.
+
+    Each is taken for a moment: hold the folder's own lock while calling this, so that nobody is
+    kept from theirs.
+    """
+    held = []
+    for path in sorted(folder.glob(f"{_LOCK}?*")):
+        try:
+            with FileLock(path, timeout=0, mode=0o666):
+                pass
+        except Timeout:
+            held.append(path.name.removeprefix(_LOCK))
+    return held
+
+
+def _flush(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _named(temporary: Path, path: Path) -> bool:
+    """Give a file its name; False if there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Between these two another writer may come, whose file has the same content.
+        if path.exists():
+            return False
+        os.replace(temporary, path)
+    return True
 
 
 def _sync(folder: Path) -> None:

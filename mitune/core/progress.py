@@ -176,10 +176,13 @@ def bars(quiet: bool, started: Callable[[], None] | None = None) -> Iterator[Bar
 
 
 @contextmanager
-def shown(quiet: bool, whose: str | None) -> Iterator[Bars | Lines]:
-    """Bars; or lines that begin with ``whose``, where several processes share the screen."""
+def shown(
+    quiet: bool, whose: str | None, started: Callable[[], None] | None = None
+) -> Iterator[Bars | Lines]:
+    """Bars; or lines that begin with ``whose``, where several processes share the screen.
+    ``started`` as in ``bars``."""
     if whose is not None:
-        yield Lines(quiet, whose)
+        yield Lines(quiet, whose, started)
         return
-    with bars(quiet) as made:
+    with bars(quiet, started) as made:
         yield made

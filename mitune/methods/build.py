@@ -11,6 +11,7 @@ from mitune.config.choices import ReNoising
 from mitune.config.options import with_options
 from mitune.config.runtime import AUTO
 from mitune.config.sets import BuildConfig, GenerateConfig
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.errors import UserError
 from mitune.core.progress import warn_unrecorded
 from mitune.core.provenance import environment
@@ -41,6 +42,7 @@ def build_set(
     *,
     adapter: str | None = None,
     scorer: Scorer | None = None,
+    shard: Shard = WHOLE,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> FineTuningSet:
@@ -61,7 +63,12 @@ def build_set(
         adapter: identifies the adapter on the model (the ``digest`` of its file); recorded in the
             settings. None for the base model.
         scorer: the metric to rank by, for a ``config.rank_by`` that is no known name.
-        progress: called with (candidates done, candidates in all).
+        shard: the share of the set that this process makes. Processes with the other shares may
+            write the same folder at the same time, on other machines too (or folders of their own,
+            which ``mitune.sets.merge.merge`` joins): together they make the set that one process
+            makes. A set that is built by whole pools has the same batches for any number of shares;
+            one whose candidates end at different steps does not, and may differ by rounding.
+        progress: called with (candidates done, candidates in all), of the share.
         options: fields of ``BuildConfig`` and of its nested configs by name, such as
             ``candidates=16, guidance=3.0, backend="inductor"``. They override ``config``.
 
@@ -88,12 +95,13 @@ def build_set(
         all_latents=config.all_latents,
         environment=environment(model.device),
         notes={"model": model.name},
+        shard=shard,
     ) as writer:
         pending = set(writer.pending_prompts())
         if pending:
             warn_unrecorded(out, writer.unrecorded)
         steering = run.steering(Path(out))
-        total = len(prompts) * config.candidates
+        total = writer.prompts * config.candidates
         done = total - len(pending) * config.candidates
         for candidate in run.candidates(steering, pending):
             writer.add(candidate)
@@ -101,7 +109,8 @@ def build_set(
                 done += 1
                 if progress:
                     progress(done, total)
-        steering.write_audit()
+        if writer.complete:
+            steering.write_audit()
     return FineTuningSet.open(out)
 
 
@@ -193,7 +202,7 @@ class _Run:
         if config.steered and (config.prune or not isinstance(finish, Unpruned)):
             made = steering.make([w for w in every if w.prompt_index in pending])
         else:
-            made = self._make(_remaining(every, config.candidates, pending, slots), None)
+            made = self._make(_remaining(every, pending, slots), None)
         if config.recheck_ties is not None:
             fewer = max(1, slots // 4)  # few candidates, and idle slots cost as much as busy ones
             made = recheck(
@@ -252,19 +261,14 @@ def _check_recheck(config: BuildConfig, precision: str) -> None:
         )
 
 
-def _remaining(
-    every: list[Request], candidates: int, pending: set[int], slots: int
-) -> list[Request]:
-    """The requests of ``every`` that remain, from the start of the batch of ``slots`` candidates
-    that contains the first pending one.
+def _remaining(every: list[Request], pending: set[int], slots: int) -> list[Request]:
+    """The requests of ``every`` that remain: the batches of ``slots`` candidates, counted from the
+    first of all, that contain a pending one.
 
-    Without pruning, candidate j of the run is always in slot j mod slots. A resumed run starts at a
-    multiple of ``slots``, so that each candidate is in the same batch as in an uninterrupted run
-    and even the rounding of the matrix products is the same. At most slots - 1 candidates are
-    generated twice.
+    Without pruning, candidate j of the run is always in slot j mod slots. By whole batches each
+    candidate is in the same batch as in an uninterrupted run, and even the rounding of the matrix
+    products is the same. At each end of what is pending at most slots - 1 candidates are generated
+    twice.
     """
-    if not pending:
-        return []
-    first = min(pending) * candidates
-    last = (max(pending) + 1) * candidates
-    return every[first - first % slots : last]
+    waves = {index // slots for index, each in enumerate(every) if each.prompt_index in pending}
+    return [each for index, each in enumerate(every) if index // slots in waves]

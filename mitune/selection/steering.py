@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mitune.config.pruning import PruneConfig
-from mitune.core.files import atomic_write
+from mitune.core.files import put
 from mitune.core.provenance import as_json
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Chain, Policy, Verify, best
@@ -67,33 +67,43 @@ class Steering:
 
     def make(self, work: list[Request]) -> Iterator[Candidate]:
         """Generate the candidates of ``work``, which holds whole pools, prompt by prompt. The
-        prompts on which a policy is fitted come first."""
-        prune, make = self.prune, self._make
+        prompts on which a policy is fitted come first, also where they are neither in ``work`` nor
+        in the set."""
+        prune = self.prune
         if prune is None:
-            yield from make(work, self._choose(None))
-            return
-        if prune.policy == "draft":
+            yield from self._make(work, self._choose(None))
+        elif prune.policy == "draft":
             whole = [list(own) for _, own in itertools.groupby(work, lambda w: w.prompt_index)]
             each = max(1, self._block // max(map(len, whole), default=1))
-            for first in range(0, len(whole), each):
-                yield from self._drafted(prune, list(itertools.chain(*whole[first : first + each])))
-            return
+            for start in range(0, len(whole), each):
+                yield from self._drafted(prune, list(itertools.chain(*whole[start : start + each])))
+        else:
+            yield from self._fitted(prune, work)
+
+    def _fitted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
+        """Generate the pools on which the policy is fitted, fit it, and generate the others."""
         fresh: dict[int, dict[int, Tensor]] = {}
-        for candidate in make(
-            [w for w in work if prune.calibrates(w.prompt_index)], self._choose(None)
-        ):
+        first = [w for w in work if prune.calibrates(w.prompt_index)]
+        rest = [w for w in work if not prune.calibrates(w.prompt_index)]
+        stored: dict[int, Tensor] = {}
+        if rest:
+            here = {w.prompt_index for w in first}
+            others = [p for p in range(len(self.prompts)) if prune.calibrates(p) and p not in here]
+            built = FineTuningSet.open(self.path)
+            stored = built.terms(others)
+            # A process that makes a share of the set may not wait for the one that has these.
+            absent = [p for p in others if p not in stored]
+            every = [*first, *self._pools(absent, built.candidates)]
+            first = sorted(every, key=lambda w: w.prompt_index)
+        for candidate in self._make(first, self._choose(None)):
             fresh.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.terms
             yield candidate
-        rest = [w for w in work if not prune.calibrates(w.prompt_index)]
         if rest:
-            stored = FineTuningSet.open(self.path).terms(
-                p for p in range(len(self.prompts)) if prune.calibrates(p) and p not in fresh
-            )
             pools = stored | {
                 p: torch.stack([terms[c] for c in sorted(terms)]) for p, terms in fresh.items()
             }
             fit = fitted(prune, [pools[p] for p in sorted(pools)], self.weights, self.keep)
-            yield from make(rest, self._choose(fit))
+            yield from self._make(rest, self._choose(fit))
 
     def _drafted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
         """Draft whole pools and generate the best of each; generate audited pools without a
@@ -154,7 +164,14 @@ class Steering:
             )
             result["audit"] = asdict(judged)
             result["audit"]["passes"] += result["draft_steps_taken"]
-        atomic_write(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+        put(self.path / AUDIT, (as_json(result, indent=2) + "\n").encode())
+
+    def _pools(self, prompts: Sequence[int], candidates: int) -> list[Request]:
+        return [
+            Request(prompt=self.prompts[p], prompt_index=p, index=index)
+            for p in prompts
+            for index in range(candidates)
+        ]
 
     def _audited(self, prune: PruneConfig) -> set[int]:
         """The prompts of the audit share."""

@@ -25,6 +25,15 @@ def part_path(folder: Path, part: int) -> Path:
     return folder / PARTS / f"part-{part:05d}.parquet"
 
 
+def number_of(folder: Path, path: Path) -> int | None:
+    """The number of the part that a file of the set in ``folder`` is by its name; None for any
+    other file."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or part_path(folder, int(match[1])) != path:
+        return None
+    return int(match[1])
+
+
 def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Candidate]) -> bytes:
     """Rank and select the candidates of a part and encode them as a Parquet file, with rows sorted
     by (prompt, candidate).
@@ -88,7 +97,12 @@ def encode(record: SetRecord, part: int, candidates: Mapping[tuple[int, int], Ca
         "latent_shape": [z if z is None else list(z.shape) for z in latents],
     }
     arrays = [pa.array(columns[column.name], column.type) for column in COLUMNS]
-    table = pa.Table.from_arrays(arrays, schema=COLUMNS.with_metadata(_stamp(record, part)))
+    return encode_table(record, part, pa.Table.from_arrays(arrays, schema=COLUMNS))
+
+
+def encode_table(record: SetRecord, part: int, table: pa.Table) -> bytes:
+    """Encode the rows of a part, which ``encode`` ranked, as its Parquet file."""
+    table = table.replace_schema_metadata(_stamp(record, part))
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, compression="zstd", use_dictionary=["prompt"], write_page_checksum=True
@@ -144,9 +158,8 @@ def find_parts(folder: Path, record: SetRecord) -> list[int]:
     for path in listed(folder / PARTS):
         if path.suffix != ".parquet":
             continue
-        match = _NAME.fullmatch(path.name)
-        part = int(match[1]) if match else -1
-        if part not in range(record.parts) or part_path(folder, part) != path:
+        part = number_of(folder, path)
+        if part is None or part >= record.parts:
             raise UserError(
                 f"{path} is a foreign file; expected only this set's parts, "
                 f"0 to {record.parts - 1}: remove it"

@@ -8,12 +8,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mitune.config.shard import WHOLE, Shard
 from mitune.core.errors import UserError
-from mitune.core.files import atomic_write, file_lock, is_ours, make_folder, remove_leftovers
+from mitune.core.files import (
+    atomic_write,
+    file_lock,
+    held_locks,
+    is_ours,
+    make_folder,
+    put,
+    remove_leftovers,
+)
 from mitune.engine.candidate import Candidate
 from mitune.sets.data_card import card
 from mitune.sets.parts import encode, find_parts, part_path, read_part
 from mitune.sets.schema import CARD, PARTS, RUN, SetRecord
+
+_OPENING = 60.0
+"""Seconds to wait for others that open the set; each is done within a fraction of one."""
 
 
 class SetWriter:
@@ -46,6 +58,7 @@ class SetWriter:
         all_latents: bool = False,
         environment: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
+        shard: Shard = WHOLE,
     ) -> None:
         """Open the folder ``out``, creating it and its parents.
 
@@ -63,12 +76,16 @@ class SetWriter:
             environment: versions, revision, device as plain JSON. The first run records them; they
                 are never compared.
             notes: for people, as plain JSON; recorded by the first run and never compared.
+            shard: the share of the parts, a block of neighbours, that this writer writes. Writers
+                of other shares of the same number may be writing the same folder, on other machines
+                too.
 
         Raises:
             UserError: before anything is written, for a bad keep, rule or prompt list, for a folder
                 that holds something else, and for a set built with other settings (the message
                 names each difference). Also if another run is writing there, the folder cannot be
-                written, or a part is truncated, damaged or from another set.
+                written, or a part is truncated, damaged or from another set; or if there are fewer
+                parts than shares.
         """
         self.path = Path(out)
         asked = SetRecord(
@@ -84,12 +101,25 @@ class SetWriter:
             notes=dict(notes or {}),
         )
         _agree(self.path, asked)
+        self._own = shard.block(asked.parts)
+        if shard.of > asked.parts:
+            raise UserError(
+                f"shard is {shard.number}/{shard.of}, but the set has {asked.parts} parts (of "
+                f"{prompts_per_part} prompts each): expected at most as many shares"
+            )
         make_folder(self.path)
         self._pending: dict[int, dict[tuple[int, int], Candidate]] = {}
         with ExitStack() as stack:
-            stack.enter_context(file_lock(self.path))
+            whole = stack.enter_context(ExitStack())
+            # Others of this number hold the folder's own lock while they open it.
+            whole.enter_context(file_lock(self.path, wait=0 if shard.of == 1 else _OPENING))
+            _alone(self.path, shard)
+            if shard.of > 1:
+                stack.enter_context(file_lock(self.path, shard.name))
             self._record = self._open(asked)
-            self._finished = set(find_parts(self.path, self._record))
+            if shard.of > 1:
+                whole.close()
+            self._finished = set(find_parts(self.path, self._record)).intersection(self._own)
             for part in sorted(self._finished):
                 read_part(self.path, self._record, part)
             self._stack = stack.pop_all()
@@ -106,33 +136,39 @@ class SetWriter:
         if not (self.path / CARD).exists():
             atomic_write(self.path / CARD, card(record))
         make_folder(self.path / PARTS)
-        remove_leftovers(self.path / PARTS, "part-*.parquet")
+        for part in self._own:
+            remove_leftovers(self.path / PARTS, part_path(self.path, part).name)
         return record
 
     @property
     def complete(self) -> bool:
-        """Whether every part is finished."""
-        return len(self._finished) == self._record.parts
+        """Whether every part of the whole set is finished, by this writer or others."""
+        return len(find_parts(self.path, self._record)) == self._record.parts
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts of the writer's share."""
+        return sum(len(self._record.prompts_of(part)) for part in self._own)
 
     def finished_prompts(self) -> int:
-        """The largest n for which prompts 0..n-1 are all in finished parts: a resumed run may start
-        at prompt n.
+        """The largest n for which those of prompts 0..n-1 that are the writer's are all in finished
+        parts: a resumed run may start at prompt n.
         """
         pending = self.pending_prompts()
         return pending[0] if pending else len(self._record.prompts)
 
     def pending_prompts(self) -> list[int]:
-        """Indices of the prompts that are in no finished part, ascending: exactly those that remain
-        to be generated.
+        """Indices of the prompts of the writer's share that are in no finished part, ascending:
+        exactly those that remain to be generated.
         """
-        parts = (part for part in range(self._record.parts) if part not in self._finished)
+        parts = (part for part in self._own if part not in self._finished)
         return [index for part in parts for index in self._record.prompts_of(part)]
 
     def add(self, candidate: Candidate) -> None:
         """Add one candidate; write its part if it was the last one missing.
 
         The key (prompt, index) determines a candidate, so a repeated candidate, or one whose part
-        is finished, is ignored.
+        is finished or another writer's, is ignored.
 
         Raises:
             ValueError: if the candidate does not belong to this set, or after ``close``.
@@ -153,14 +189,34 @@ class SetWriter:
                 f"expected {record.prompts[candidate.prompt_index]!r}"
             )
         part = candidate.prompt_index // record.prompts_per_part
-        if part in self._finished:
+        if part in self._finished or part not in self._own:
             return
         block = self._pending.setdefault(part, {})
         block.setdefault((candidate.prompt_index, candidate.index), candidate)
         if len(block) == record.rows_of(part):
-            atomic_write(part_path(self.path, part), encode(record, part, block))
+            put(part_path(self.path, part), encode(record, part, block))
             self._finished.add(part)
             del self._pending[part]
+
+    def adopt(self, part: int, content: bytes) -> bool:
+        """Take the file of a part that another writer of the same set made, unless the set has the
+        part. Returns whether it was taken.
+
+        Raises:
+            UserError: it cannot be written, or is truncated, damaged or of another set; it is then
+                not kept.
+        """
+        if part in self._finished or part not in self._own:
+            return False
+        path = part_path(self.path, part)
+        put(path, content)
+        try:
+            read_part(self.path, self._record, part)
+        except UserError:
+            path.unlink(missing_ok=True)
+            raise
+        self._finished.add(part)
+        return True
 
     def close(self) -> None:
         """Drop unfinished parts and release the lock on the folder; may be called twice."""
@@ -178,6 +234,17 @@ class SetWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _alone(path: Path, shard: Shard) -> None:
+    """Refuse a folder where others write parts of this writer's share; call it under the folder's
+    own lock."""
+    for name in held_locks(path):
+        if shard.of == 1 or name.rpartition("-")[2] != str(shard.of):
+            raise UserError(
+                f"{path} is being written by another run, as shard{name.replace('-of-', '/')}; "
+                "expected no writer of the same parts: wait for it to end or choose another folder"
+            )
 
 
 def _agree(path: Path, asked: SetRecord) -> SetRecord:

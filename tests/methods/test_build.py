@@ -9,7 +9,9 @@ import pytest
 import torch
 from joint_model import joint_model
 
+from mitune.config.pruning import PruneConfig
 from mitune.config.sampling import SamplerConfig
+from mitune.config.shard import Shard
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
 from mitune.runtime.prepared import Prepared
@@ -58,6 +60,19 @@ def test_progress_counts_each_candidate_once(exact_model, tmp_path):
     seen.clear()
     build_set(exact_model, PROMPTS, tmp_path / "s", **SETTINGS, progress=lambda *a: seen.append(a))
     assert seen == [(i, 120) for i in range(73, 121)]
+
+
+def test_progress_of_a_share_counts_its_candidates(exact_model, tmp_path):
+    seen = []
+    build_set(
+        exact_model,
+        PROMPTS,
+        tmp_path / "s",
+        **SETTINGS,
+        shard=Shard(number=1, of=3),
+        progress=lambda *a: seen.append(a),
+    )
+    assert seen == [(i, 48) for i in range(1, 49)]  # prompts 8 to 15
 
 
 def test_the_best_by_score_are_kept_with_their_latents(exact_model, tmp_path):
@@ -185,3 +200,39 @@ def test_a_non_finite_score_is_recorded_and_loses(exact_model, tmp_path, monkeyp
     assert summary["non_finite"] == 1
     bad = [r for r in built.table().to_pylist() if not r["finite"]]
     assert [(r["prompt_index"], r["candidate"], r["selected"]) for r in bad] == [(0, 0, False)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"estimator": "standard", "draws": 2},
+        {"prune": PruneConfig(policy="threshold", calibration=4, audit=0.3)},
+    ],
+    ids=["trajectory", "standard", "pruned"],
+)
+def test_shares_of_a_set_are_the_set_of_one_process(exact_model, tmp_path, options):
+    settings = SETTINGS | options
+    build_set(exact_model, PROMPTS, tmp_path / "whole", **settings)
+    for number in (2, 0, 1):
+        share = Shard(number=number, of=3)
+        built = build_set(exact_model, PROMPTS, tmp_path / "shares", **settings, shard=share)
+        assert built.complete == (number == 1)
+    names = {p.name for p in (tmp_path / "whole").iterdir()}
+    assert {p.name for p in (tmp_path / "shares").iterdir() if "-of-" not in p.name} == names
+    assert parts(tmp_path / "shares") == parts(tmp_path / "whole")
+    if "prune" in options:
+        audits = [(tmp_path / name / "audit.json").read_bytes() for name in ("whole", "shares")]
+        assert audits[0] == audits[1]
+
+
+def test_a_share_repeats_the_batches_bit_for_bit(tmp_path):
+    """In float32, as above; pools are generated whole, by batches of 7 of which parts end within
+    one."""
+    model = joint_model()
+    settings = SETTINGS | {"estimator": "standard", "draws": 2}
+    build_set(model, PROMPTS, tmp_path / "whole", **settings)
+    for number in (1, 0):
+        share = Shard(number=number, of=2)
+        build_set(model, PROMPTS, tmp_path / "shares", **settings, shard=share)
+    assert parts(tmp_path / "shares") == parts(tmp_path / "whole")

@@ -44,7 +44,8 @@ def dying(out: Path, operations: int) -> None:
 
         return operation
 
-    os.fsync, os.replace, os.mkdir = wrap(os.fsync), wrap(os.replace), wrap(os.mkdir)
+    os.fsync, os.mkdir = wrap(os.fsync), wrap(os.mkdir)
+    os.replace, os.link = wrap(os.replace), wrap(os.link)
     build(out)
 
 

@@ -1,4 +1,5 @@
-"""A build with made-up candidates; as a script (fake_build.py FOLDER), one that can be killed."""
+"""A build with made-up candidates; as a script (fake_build.py FOLDER [SHARE]), one that can be
+killed."""
 
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mitune.config.shard import Shard
 from mitune.engine.candidate import Candidate
 from mitune.sets import SetWriter
 
@@ -71,7 +73,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    with writer(Path(sys.argv[1])) as killable:
+    shard = Shard.read(sys.argv[2] if len(sys.argv) > 2 else None)
+    with writer(Path(sys.argv[1]), shard=shard) as killable:
         for number, candidate in enumerate(pool(killable.pending_prompts())):
             print(number, flush=True)
             killable.add(candidate)

@@ -16,6 +16,7 @@ from mitune.cli.commands.push import Push
 from mitune.cli.commands.real import Real
 from mitune.cli.commands.report import Report
 from mitune.cli.commands.score import Score
+from mitune.cli.commands.sets import Set
 from mitune.cli.commands.study import Study
 from mitune.cli.commands.survey import Survey
 from mitune.cli.commands.trying import Try
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": Export,
     "merge": Merge,
     "push": Push,
+    "set": Set,
     "report": Report,
     "study": Study,
     "survey": Survey,

@@ -1,19 +1,19 @@
 """The verb that measures: base and adapter against each other, or a model by a benchmark: eval."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mitune.arguments.fields import Given, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
 from mitune.cli.commands.pages import leave_report
-from mitune.cli.commands.repeat import check_out, leave_command, running
+from mitune.cli.commands.repeat import check_out, leave_command, running_share
 from mitune.cli.defaults import of_preset
 from mitune.cli.options.model import Common
 from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.choices import Acting
 from mitune.config.runtime import Runtime
-from mitune.config.shard import WHOLE, Shard
+from mitune.config.shard import Shard
 from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Eval(Common):
             raise UserError(f"seeds is {self.seeds}: a benchmark has one; give more --images")
         if self.best_of < 1:
             raise UserError(f"best_of is {self.best_of}: expected at least 1 candidate")
-        shard = WHOLE if self.shard is None else Shard.read(self.shard)
+        shard = Shard.read(self.shard)
         if shard.of > 1 and not self.draw_only:
             raise UserError(
                 "--shard is given without --draw-only: expected both, as scores need all pictures"
@@ -140,8 +140,7 @@ class Eval(Common):
         )
         for prompts in suite.prompts.values():
             warn_long(model, list(prompts))
-        whole = replace(self, shard=None)
-        with running(whole, self.out, self.quiet, first=shard.number == 0) as bars:
+        with running_share(self, self.out, self.quiet, shard) as bars:
             result = run_benchmark(
                 model,
                 suite,

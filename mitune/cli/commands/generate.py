@@ -1,18 +1,18 @@
 """The verb that draws pictures: generate."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from mitune.arguments.fields import Given, Repeated, stands_for
 from mitune.cli.commands.given import given_prompts, warn_long
-from mitune.cli.commands.repeat import check_out, running
+from mitune.cli.commands.repeat import check_out, running_share
 from mitune.cli.defaults import of_preset
 from mitune.cli.options.model import Common
 from mitune.cli.options.settings import configured, of_one, settings_of
 from mitune.config.choices import Acting
 from mitune.config.runtime import Runtime
-from mitune.config.shard import WHOLE, Shard
+from mitune.config.shard import Shard
 from mitune.core.errors import UserError
 
 
@@ -71,7 +71,7 @@ class Generate(Common):
                 f"images is {self.images}, best_of is {self.best_of}: expected at least 1 of each"
             )
         prompts = self.prompt or given_prompts(self, self.prompts, "test")[: self.limit]
-        shard = WHOLE if self.shard is None else Shard.read(self.shard)
+        shard = Shard.read(self.shard)
         check_prompts(prompts)
         prompts = list(dict.fromkeys(prompts))
         check_out(self.out)
@@ -91,8 +91,7 @@ class Generate(Common):
         )
         check_manifest(self.out, "pictures.json", {"prompts": prompts, **settings})
         folder = self.out / "samples"
-        whole = replace(self, shard=None)
-        with running(whole, self.out, self.quiet, first=shard.number == 0) as bars:
+        with running_share(self, self.out, self.quiet, shard) as bars:
             draw_pictures(
                 model,
                 prompts,

@@ -63,7 +63,7 @@ class Tune(Common, Watching):
         config = configured(self, preset, prior_weight=weight, dpo_beta=beta)
         watch = self.watch(model, config.seed, Runtime(backend=config.backend, slots=16))
         first = rank() == 0
-        with running(self, self.out, self.quiet, first) as bars:
+        with running(self, self.out, self.quiet or not first, first=first) as bars:
             path = tune(
                 model,
                 whole_set(self.set, model),
