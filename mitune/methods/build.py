@@ -1,37 +1,18 @@
 """Build a fine-tuning set: generate every prompt's pool, score it, keep the best (Wang et al.,
 Algorithm 1, lines 3-9)."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from mitune.config.choices import ReNoising
 from mitune.config.options import with_options
-from mitune.config.runtime import AUTO
-from mitune.config.sets import BuildConfig, GenerateConfig
+from mitune.config.sets import BuildConfig
 from mitune.config.shard import WHOLE, Shard
-from mitune.core.errors import UserError
 from mitune.core.progress import warn_unrecorded
-from mitune.core.provenance import environment
-from mitune.engine.candidate import Candidate
-from mitune.engine.policies import Policy, Unpruned
-from mitune.engine.request import Request
-from mitune.engine.slot_count import with_slots
-from mitune.engine.stream import check_run, generate, pool
+from mitune.methods.set_build import SetBuild, as_begun
 from mitune.models.protocol import LatentModel
-from mitune.runtime.cuda_graphs import need_gpu
-from mitune.runtime.prepared import prepare
-from mitune.scorers.known import find_scorer
-from mitune.scoring.pools import scored_by_renoising, scored_by_rfmi, scored_by_scorer
-from mitune.scoring.rfmi import rfmi_weights
-from mitune.scoring.scorer import Scorer, scorer_identity
-from mitune.selection.prune import exact, for_run
-from mitune.selection.recheck import check_reach, recheck
-from mitune.selection.steering import Steering
-from mitune.sets import FineTuningSet, SetWriter
-from mitune.sets.schema import RUN, SetRecord
+from mitune.scoring.scorer import Scorer
+from mitune.sets import FineTuningSet
 
 
 def build_set(
@@ -76,199 +57,10 @@ def build_set(
         UserError: for numbers or names that are not valid, a folder that holds another set, or a
             disk that cannot be written.
     """
-    config = with_options(config or BuildConfig.of(model.preset), options)
-    if config.runtime.slots == AUTO and (Path(out) / RUN).is_file():  # the number that fitted then
-        begun = SetRecord.load(Path(out)).settings.get("slots", AUTO)
-        config = replace(config, runtime=replace(config.runtime, slots=begun))
-    check_run(prompts)
-    run = _Run(model, prompts, config, scorer)
-    prepare(model, run.config.runtime)  # fail before the folder is created
-    if config.runtime.cuda_graphs:
-        need_gpu(model.device)
-    with SetWriter(
-        out,
-        run.settings(adapter),
-        prompts,
-        config.candidates,
-        config.keep,
-        config.select,
-        all_latents=config.all_latents,
-        environment=environment(model.device),
-        notes={"model": model.name},
-        shard=shard,
-    ) as writer:
-        pending = set(writer.pending_prompts())
-        if pending:
+    config = as_begun(with_options(config or BuildConfig.of(model.preset), options), out)
+    build = SetBuild(model, prompts, config, adapter=adapter, scorer=scorer)
+    with build.writer(out, shard) as writer:
+        if writer.pending_prompts():
             warn_unrecorded(out, writer.unrecorded)
-        steering = run.steering(Path(out))
-        total = writer.prompts * config.candidates
-        done = total - len(pending) * config.candidates
-        for candidate in run.candidates(steering, pending):
-            writer.add(candidate)
-            if candidate.prompt_index in pending:
-                done += 1
-                if progress:
-                    progress(done, total)
-        if writer.complete:
-            steering.write_audit()
+        build.fill(writer, progress)
     return FineTuningSet.open(out)
-
-
-class _Run:
-    """The settings of a build, resolved for this model and these prompts, and its candidates.
-
-    Raises:
-        UserError: if the pruning does not fit the run, or recheck_ties is given although the run
-            has no ties to recheck.
-    """
-
-    def __init__(
-        self,
-        model: LatentModel,
-        prompts: Sequence[str],
-        config: BuildConfig,
-        scorer: Scorer | None,
-    ) -> None:
-        self.model, self.prompts = model, prompts
-        if config.rank_by and scorer is None:
-            scorer = find_scorer(config.rank_by, model)
-        self.scorer = scorer
-        self.schedule = model.schedule(config.sampler)
-        self.weights = self.schedule.weights(config.sampler.convention, config.sampler.t_min)
-        self.precision = config.runtime.precision or model.precision
-        if config.prune:
-            fitting = for_run(
-                config.prune,
-                weights=self.weights,
-                precision=self.precision,
-                candidates=config.candidates,
-                prompts=len(prompts),
-                keep=config.keep,
-            )
-            config = replace(config, prune=fitting)
-        if config.recheck_ties is not None:
-            _check_recheck(config, self.precision)
-        total = len(prompts) * config.candidates
-        runtime = with_slots(model, config.runtime, config.sampler, total)
-        self.config = replace(config, runtime=runtime)
-        if config.estimator == "rfmi":
-            rfmi_weights(self.schedule, config.sampler.t_min)  # refuse before anything is drawn
-
-    def settings(self, adapter: str | None) -> dict[str, Any]:
-        """The settings that identify the set, as plain JSON."""
-        config, runtime = self.config, self.config.runtime
-        found = {
-            "model_fingerprint": self.model.fingerprint,
-            "model_parts": self.model.parts,
-            "adapter": adapter,
-            "estimator": config.estimator,
-            "draws": config.draws if config.estimator in get_args(ReNoising) else None,
-            "seed": config.seed,
-            "precision": self.precision,
-            "backend": runtime.backend,
-            "attention": runtime.attention,
-            "slots": runtime.slots,
-            "sampler": asdict(config.sampler),
-            # Convert tuples to lists, as in the JSON with which this is compared.
-            "prune": json.loads(json.dumps(asdict(config.prune))) if config.prune else None,
-        }
-        if self.scorer is not None:
-            found["rank_by"] = scorer_identity(self.scorer)
-        if config.recheck_ties is not None:
-            found["settle"] = config.recheck_ties  # the field's name in sets of earlier versions
-        return found
-
-    def steering(self, folder: Path) -> Steering:
-        """Decides which candidates go on."""
-        config = self.config
-        return Steering(
-            config.prune,
-            self.prompts,
-            self.weights,
-            config.keep,
-            config.seed,
-            folder,
-            make=self._make,
-            draft=self._draft,
-            block=20 * config.runtime.count,
-        )
-
-    def candidates(self, steering: Steering, pending: set[int]) -> Iterator[Candidate]:
-        """Generate all candidates that are missing, scored as the config asks."""
-        config, slots = self.config, self.config.runtime.count
-        every = pool(self.prompts, config.candidates)
-        finish = exact(self.weights, config.keep)
-        made: Iterable[Candidate]
-        if config.steered and (config.prune or not isinstance(finish, Unpruned)):
-            made = steering.make([w for w in every if w.prompt_index in pending])
-        else:
-            made = self._make(_remaining(every, pending, slots), None)
-        if config.recheck_ties is not None:
-            fewer = max(1, slots // 4)  # few candidates, and idle slots cost as much as busy ones
-            made = recheck(
-                made,
-                lambda work: self._make(work, lambda p: finish, precision="float32", slots=fewer),
-                candidates=config.candidates,
-                keep=config.keep,
-                reach=config.recheck_ties,
-                block=slots,
-            )
-        if self.scorer is not None:
-            return scored_by_scorer(made, self.model, self.prompts, self.scorer, slots)
-        if config.estimator == "trajectory":
-            return made
-        if config.estimator == "rfmi":
-            return scored_by_rfmi(made, self.schedule, config)
-        return scored_by_renoising(made, self.model, self.prompts, self.schedule, config)
-
-    def _make(
-        self, work: list[Request], policy: Callable[[int], Policy] | None, **changes: Any
-    ) -> Iterator[Candidate]:
-        config = self.config
-        own = GenerateConfig(
-            candidates=config.candidates,
-            sampler=config.sampler,
-            seed=config.seed,
-            runtime=config.runtime,
-        )
-        own = with_options(own, changes)
-        return generate(self.model, self.prompts, own, policy=policy, requests=work)
-
-    def _draft(self, work: list[Request]) -> Iterator[Candidate]:
-        prune = self.config.prune
-        assert prune is not None
-        cheap = self.config.sampler
-        cheap = replace(cheap, steps=prune.draft_steps or cheap.steps)
-        weights = self.model.schedule(cheap).weights(cheap.convention, cheap.t_min)
-        # A draft needs no pictures: only one candidate per pool takes the steps without weight.
-        rough = exact(weights, 1)
-        return self._make(work, lambda p: rough, sampler=cheap, precision=prune.draft_precision)
-
-
-def _check_recheck(config: BuildConfig, precision: str) -> None:
-    assert config.recheck_ties is not None
-    check_reach(config.recheck_ties)
-    if precision in ("float32", "float64"):
-        raise UserError(
-            f"recheck_ties is given and the precision {precision}: expected half precision, whose "
-            "near ties float32 settles"
-        )
-    if config.prune or not config.steered:
-        given = f"prune {config.prune.policy}" if config.prune else "another score or rule"
-        raise UserError(
-            f"recheck_ties is given with {given}: expected no pruning, estimator trajectory and "
-            "select mi"
-        )
-
-
-def _remaining(every: list[Request], pending: set[int], slots: int) -> list[Request]:
-    """The requests of ``every`` that remain: the batches of ``slots`` candidates, counted from the
-    first of all, that contain a pending one.
-
-    Without pruning, candidate j of the run is always in slot j mod slots. By whole batches each
-    candidate is in the same batch as in an uninterrupted run, and even the rounding of the matrix
-    products is the same. At each end of what is pending at most slots - 1 candidates are generated
-    twice.
-    """
-    waves = {index // slots for index, each in enumerate(every) if each.prompt_index in pending}
-    return [each for index, each in enumerate(every) if index // slots in waves]

@@ -59,6 +59,7 @@ class SetWriter:
         environment: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
         shard: Shard = WHOLE,
+        locked: bool = True,
     ) -> None:
         """Open the folder ``out``, creating it and its parents.
 
@@ -79,6 +80,9 @@ class SetWriter:
             shard: the share of the parts, a block of neighbours, that this writer writes. Writers
                 of other shares of the same number may be writing the same folder, on other machines
                 too.
+            locked: keep other writers of the share away. A fleet's workers take no locks, which not
+                every file system of several machines has: of two that make the same part the first
+                to end writes it.
 
         Raises:
             UserError: before anything is written, for a bad keep, rule or prompt list, for a folder
@@ -100,7 +104,7 @@ class SetWriter:
             environment=dict(environment or {}),
             notes=dict(notes or {}),
         )
-        _agree(self.path, asked)
+        _agree(self.path, asked, locked)
         self._own = shard.block(asked.parts)
         if shard.of > asked.parts:
             raise UserError(
@@ -110,40 +114,52 @@ class SetWriter:
         make_folder(self.path)
         self._pending: dict[int, dict[tuple[int, int], Candidate]] = {}
         with ExitStack() as stack:
-            whole = stack.enter_context(ExitStack())
-            # Others of this number hold the folder's own lock while they open it.
-            whole.enter_context(file_lock(self.path, wait=0 if shard.of == 1 else _OPENING))
-            _alone(self.path, shard)
-            if shard.of > 1:
-                stack.enter_context(file_lock(self.path, shard.name))
-            self._record = self._open(asked)
-            if shard.of > 1:
-                whole.close()
+            with ExitStack() as opening:
+                if locked:
+                    self._lock(shard, stack if shard.of == 1 else opening, stack)
+                self._record = self._open(asked, locked)
             self._finished = set(find_parts(self.path, self._record)).intersection(self._own)
             for part in sorted(self._finished):
                 read_part(self.path, self._record, part)
             self._stack = stack.pop_all()
         self._closed = False
 
-    def _open(self, asked: SetRecord) -> SetRecord:
+    def _lock(self, shard: Shard, folder: ExitStack, share: ExitStack) -> None:
+        """Keep other writers of the same parts away: the folder's own lock while ``folder`` is
+        open, of a share only while the set is opened; the share's own lock while ``share`` is."""
+        folder.enter_context(file_lock(self.path, wait=0 if shard.of == 1 else _OPENING))
+        _alone(self.path, shard)
+        if shard.of > 1:
+            share.enter_context(file_lock(self.path, shard.name))
+
+    def _open(self, asked: SetRecord, locked: bool) -> SetRecord:
         # Check again under the lock: another run may have started a set in the meantime.
-        record = _agree(self.path, asked)
-        for name in (RUN, CARD):
-            remove_leftovers(self.path, name)
-        self.unrecorded = record.unrecorded(asked)
-        if record is asked:
+        record = _agree(self.path, asked, locked)
+        if locked:
+            for name in (RUN, CARD):
+                remove_leftovers(self.path, name)
+        if record is asked and locked:
             atomic_write(self.path / RUN, record.dumps())
+        elif record is asked and not put(self.path / RUN, record.dumps()):
+            record = _agree(self.path, asked, locked)
+        self.unrecorded = record.unrecorded(asked)
         if not (self.path / CARD).exists():
-            atomic_write(self.path / CARD, card(record))
+            put(self.path / CARD, card(record))
         make_folder(self.path / PARTS)
-        for part in self._own:
-            remove_leftovers(self.path / PARTS, part_path(self.path, part).name)
+        if locked:
+            for part in self._own:
+                remove_leftovers(self.path / PARTS, part_path(self.path, part).name)
         return record
 
     @property
     def complete(self) -> bool:
         """Whether every part of the whole set is finished, by this writer or others."""
         return len(find_parts(self.path, self._record)) == self._record.parts
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of the whole set."""
+        return self._record.parts
 
     @property
     def prompts(self) -> int:
@@ -161,8 +177,11 @@ class SetWriter:
         """Indices of the prompts of the writer's share that are in no finished part, ascending:
         exactly those that remain to be generated.
         """
-        parts = (part for part in self._own if part not in self._finished)
-        return [index for part in parts for index in self._record.prompts_of(part)]
+        return [index for part in self.pending_parts() for index in self._record.prompts_of(part)]
+
+    def pending_parts(self) -> list[int]:
+        """Numbers of the parts of the writer's share that are not finished, ascending."""
+        return [part for part in self._own if part not in self._finished]
 
     def add(self, candidate: Candidate) -> None:
         """Add one candidate; write its part if it was the last one missing.
@@ -247,8 +266,9 @@ def _alone(path: Path, shard: Shard) -> None:
             )
 
 
-def _agree(path: Path, asked: SetRecord) -> SetRecord:
+def _agree(path: Path, asked: SetRecord, alone: bool) -> SetRecord:
     """The record of the set in ``path``, or ``asked`` if there is no set yet; writes nothing.
+    Nobody else may be writing the set if ``alone``.
 
     Raises:
         UserError: if the path is neither absent, nor empty, nor a set that ``asked`` can resume.
@@ -260,7 +280,7 @@ def _agree(path: Path, asked: SetRecord) -> SetRecord:
         if difference := record.difference(asked):
             # A set without parts may still change its rounding: a user whose slots did not fit into
             # memory can try again with fewer.
-            if record.rounds_otherwise(asked) and not find_parts(path, record):
+            if alone and record.rounds_otherwise(asked) and not find_parts(path, record):
                 return asked
             raise UserError(
                 f"{path} holds a set built otherwise: {difference}; expected the same: "

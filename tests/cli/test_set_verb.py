@@ -74,3 +74,21 @@ def test_a_share_that_is_none(capsys, tmp_path: Path):
     assert "NUMBER from 0 to OF - 1" in refusal(capsys, *words, "--shard", "2/2")
     assert "at most as many" in refusal(capsys, *words, "--shard", "2/3", "--quiet")
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--workers", "2"], "--workers is given without --ray"),
+        (["--ray", "local", "--shard", "0/2"], "--shard and --ray are given"),
+        (["--ray", "local", "--workers", "0"], "workers is 0"),
+        (["--ray", "local", "--tries", "0"], "tries is 0"),
+        (["--ray", "nobody.invalid:1", "--quiet"], "no Ray cluster at nobody.invalid:1"),
+        (["--ray", "local", "--model", "nowhere", "--prompts", "P"], "nowhere"),
+    ],
+)
+def test_mistakes_with_a_fleet(capsys, tmp_path: Path, words, expected):
+    (tmp_path / "prompts.txt").write_text("a red square\n")
+    given = [str(tmp_path / "prompts.txt") if word == "P" else word for word in words]
+    build = ["build", "--out", str(tmp_path / "s"), "--limit", "1", "--candidates", "2"]
+    assert expected in refusal(capsys, *build, *given)

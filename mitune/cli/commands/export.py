@@ -63,7 +63,7 @@ class Export(Source):
         check_new(self.out)
         # Losers are drawn again, in the precision of the others.
         own = FineTuningSet.open(self.set).settings.get("precision", "float32")
-        model = self._load(self.adapter, own, offload=False)
+        model = self._loader(self.adapter, own, offload=False)()
         form: Any = self.format
         count = export_pictures(
             model,

@@ -1,6 +1,7 @@
 """Which model, where, and how a verb talks."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -9,6 +10,8 @@ from mitune.config.choices import Precision
 from mitune.core.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mitune.models.protocol import LatentModel
 
 
@@ -43,14 +46,21 @@ class Source(Output):
 
     def load(self, adapter: Path | None = None) -> "LatentModel":
         """The model in float32, with ``adapter`` on it if any."""
-        return self._load(adapter, "float32", offload=False)
+        return self.loader(adapter)()
 
-    def _load(self, adapter: Path | None, precision: Precision, *, offload: bool) -> "LatentModel":
+    def loader(self, adapter: Path | None = None) -> "Callable[[], LatentModel]":
+        """What loads the model, here or in another process."""
+        return self._loader(adapter, "float32", offload=False)
+
+    def _loader(
+        self, adapter: Path | None, precision: Precision, *, offload: bool
+    ) -> "Callable[[], LatentModel]":
         from mitune.core.progress import quiet_libraries
         from mitune.load import load
 
         quiet_libraries()
-        return load(
+        return partial(
+            load,
             self.model,
             adapter=adapter,
             device=self.device,
@@ -94,6 +104,6 @@ class Common(_Talk, Source):
     """For a small GPU: keep the text encoders in the CPU's memory, and bring each of their layers
     to the GPU only while it runs."""
 
-    def load(self, adapter: Path | None = None) -> "LatentModel":
-        """The model, with ``adapter`` on it if any."""
-        return self._load(adapter, self.precision, offload=self.offload)
+    def loader(self, adapter: Path | None = None) -> "Callable[[], LatentModel]":
+        """What loads the model, here or in another process."""
+        return self._loader(adapter, self.precision, offload=self.offload)

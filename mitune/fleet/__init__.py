@@ -1,0 +1,1 @@
+"""Building one set with many GPUs and machines."""

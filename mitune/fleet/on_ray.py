@@ -1,0 +1,280 @@
+"""Run a fleet's work on a Ray cluster: one worker, a Ray actor, for each GPU or group of cores.
+
+Ray places, starts and watches the workers. The driver gives out numbers of units and nothing else:
+what a unit makes goes from its worker straight to the store. So a driver that dies loses nothing:
+the same command finds what is made and goes on.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mitune.core.errors import UserError
+from mitune.fleet.events import Events
+from mitune.fleet.units import Units
+from mitune.fleet.work import Work
+
+_POLL = 1.0
+"""Seconds after which the driver looks for new machines and stragglers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a fleet's workers run.
+
+    Attributes:
+        address: "local" starts a cluster on this machine; "auto" or HOST:PORT joins one.
+        workers: at most so many; None: one for each GPU, or without GPUs one for each machine.
+    """
+
+    address: str = "local"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers is {self.workers}: expected at least 1")
+
+
+@dataclass
+class _Worker:
+    """A worker, and what it was asked last: to open the work, or to make a unit."""
+
+    name: str
+    actor: Any
+    asked: Any
+    opened: bool = False
+    """Whether the work is open there."""
+    busy: bool = True
+    unit: int | None = None
+    """That it makes."""
+
+
+def run(
+    job: Callable[[], Work],
+    cluster: Cluster,
+    *,
+    tries: int = 3,
+    events: Events,
+    progress: Callable[[int, int], None] | None = None,
+) -> Units:
+    """Make all units of a job that are missing.
+
+    Args:
+        job: opens the work on a worker.
+        cluster: where.
+        tries: how often a unit may fail before it is put aside.
+        events: told what happens.
+        progress: called with (units made or put aside, units in all).
+
+    Returns:
+        The bookkeeping, whose ``aside`` holds the units that failed too often, with their errors.
+
+    Raises:
+        UserError: there is no Ray or no cluster, the work cannot be opened (its own UserError), or
+            workers fail and fail and nothing is made.
+    """
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        _join(ray, cluster.address)
+    try:
+        return _Driver(ray, job, cluster, tries, events, progress).run()
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"--ray needs the package ray ({error}): pip install 'mitune[fleet]', or build shares "
+            "with --shard"
+        ) from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    return ray
+
+
+def _join(ray: Any, address: str) -> None:
+    _check_listening(address)
+    options = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, logging_level="ERROR", log_to_driver=False, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"there is no Ray cluster at {address} ({str(error).splitlines()[0]}): expected local, "
+            "auto, or HOST:PORT of one that runs"
+        ) from error
+
+
+def _check_listening(address: str) -> None:
+    """Refuse an address where nobody listens at once; Ray would try for more than a minute."""
+    host, colon, port = address.rpartition(":")
+    if address in ("local", "auto") or "://" in address:
+        return
+    if not colon or not port.isdecimal():
+        raise UserError(f"--ray is {address}: expected local, auto or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"there is no Ray cluster at {address} ({error}): expected local, auto, or HOST:PORT "
+            "of one that runs"
+        ) from error
+
+
+class _Remote:
+    """What runs in a worker's process."""
+
+    def __init__(self) -> None:
+        self._work: Work | None = None
+
+    def open(self, job: Callable[[], Work]) -> tuple[int, list[int]]:
+        """Open the work; returns its number of units and those that are missing."""
+        self._work = job()
+        return self._work.units, self._work.pending()
+
+    def make(self, unit: int) -> float:
+        """Make a unit; returns the seconds it took."""
+        assert self._work is not None
+        start = time.perf_counter()
+        self._work.make(unit)
+        return time.perf_counter() - start
+
+
+class _Driver:
+    """Gives units to idle workers, and takes on workers as the cluster grows."""
+
+    def __init__(
+        self,
+        ray: Any,
+        job: Callable[[], Work],
+        cluster: Cluster,
+        tries: int,
+        events: Events,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._ray, self._cluster, self._tries = ray, cluster, tries
+        self._events, self._progress = events, progress
+        self._job = ray.put(job)
+        self._workers: dict[str, _Worker] = {}
+        self._hired = 0
+        self._units: Units | None = None
+        self._total = 0
+        self._in_a_row = 0
+
+    def run(self) -> Units:
+        """Until every unit is made or put aside."""
+        try:
+            while self._units is None or not self._units.finished:
+                self._hire()
+                self._give()
+                self._hear()
+        finally:
+            for worker in self._workers.values():
+                self._ray.kill(worker.actor)
+        return self._units
+
+    def _hire(self) -> None:
+        """Start workers where the cluster has room. The first one opens the work alone, and begins
+        what the others then find."""
+        wanted, share = _staff(self._ray, self._cluster.workers)
+        wanted = 1 if self._units is None else min(wanted, self._units.left)
+        while len(self._workers) < wanted:
+            self._hired += 1
+            name = f"worker {self._hired}"
+            actor = self._ray.remote(_Remote).options(max_restarts=0, **share).remote()
+            asked = actor.open.remote(self._job)
+            self._workers[name] = _Worker(name=name, actor=actor, asked=asked)
+
+    def _give(self) -> None:
+        if self._units is None:
+            return
+        for worker in self._workers.values():
+            if worker.busy:
+                continue
+            unit = self._units.take(worker.name, time.monotonic())
+            if unit is not None:
+                worker.asked, worker.busy = worker.actor.make.remote(unit), True
+                worker.unit = unit
+                self._events.tell("given", worker=worker.name, unit=unit)
+
+    def _hear(self) -> None:
+        """Wait for answers, or a little."""
+        asked = {worker.asked: worker for worker in self._workers.values() if worker.busy}
+        if not asked:
+            time.sleep(_POLL)
+            return
+        answers, _ = self._ray.wait(list(asked), num_returns=1, timeout=_POLL)
+        for answer in answers:
+            worker = asked[answer]
+            try:
+                result = self._ray.get(answer)
+            except self._ray.exceptions.RayTaskError as error:
+                self._failed(worker, error.cause, lost=False)
+            except self._ray.exceptions.RayError as error:
+                self._failed(worker, error, lost=True)
+            else:
+                self._answered(worker, result)
+
+    def _answered(self, worker: _Worker, result: Any) -> None:
+        worker.busy = False
+        self._in_a_row = 0
+        if not worker.opened:
+            worker.opened = True
+            self._events.tell("joined", worker=worker.name)
+            if self._units is None:
+                self._total, pending = result
+                self._units = Units(pending, tries=self._tries)
+            return
+        assert self._units is not None
+        if self._units.made(worker.name, time.monotonic()):
+            self._tell()
+        seconds = round(result, 3)
+        self._events.tell("made", worker=worker.name, unit=worker.unit, seconds=seconds)
+
+    def _failed(self, worker: _Worker, error: BaseException, *, lost: bool) -> None:
+        """A worker could not do what it was asked, or is no more."""
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+        if self._units is None and not lost:  # the first to open the work
+            if isinstance(error, UserError):
+                raise error
+            raise UserError(f"a worker cannot open the work: {told}") from error
+        self._in_a_row += 1
+        if lost or not worker.opened:
+            del self._workers[worker.name]
+            self._ray.kill(worker.actor)
+        worker.busy = False
+        self._events.tell(
+            "lost" if lost else "failed", worker=worker.name, unit=worker.unit, error=told
+        )
+        if worker.opened and self._units is not None:
+            unit = self._units.failed(worker.name, told)
+            if unit in self._units.aside:
+                self._events.tell("aside", unit=unit, error=told)
+                self._tell()
+        if self._in_a_row >= self._tries * (len(self._workers) + 4):
+            raise UserError(
+                f"workers failed {self._in_a_row} times in a row and made nothing, last: {told}; "
+                "mend that and run the same command again, what is made is kept"
+            )
+
+    def _tell(self) -> None:
+        assert self._units is not None
+        if self._progress:
+            self._progress(self._total - self._units.left, self._total)
+
+
+def _staff(ray: Any, most: int | None) -> tuple[int, dict[str, int]]:
+    """How many workers the cluster has room for now, and what each takes of it."""
+    has = ray.cluster_resources()
+    gpus, cores = int(has.get("GPU", 0)), max(1, int(has.get("CPU", 0)))
+    if gpus:
+        return min(most or gpus, gpus), {"num_gpus": 1, "num_cpus": 1}
+    machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    workers = min(most or max(1, machines), cores)
+    return workers, {"num_cpus": cores // workers}
