@@ -12,6 +12,7 @@ from mitune.cli.commands.eval import Eval
 from mitune.cli.commands.export import Export
 from mitune.cli.commands.generate import Generate
 from mitune.cli.commands.merge import Merge
+from mitune.cli.commands.plan import Plan
 from mitune.cli.commands.push import Push
 from mitune.cli.commands.real import Real
 from mitune.cli.commands.report import Report
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": Export,
     "merge": Merge,
     "push": Push,
+    "plan": Plan,
     "set": Set,
     "report": Report,
     "study": Study,
