@@ -161,8 +161,8 @@ def table(
         )
         if job == Job():
             lines.append(
-                f"the paper states {PAPER[0]:.0f} h and {PAPER[1]:.0f} h; what is computed does not "
-                "explain the rest of the training"
+                f"the paper states {PAPER[0]:.0f} h and {PAPER[1]:.0f} h; the rest of the training "
+                "is not explained by what is computed"
             )
     return "\n".join(lines)
 
