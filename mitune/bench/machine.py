@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mitune.core.host import host
+from mitune.runtime.gpu_sensors import address_of, handle_of, load_nvml
 
 _INTERVAL = 0.1
 """Seconds between two samples of a GPU."""
@@ -55,13 +56,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return found | {"processor": _processor(), "threads": torch.get_num_threads()}
     found["gpu"] = torch.cuda.get_device_name(device)
-    nvml = _nvml()
+    nvml = load_nvml()
     if nvml is not None:
         # Query one by one: a virtual machine may hide some values, and the run goes on without.
         with suppress(nvml.NVMLError):
             found["driver"] = _text(nvml.nvmlSystemGetDriverVersion())
         with suppress(nvml.NVMLError):
-            handle = _handle(nvml, device)
+            handle = handle_of(nvml, device)
             found["power_limit_w"] = nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
             found["max_sm_mhz"] = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
     return found
@@ -80,14 +81,14 @@ def fingerprint(device: torch.device) -> str:
 def metered(device: torch.device) -> Iterator[Meter]:
     """Measure the GPU's energy and clock during the block, if NVML reports them."""
     meter, handle = Meter(), None
-    nvml = _nvml() if device.type == "cuda" else None
+    nvml = load_nvml() if device.type == "cuda" else None
     if nvml is not None:
         with suppress(nvml.NVMLError):  # a virtual machine may not know the GPU's bus address
-            handle = _handle(nvml, device)
+            handle = handle_of(nvml, device)
     if nvml is None or handle is None:
         yield meter
         return
-    sampler = _sampler(_address(device))
+    sampler = _sampler(address_of(device))
     before = _energy(nvml, handle)
     try:
         yield meter
@@ -121,29 +122,6 @@ def _sampler(address: str) -> Any | None:
         return extension and extension.Sampler(address, _INTERVAL)
     except RuntimeError:  # the run goes on without the curve
         return None
-
-
-def _nvml() -> Any | None:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    return pynvml
-
-
-def _handle(nvml: Any, device: torch.device) -> Any:
-    return nvml.nvmlDeviceGetHandleByPciBusId(_address(device).encode())
-
-
-def _address(device: torch.device) -> str:
-    """The address on the PCI bus: CUDA_VISIBLE_DEVICES renumbers torch's devices, but not those of
-    NVML."""
-    found: Any = torch.cuda.get_device_properties(device)
-    return f"{found.pci_domain_id:08X}:{found.pci_bus_id:02X}:{found.pci_device_id:02X}.0"
 
 
 def _energy(nvml: Any, handle: Any) -> int | None:

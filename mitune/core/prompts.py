@@ -73,6 +73,29 @@ def read_prompts(path: Path | str, limit: int | None = None) -> list[str]:
     return distinct[:limit]
 
 
+def read_categories(path: Path | str) -> dict[str, str]:
+    """The category of each prompt in a table of tab-separated lines, whose first line names the
+    columns: one of HEADERS and "category". Lines that lack either are left out.
+
+    Raises:
+        UserError: the file cannot be read, or has no such columns.
+    """
+    lines = split_lines(_read(path))
+    names = [name.strip().lower() for name in lines[0].split("\t")]
+    if "category" not in names or _header(lines[0]) is None:
+        raise UserError(
+            f"{path} tells no categories: expected tab-separated lines, the first with the names "
+            "prompt and category"
+        )
+    prompt, category = _header(lines[0]) or 0, names.index("category")
+    found = {}
+    for line in lines[1:]:
+        columns = [_trimmed(text) for text in line.split("\t")]
+        if len(columns) > max(prompt, category) and columns[prompt] and columns[category]:
+            found[columns[prompt]] = columns[category]
+    return found
+
+
 def check_prompts(prompts: Sequence[str], where: str | None = None) -> None:
     """Refuse prompts that a file, tokenizer or hash cannot take, before the model runs.
 

@@ -188,6 +188,7 @@ class Engine:
         for entry in busy:
             entry.done += 1
         self.stats.ticks += 1
+        self.stats.seats += len(self._seats)
         self.stats.steps += len(busy)
         self.stats.rows += self._passes * len(self._seats)
 

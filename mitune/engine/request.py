@@ -19,8 +19,11 @@ class EngineStats:
     """What a run cost so far."""
 
     slots: int = 0
+    """Of the engine that ran last."""
     ticks: int = 0
     """Batched model calls."""
+    seats: int = 0
+    """Slots of all ticks, occupied or not."""
     steps: int = 0
     """Steps taken by all candidates."""
     rows: int = 0
@@ -29,4 +32,4 @@ class EngineStats:
     @property
     def occupancy(self) -> float:
         """Share of slots that held a candidate, over all ticks."""
-        return self.steps / (self.ticks * self.slots) if self.ticks else math.nan
+        return self.steps / self.seats if self.seats else math.nan

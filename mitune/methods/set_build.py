@@ -16,9 +16,10 @@ from mitune.core.errors import UserError
 from mitune.core.provenance import environment
 from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
-from mitune.engine.request import Request
+from mitune.engine.request import EngineStats, Request
 from mitune.engine.slot_count import with_slots
 from mitune.engine.stream import check_run, generate, pool
+from mitune.methods.telemetry import Telemetry
 from mitune.models.protocol import LatentModel
 from mitune.runtime.cuda_graphs import need_gpu
 from mitune.runtime.prepared import prepare
@@ -66,6 +67,7 @@ class SetBuild:
     ) -> None:
         check_run(prompts)
         self.model, self.prompts, self.adapter = model, prompts, adapter
+        self.stats = EngineStats()
         if config.rank_by and scorer is None:
             scorer = find_scorer(config.rank_by, model)
         self.scorer = scorer
@@ -122,12 +124,14 @@ class SetBuild:
         steering = self.steering(writer.path)
         total = writer.prompts * self.config.candidates
         done = total - len(pending) * self.config.candidates
-        for candidate in self.candidates(steering, pending):
-            writer.add(candidate)
-            if candidate.prompt_index in pending:
-                done += 1
-                if progress:
-                    progress(done, total)
+        with Telemetry(writer.path, self.stats, self.model.device) as telemetry:
+            for candidate in self.candidates(steering, pending):
+                writer.add(candidate)
+                if candidate.prompt_index in pending:
+                    done += 1
+                    telemetry.candidate()
+                    if progress:
+                        progress(done, total)
         if writer.complete:
             steering.write_audit()
 
@@ -209,7 +213,9 @@ class SetBuild:
             runtime=config.runtime,
         )
         own = with_options(own, changes)
-        return generate(self.model, self.prompts, own, policy=policy, requests=work)
+        return generate(
+            self.model, self.prompts, own, policy=policy, requests=work, stats=self.stats
+        )
 
     def _draft(self, work: list[Request]) -> Iterator[Candidate]:
         prune = self.config.prune

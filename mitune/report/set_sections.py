@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from PIL import Image
 
 from mitune.core.errors import UserError
 from mitune.core.images import as_pictures
+from mitune.methods.telemetry import cost_of
 from mitune.models.protocol import LatentModel
+from mitune.report.category_section import categories_of, category_section
 from mitune.report.charts import histogram, lines
 from mitune.report.gallery import FEW, Shown, gallery
 from mitune.report.page import Section, render
@@ -30,16 +32,28 @@ _NAMES = {
     "non_finite": "not finite",
     "pruned": "dropped early",
     "finished_prompts": "finished prompts",
+    "processes": "processes that built it",
+    "device_hours": "hours of generation, of one device",
+    "candidates_per_s": "candidates a second, of one device",
+    "occupancy": "occupancy of the slots",
+    "kilowatt_hours": "energy of the GPUs, kWh",
+    "peak_megabytes": "most memory of a process, MB",
 }
 
 
-def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> list[Section]:
+def set_sections(
+    folder: Path,
+    model: LatentModel | None,
+    name: str = "",
+    categories: Mapping[str, str] | None = None,
+) -> list[Section]:
     """Sections of the set in ``folder``.
 
     Args:
         folder: of the set.
         model: decodes the stored latents; None shows no pictures.
         name: in front of the titles, if a page shows several sets.
+        categories: of prompts; None or empty takes those of the embedded model's world.
 
     Raises:
         UserError: the set is damaged, or the model has another autoencoder than its own.
@@ -50,7 +64,8 @@ def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> lis
     stored = sum(shape is not None for shape in rows["latent_shape"].to_pylist())
     summary = found.summary()
     unit = str(summary["unit"])
-    facts = {_NAMES.get(key, key): v for key, v in summary.items() if key not in ("path", "unit")}
+    known = {**summary, **cost_of(folder)}
+    facts = {_NAMES.get(key, key): v for key, v in known.items() if key not in ("path", "unit")}
     overview = render("facts.html", values=facts, after=_charts(found, columns, unit))
     pictures = None if model is None or not stored else _pictures(found, _checked(model, found))
     shown = gallery(
@@ -59,8 +74,15 @@ def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> lis
         large=stored <= FEW,
         place=f"pools-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
     )
+    by_category = category_section(
+        f"{name}scores by category".capitalize(),
+        _scored(columns),
+        categories_of(found, categories or {}),
+        unit,
+    )
     return [
         Section(title=f"{name}set".capitalize(), body=overview),
+        *by_category,
         Section(title=f"{name}pools".capitalize(), body=shown),
         Section(
             title=f"{name}set: source".capitalize(),
@@ -71,14 +93,8 @@ def set_sections(folder: Path, model: LatentModel | None, name: str = "") -> lis
 
 
 def _charts(found: FineTuningSet, columns: dict[str, list[Any]], unit: str) -> list[Markup]:
-    whole = [
-        (score, kept)
-        for score, pruned, kept in zip(
-            columns["score"], columns["pruned"], columns["selected"], strict=True
-        )
-        if not pruned
-    ]
-    groups = {"all": [s for s, _ in whole], "kept": [s for s, kept in whole if kept]}
+    whole = _scored(columns)
+    groups = {"all": [s for _, s, _ in whole], "kept": [s for _, s, kept in whole if kept]}
     drawn = [(histogram(groups, x=f"score, {unit}"), "How the scores lie.")]
     if (terms := _terms(found)) is not None:
         told = "Mean squared difference of the two predictions at each step of generation."
@@ -89,6 +105,16 @@ def _charts(found: FineTuningSet, columns: dict[str, list[Any]], unit: str) -> l
         render("figure.html", content=content, caption=caption)
         for content, caption in drawn
         if content
+    ]
+
+
+def _scored(columns: dict[str, list[Any]]) -> list[tuple[int, float, bool]]:
+    """Prompt's number, score and whether it is kept, of each candidate that was not pruned."""
+    names = ("prompt_index", "score", "selected", "pruned")
+    return [
+        (prompt, score, kept)
+        for prompt, score, kept, pruned in zip(*(columns[n] for n in names), strict=True)
+        if not pruned and score is not None
     ]
 
 

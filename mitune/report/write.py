@@ -1,7 +1,7 @@
 """Find out what a folder holds, and write its page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,11 @@ REPORT = "report.html"
 
 
 def write_report(
-    runs: Sequence[Path], out: Path | None = None, *, model: LatentModel | None = None
+    runs: Sequence[Path],
+    out: Path | None = None,
+    *,
+    model: LatentModel | None = None,
+    categories: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page of a run, or of several beside each other.
 
@@ -37,6 +41,7 @@ def write_report(
         runs: folders of sets, trainings, comparisons, studies, benchmarks, or of ``mitune align``.
         out: the page's file; None: report.html in the folder of the first run.
         model: decodes the latents that sets hold; None shows no pictures of them.
+        categories: of the prompts of sets; None takes those of an embedded model's world.
 
     Returns:
         ``out``.
@@ -49,7 +54,7 @@ def write_report(
         raise UserError("no run is given: expected the folder of at least one")
     if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("a run is given twice: expected different folders")
-    found = {name: sections_of(run, model) for name, run in _named(runs).items()}
+    found = {name: sections_of(run, model, categories) for name, run in _named(runs).items()}
     if len(runs) > 1:
         with _reading(runs[0]):
             sections = [side_by_side(_named(runs))]
@@ -64,7 +69,9 @@ def write_report(
     return path
 
 
-def sections_of(run: Path, model: LatentModel | None) -> list[Section]:
+def sections_of(
+    run: Path, model: LatentModel | None, categories: Mapping[str, str] | None = None
+) -> list[Section]:
     """All that the folder ``run`` shows.
 
     Raises:
@@ -79,14 +86,14 @@ def sections_of(run: Path, model: LatentModel | None) -> list[Section]:
         if (run / "eval.json").is_file():
             found += comparison_sections(run)
         if _is(run, SET):
-            found += set_sections(run, model)
+            found += set_sections(run, model, categories=categories)
         if _is(run, TRAINING):
             found += training_sections(run)
         for number, place in _rounds(run):
             if _is(place / "adapter", TRAINING):
                 found += training_sections(place / "adapter", f"round {number}: ")
             if _is(place / "set", SET):
-                found += set_sections(place / "set", model, f"round {number}: ")
+                found += set_sections(place / "set", model, f"round {number}: ", categories)
         if found and not (run / "study.json").is_file():
             found += shown_sections(run)
     if not found:

@@ -8,7 +8,7 @@ import pytest
 
 from mitune.cli import main
 from mitune.core.errors import UserError
-from mitune.core.prompts import check_prompts, read_prompts
+from mitune.core.prompts import check_prompts, read_categories, read_prompts
 from mitune.engine.stream import generate
 from mitune.methods.align import align
 from mitune.methods.build import build_set
@@ -184,3 +184,13 @@ def test_the_published_lists():
 def test_one_text_is_no_list_of_prompts():
     with pytest.raises(UserError, match="prompts is one text, 'a red circle': expected a list"):
         check_prompts("a red circle")
+
+
+def test_categories_of_a_table(tmp_path):
+    path = tmp_path / "c.tsv"
+    path.write_text("Category\tprompt\ncolour\ta red ball\nshape\t a cube \n\tx\nshape\n")
+    assert read_categories(path) == {"a red ball": "colour", "a cube": "shape"}
+    for text in ("prompt\na\n", "category\tname\na\tb\n", "a red ball\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="tells no categories"):
+            read_categories(path)

@@ -190,3 +190,17 @@ def test_the_largest_terms_do_not_overflow() -> None:
         warnings.simplefilter("error")
         drawn = _path(np.full((4, 2), 3e38, dtype=np.float32), [True, True, False, False])
     assert "kept from 3e+38 to 3e+38; others from 3e+38 to 3e+38" in drawn
+
+
+def test_scores_by_category_need_two_categories() -> None:
+    from mitune.report.category_section import category_section
+
+    rows = [(0, 1.0, True), (0, 2.0, False), (1, 3.0, True), (2, 9.0, True)]
+    kinds = {0: "colour", 1: "<shape>"}
+    (section,) = category_section("Scores by category", rows, kinds, "nats")
+    body = str(section.body)
+    assert body.count("<figure>") == 2
+    assert "colour: 2 candidates." in body
+    assert "&lt;shape&gt;: 1 candidates." in body
+    assert "all: 2 values, mean 1.5; kept: 1 values, mean 1" in body
+    assert category_section("t", rows, {0: "colour", 1: "colour"}, "nats") == []

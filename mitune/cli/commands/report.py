@@ -30,14 +30,20 @@ class Report(Output):
     no_pictures: bool = False
     """Show no pictures of sets, and load no model."""
 
+    categories: Annotated[Path | None, stands_for("those of the embedded model's world")] = None
+    """A table of tab-separated lines with the columns prompt and category, for histograms of scores
+    by category."""
+
     def run(self) -> dict[str, Any]:
+        from mitune.core.prompts import read_categories
         from mitune.report.write import write_report
 
         for run in self.runs:
             if not run.is_dir():
                 raise UserError(f"{run} is no folder: expected the folder of a run")
         check_page(self.out)
-        path = write_report(self.runs, self.out, model=self._decoder())
+        categories = None if self.categories is None else read_categories(self.categories)
+        path = write_report(self.runs, self.out, model=self._decoder(), categories=categories)
         print(f"report: {path}")
         return {"report": str(path)}
 

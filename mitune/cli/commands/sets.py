@@ -47,12 +47,20 @@ class Set(Output):
         }[self.what]()
 
     def _info(self) -> dict[str, Any]:
+        from mitune.methods.telemetry import cost_of
         from mitune.sets.info import info
 
-        found = info(self.folders[0])
+        found = {**info(self.folders[0]), "cost": cost_of(self.folders[0])}
         print_set(found)
         print(f"model: {found['model']}; made by mitune {found['mitune']} on {found['device']}")
         print(f"parts: {found['parts_there']} of {found['parts']}, {found['bytes'] / 1e6:.1f} MB")
+        if cost := found["cost"]:
+            used = cost.get("occupancy")
+            print(
+                f"built in {cost['device_hours']:.2f} device hours (processes: "
+                f"{cost['processes']}), {cost['candidates_per_s']:.3g} candidates a second of each"
+                + ("" if used is None else f", slots occupied to {used:.0%}")
+            )
         if found["missing"]:
             print(f"missing: {len(found['missing'])} parts, which the build that began it makes")
         return found
