@@ -85,9 +85,13 @@ def _dropout(plan: Plan) -> list[Arm]:
     return _paired(_tuned(baseline(plan), changes))
 
 
+FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of the preset's learning rate."""
+
+
 def _strength(plan: Plan) -> list[Arm]:
     lr = plan.tuning.lr
-    changes = {f"lr x {factor:g}": {"lr": factor * lr} for factor in (0.125, 0.25, 0.5, 1.0)}
+    changes = {f"lr x {factor:g}": {"lr": factor * lr} for factor in FACTORS}
     return _paired(_tuned(baseline(plan), changes))
 
 
