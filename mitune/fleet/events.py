@@ -19,14 +19,16 @@ class Events:
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self._start = time.monotonic()
         self._path = None if folder is None else folder / FILE
         if folder is not None:
             make_folder(folder)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Append one event with its time (UTC)."""
+        """Append one event with its time, UTC and in seconds since this object was made."""
         if self._path is None:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        at = round(time.monotonic() - self._start, 3)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
+            file.write(json.dumps({"time": now, "at": at, "event": event, **facts}) + "\n")

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mitune.core.errors import UserError
+from mitune.core.progress import warn
 from mitune.fleet.events import Events
 from mitune.fleet.units import Units
 from mitune.fleet.work import Work
 
 _POLL = 1.0
 """Seconds after which the driver looks for new machines and stragglers."""
+_PATIENCE = 60.0
+"""Seconds after which it says that no worker has started."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,8 @@ class _Driver:
         self._units: Units | None = None
         self._total = 0
         self._in_a_row = 0
+        self._start = self._look = time.monotonic()
+        self._warned = False
 
     def run(self) -> Units:
         """Until every unit is made or put aside."""
@@ -182,6 +187,15 @@ class _Driver:
     def _hire(self) -> None:
         """Start workers where the cluster has room. The first one opens the work alone, and begins
         what the others then find."""
+        now = time.monotonic()
+        if now < self._look:
+            return
+        self._look = now + _POLL
+        if not self._warned and self._units is None and now > self._start + _PATIENCE:
+            self._warned = True
+            has = self._ray.cluster_resources()
+            told = ", ".join(f"{name} {has[name]:g}" for name in ("GPU", "CPU") if name in has)
+            warn(f"no worker has started yet: the cluster has {told or 'no GPUs and no cores'}")
         wanted, share = _staff(self._ray, self._cluster.workers)
         wanted = 1 if self._units is None else min(wanted, self._units.left)
         while len(self._workers) < wanted:
@@ -209,7 +223,11 @@ class _Driver:
         if not asked:
             time.sleep(_POLL)
             return
-        answers, _ = self._ray.wait(list(asked), num_returns=1, timeout=_POLL)
+        waiting = list(asked)
+        answers, rest = self._ray.wait(waiting, num_returns=1, timeout=_POLL)
+        if answers and rest:  # and all others that have come meanwhile
+            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+            answers += more
         for answer in answers:
             worker = asked[answer]
             try:
@@ -230,6 +248,7 @@ class _Driver:
             if self._units is None:
                 self._total, pending = result
                 self._units = Units(pending, tries=self._tries)
+                self._look = 0.0
             return
         assert self._units is not None
         if self._units.made(worker.name, time.monotonic()):
@@ -247,6 +266,7 @@ class _Driver:
         self._in_a_row += 1
         if lost or not worker.opened:
             del self._workers[worker.name]
+            self._look = 0.0
             self._ray.kill(worker.actor)
         worker.busy = False
         self._events.tell(

@@ -82,7 +82,8 @@ class SetWriter:
                 too.
             locked: keep other writers of the share away. A fleet's workers take no locks, which not
                 every file system of several machines has: of two that make the same part the first
-                to end writes it.
+                to end writes it. Finished parts
+                are then not read again, as each of many workers would read all of them.
 
         Raises:
             UserError: before anything is written, for a bad keep, rule or prompt list, for a folder
@@ -119,7 +120,7 @@ class SetWriter:
                     self._lock(shard, stack if shard.of == 1 else opening, stack)
                 self._record = self._open(asked, locked)
             self._finished = set(find_parts(self.path, self._record)).intersection(self._own)
-            for part in sorted(self._finished):
+            for part in sorted(self._finished) if locked else ():
                 read_part(self.path, self._record, part)
             self._stack = stack.pop_all()
         self._closed = False

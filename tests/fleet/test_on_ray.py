@@ -31,6 +31,7 @@ def cluster() -> Iterator[None]:
     path = os.pathsep.join(p for p in sys.path if "tests" in p)
     env = {"PYTHONPATH": path + os.pathsep + os.environ.get("PYTHONPATH", "")}
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
