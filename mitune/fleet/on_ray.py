@@ -20,6 +20,8 @@ from mitune.fleet.work import Work
 
 _POLL = 1.0
 """Seconds after which the driver looks for new machines and stragglers."""
+_SICK = 3
+"""Failures in a row after which a GPU counts as broken, if others work."""
 _PATIENCE = 60.0
 """Seconds after which it says that no worker has started."""
 
@@ -53,6 +55,10 @@ class _Worker:
     busy: bool = True
     unit: int | None = None
     """That it makes."""
+    place: str = ""
+    """The GPU that it has, or without GPUs its process."""
+    retired: bool = False
+    """Whether it gets no more units; it keeps its GPU, so that no other worker gets that one."""
 
 
 def run(
@@ -136,10 +142,16 @@ class _Remote:
     def __init__(self) -> None:
         self._work: Work | None = None
 
-    def open(self, job: Callable[[], Work]) -> tuple[int, list[int]]:
-        """Open the work; returns its number of units and those that are missing."""
+    def open(self, job: Callable[[], Work]) -> tuple[str, int, list[int]]:
+        """Open the work; returns the worker's place, the number of units and those that are
+        missing."""
+        import ray
+
+        here = ray.get_runtime_context()
+        gpus = here.get_accelerator_ids().get("GPU", [])
+        own = f"GPU {', '.join(gpus)}" if gpus else f"process {os.getpid()}"
         self._work = job()
-        return self._work.units, self._work.pending()
+        return f"{own} of {here.get_node_id()}", self._work.units, self._work.pending()
 
     def make(self, unit: int) -> float:
         """Make a unit; returns the seconds it took."""
@@ -169,6 +181,8 @@ class _Driver:
         self._units: Units | None = None
         self._total = 0
         self._in_a_row = 0
+        self._failing: dict[str, int] = {}  # failures in a row, by place
+        self._good: set[str] = set()  # places where a unit was made
         self._start = self._look = time.monotonic()
         self._warned = False
 
@@ -198,7 +212,7 @@ class _Driver:
             warn(f"no worker has started yet: the cluster has {told or 'no GPUs and no cores'}")
         wanted, share = _staff(self._ray, self._cluster.workers)
         wanted = 1 if self._units is None else min(wanted, self._units.left)
-        while len(self._workers) < wanted:
+        while sum(not worker.retired for worker in self._workers.values()) < wanted:
             self._hired += 1
             name = f"worker {self._hired}"
             actor = self._ray.remote(_Remote).options(max_restarts=0, **share).remote()
@@ -209,13 +223,21 @@ class _Driver:
         if self._units is None:
             return
         for worker in self._workers.values():
-            if worker.busy:
+            if worker.busy or worker.retired or self._waits(worker):
                 continue
             unit = self._units.take(worker.name, time.monotonic())
             if unit is not None:
                 worker.asked, worker.busy = worker.actor.make.remote(unit), True
                 worker.unit = unit
                 self._events.tell("given", worker=worker.name, unit=unit)
+
+    def _waits(self, worker: _Worker) -> bool:
+        """Whether a worker that fails and fails stands by until it is known whether others fare
+        better; those that are still starting count."""
+        if self._failing.get(worker.place, 0) < _SICK:
+            return False
+        others = (w for w in self._workers.values() if w is not worker and not w.retired)
+        return any(self._failing.get(other.place, 0) < _SICK for other in others)
 
     def _hear(self) -> None:
         """Wait for answers, or a little."""
@@ -244,13 +266,19 @@ class _Driver:
         self._in_a_row = 0
         if not worker.opened:
             worker.opened = True
-            self._events.tell("joined", worker=worker.name)
+            worker.place, total, pending = result
+            self._events.tell("joined", worker=worker.name, place=worker.place)
             if self._units is None:
-                self._total, pending = result
+                self._total = total
                 self._units = Units(pending, tries=self._tries)
                 self._look = 0.0
+            self._retire_if_sick(worker)
             return
         assert self._units is not None
+        self._good.add(worker.place)
+        self._failing.pop(worker.place, None)
+        for other in self._workers.values():
+            self._retire_if_sick(other)
         if self._units.made(worker.name, time.monotonic()):
             self._tell()
         seconds = round(result, 3)
@@ -273,6 +301,9 @@ class _Driver:
             "lost" if lost else "failed", worker=worker.name, unit=worker.unit, error=told
         )
         if worker.opened and self._units is not None:
+            self._failing[worker.place] = self._failing.get(worker.place, 0) + 1
+            if not lost:
+                self._retire_if_sick(worker)
             unit = self._units.failed(worker.name, told)
             if unit in self._units.aside:
                 self._events.tell("aside", unit=unit, error=told)
@@ -282,6 +313,14 @@ class _Driver:
                 f"workers failed {self._in_a_row} times in a row and made nothing, last: {told}; "
                 "mend that and run the same command again, what is made is kept"
             )
+
+    def _retire_if_sick(self, worker: _Worker) -> None:
+        """Give a worker no more units if its GPU failed again and again while others did not: with
+        broken memory, say, or at one end of a cable."""
+        failed = self._failing.get(worker.place, 0)
+        if not worker.retired and failed >= _SICK and self._good - {worker.place}:
+            worker.retired = True
+            self._events.tell("retired", worker=worker.name, place=worker.place, failures=failed)
 
     def _tell(self) -> None:
         assert self._units is not None

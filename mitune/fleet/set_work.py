@@ -61,4 +61,4 @@ class SetWork:
         share = Shard(number=unit, of=self.units)
         with self._build.writer(self._job.out, share, locked=False) as writer:
             if writer.pending_prompts():
-                self._build.fill(writer)
+                self._build.fill(writer, finite=True)

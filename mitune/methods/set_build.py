@@ -112,20 +112,38 @@ class SetBuild:
             locked=locked,
         )
 
-    def fill(self, writer: SetWriter, progress: Callable[[int, int], None] | None = None) -> None:
+    def fill(
+        self,
+        writer: SetWriter,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        finite: bool = False,
+    ) -> None:
         """Generate what the writer's share lacks, and write it; at the end of a pruned set its
         audit too.
 
         Args:
             writer: from ``writer``.
             progress: called with (candidates done, candidates in all), of the share.
+            finite: refuse a share of which no candidate is finite, before its last one is written:
+                a sign of a broken device rather than of the model.
+
+        Raises:
+            UserError: for such a share, or if a part cannot be written.
         """
         pending = set(writer.pending_prompts())
         steering = self.steering(writer.path)
         total = writer.prompts * self.config.candidates
         done = total - len(pending) * self.config.candidates
+        broken = True
         with Telemetry(writer.path, self.stats, self.model.device) as telemetry:
             for candidate in self.candidates(steering, pending):
+                broken = broken and not candidate.finite
+                if finite and broken and done + 1 == total:
+                    raise UserError(
+                        f"no candidate of {writer.prompts} prompts is finite: expected numbers; "
+                        "the device may be broken, or the precision too low for the model"
+                    )
                 writer.add(candidate)
                 if candidate.prompt_index in pending:
                     done += 1

@@ -22,6 +22,7 @@ class FakeJob:
         kills: units that kill their worker.
         raises: units that raise.
         broken: opening fails.
+        sick: the first worker to open the job makes no unit.
     """
 
     out: Path
@@ -29,6 +30,7 @@ class FakeJob:
     kills: tuple[int, ...] = ()
     raises: tuple[int, ...] = ()
     broken: bool = False
+    sick: bool = False
 
     def __call__(self) -> "FakeWork":
         return FakeWork(self)
@@ -43,6 +45,7 @@ class FakeWork:
         self.job = job
         if job.broken:
             raise UserError("the model is not there")
+        self.sick = job.sick and not job.workers.exists()
         job.workers.mkdir(exist_ok=True)
         (job.workers / str(os.getpid())).touch()
         with writer(job.out, prompts_per_part=1, locked=False) as target:
@@ -57,6 +60,8 @@ class FakeWork:
             os.kill(os.getpid(), signal.SIGKILL)
         if unit in self.job.raises:
             raise ValueError(f"unit {unit} is poisoned")
+        if self.sick:
+            raise ValueError("uncorrectable memory error")
         share = Shard(number=unit, of=self.units)
         with writer(self.job.out, prompts_per_part=1, shard=share, locked=False) as target:
             for candidate in pool(target.pending_prompts()):

@@ -118,6 +118,20 @@ def test_poisoned_units_are_put_aside_and_the_others_made(cluster, whole, tmp_pa
     assert {n: b for n, b in parts(job.out).items() if not n.endswith(".tmp")} == whole
 
 
+def test_a_worker_that_fails_where_others_do_not_gets_no_more_units(
+    cluster, whole, tmp_path: Path
+) -> None:
+    job = FakeJob(out=tmp_path / "set", sick=True, seconds=0.1)
+    done = build(job, tries=5)
+    assert (done.done, done.aside) == (7, {})
+    assert parts(job.out) == whole
+    told = events(job)
+    (retired,) = [e for e in told if e["event"] == "retired"]
+    assert retired["failures"] >= 3
+    after = told[told.index(retired) :]
+    assert not any(e["event"] == "given" and e["worker"] == retired["worker"] for e in after)
+
+
 def test_two_drivers_at_once(cluster, whole, tmp_path: Path) -> None:
     job = FakeJob(out=tmp_path / "set", seconds=0.05)
     results: list[Units] = []

@@ -1,8 +1,10 @@
 """Building sets: resume after SIGKILL, estimators, selection, refusals."""
 
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from joint_model import joint_model
 
 from mitune.config.pruning import PruneConfig
 from mitune.config.sampling import SamplerConfig
+from mitune.config.sets import BuildConfig
 from mitune.config.shard import Shard
 from mitune.core.errors import UserError
 from mitune.methods.build import build_set
+from mitune.methods.set_build import SetBuild
 from mitune.runtime.prepared import Prepared
 from mitune.worlds.shapes_v1.prompts import prompts
 
@@ -236,3 +240,18 @@ def test_a_share_repeats_the_batches_bit_for_bit(tmp_path):
         share = Shard(number=number, of=2)
         build_set(model, PROMPTS, tmp_path / "shares", **settings, shard=share)
     assert parts(tmp_path / "shares") == parts(tmp_path / "whole")
+
+
+def test_a_fleets_share_without_a_finite_candidate_is_refused(exact_model, tmp_path, monkeypatch):
+    """Before its last candidate, so that another worker makes it."""
+    build = SetBuild(exact_model, PROMPTS[:2], BuildConfig.of(exact_model.preset, **SETTINGS))
+    made = build.candidates
+
+    def broken(*given):
+        return (replace(each, score=math.nan) for each in made(*given))
+
+    monkeypatch.setattr(build, "candidates", broken)
+    with build.writer(tmp_path / "s", locked=False) as writer:
+        with pytest.raises(UserError, match="no candidate of 2 prompts is finite"):
+            build.fill(writer, finite=True)
+        assert writer.pending_parts() == [0]
