@@ -12,23 +12,36 @@ FILE = "fleet.jsonl"
 
 class Events:
     """Appends to ``FOLDER/fleet.jsonl``, a line for each event: a worker joined, was given a unit,
-    made it, failed or was lost; a unit was put aside.
+    made it, failed, was lost or retired; a unit was put aside.
 
     Args:
-        folder: where; None keeps nothing.
+        folder: where; None keeps nothing. It is not touched before ``begin``: until a worker has
+            begun the work there, the folder may be another's.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._start = time.monotonic()
-        self._path = None if folder is None else folder / FILE
-        if folder is not None:
-            make_folder(folder)
+        self._folder = folder
+        self._waiting: list[str] | None = []
+
+    def begin(self) -> None:
+        """Write what was told so far, and from now on at once."""
+        told, self._waiting = self._waiting or [], None
+        for line in told:
+            self._write(line)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Append one event with its time, UTC and in seconds since this object was made."""
-        if self._path is None:
-            return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         at = round(time.monotonic() - self._start, 3)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now, "at": at, "event": event, **facts}) + "\n")
+        line = json.dumps({"time": now, "at": at, "event": event, **facts}) + "\n"
+        if self._waiting is None:
+            self._write(line)
+        else:
+            self._waiting.append(line)
+
+    def _write(self, line: str) -> None:
+        if self._folder is not None:
+            make_folder(self._folder)
+            with (self._folder / FILE).open("a", encoding="utf-8") as file:
+                file.write(line)

@@ -175,7 +175,7 @@ class _Driver:
     ) -> None:
         self._ray, self._cluster, self._tries = ray, cluster, tries
         self._events, self._progress = events, progress
-        self._job = ray.put(job)
+        self._job = job
         self._workers: dict[str, _Worker] = {}
         self._hired = 0
         self._units: Units | None = None
@@ -271,6 +271,7 @@ class _Driver:
             if self._units is None:
                 self._total = total
                 self._units = Units(pending, tries=self._tries)
+                self._events.begin()
                 self._look = 0.0
             self._retire_if_sick(worker)
             return

@@ -22,6 +22,7 @@ class FakeJob:
         kills: units that kill their worker.
         raises: units that raise.
         broken: opening fails.
+        dies: the first worker that opens the job is killed before it begins the set.
         sick: the first worker to open the job makes no unit.
     """
 
@@ -30,6 +31,7 @@ class FakeJob:
     kills: tuple[int, ...] = ()
     raises: tuple[int, ...] = ()
     broken: bool = False
+    dies: bool = False
     sick: bool = False
 
     def __call__(self) -> "FakeWork":
@@ -45,6 +47,9 @@ class FakeWork:
         self.job = job
         if job.broken:
             raise UserError("the model is not there")
+        if job.dies and not job.workers.exists():
+            job.workers.mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
         self.sick = job.sick and not job.workers.exists()
         job.workers.mkdir(exist_ok=True)
         (job.workers / str(os.getpid())).touch()

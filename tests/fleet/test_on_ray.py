@@ -28,6 +28,8 @@ WORKERS = Cluster(address="auto", workers=2)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Two cores; workers find the modules of the tests."""
+    # Workers of Ray give way to every other process, and so would wait for other tests.
+    os.environ["RAY_worker_niceness"] = "0"
     path = os.pathsep.join(p for p in sys.path if "tests" in p)
     env = {"PYTHONPATH": path + os.pathsep + os.environ.get("PYTHONPATH", "")}
     ray.init(
@@ -130,6 +132,13 @@ def test_a_worker_that_fails_where_others_do_not_gets_no_more_units(
     assert retired["failures"] >= 3
     after = told[told.index(retired) :]
     assert not any(e["event"] == "given" and e["worker"] == retired["worker"] for e in after)
+
+
+def test_a_worker_that_dies_before_it_has_begun_the_set(cluster, whole, tmp_path: Path) -> None:
+    job = FakeJob(out=tmp_path / "set", dies=True)
+    assert build(job).done == 7
+    assert parts(job.out) == whole
+    assert events(job)[0]["event"] == "lost"
 
 
 def test_two_drivers_at_once(cluster, whole, tmp_path: Path) -> None:
