@@ -29,6 +29,19 @@ def pool(prompts: Sequence[str], candidates: int) -> list[Request]:
     ]
 
 
+def whole_batches(every: list[Request], pending: set[int], slots: int) -> list[Request]:
+    """The requests of ``every`` that remain: the batches of ``slots`` candidates, counted from the
+    first of all, that contain a pending one.
+
+    Without pruning, candidate j of the run is always in slot j mod slots. By whole batches each
+    candidate is in the same batch as in an uninterrupted run, and even the rounding of the matrix
+    products is the same. At each end of what is pending at most slots - 1 candidates are generated
+    twice.
+    """
+    waves = {index // slots for index, each in enumerate(every) if each.prompt_index in pending}
+    return [each for index, each in enumerate(every) if index // slots in waves]
+
+
 def check_run(prompts: Sequence[str]) -> None:
     """Raise UserError unless there is a prompt and ``check_prompts`` accepts all of them."""
     if not prompts:

@@ -18,7 +18,7 @@ from mitune.engine.candidate import Candidate
 from mitune.engine.policies import Policy, Unpruned
 from mitune.engine.request import EngineStats, Request
 from mitune.engine.slot_count import with_slots
-from mitune.engine.stream import check_run, generate, pool
+from mitune.engine.stream import check_run, generate, pool, whole_batches
 from mitune.methods.telemetry import Telemetry
 from mitune.models.protocol import LatentModel
 from mitune.runtime.cuda_graphs import need_gpu
@@ -201,7 +201,7 @@ class SetBuild:
         if config.steered and (config.prune or not isinstance(finish, Unpruned)):
             made = steering.make([w for w in every if w.prompt_index in pending])
         else:
-            made = self._make(_remaining(every, pending, slots), None)
+            made = self._make(whole_batches(every, pending, slots), None)
         if config.recheck_ties is not None:
             fewer = max(1, slots // 4)  # few candidates, and idle slots cost as much as busy ones
             made = recheck(
@@ -260,16 +260,3 @@ def _check_recheck(config: BuildConfig, precision: str) -> None:
             f"recheck_ties is given with {given}: expected no pruning, estimator trajectory and "
             "select mi"
         )
-
-
-def _remaining(every: list[Request], pending: set[int], slots: int) -> list[Request]:
-    """The requests of ``every`` that remain: the batches of ``slots`` candidates, counted from the
-    first of all, that contain a pending one.
-
-    Without pruning, candidate j of the run is always in slot j mod slots. By whole batches each
-    candidate is in the same batch as in an uninterrupted run, and even the rounding of the matrix
-    products is the same. At each end of what is pending at most slots - 1 candidates are generated
-    twice.
-    """
-    waves = {index // slots for index, each in enumerate(every) if each.prompt_index in pending}
-    return [each for index, each in enumerate(every) if index // slots in waves]

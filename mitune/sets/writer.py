@@ -13,14 +13,13 @@ from mitune.core.errors import UserError
 from mitune.core.files import (
     atomic_write,
     file_lock,
-    held_locks,
-    is_ours,
     make_folder,
     put,
     remove_leftovers,
 )
 from mitune.engine.candidate import Candidate
 from mitune.sets.data_card import card
+from mitune.sets.opening import agree, check_alone
 from mitune.sets.parts import encode, find_parts, part_path, read_part
 from mitune.sets.schema import CARD, PARTS, RUN, SetRecord
 
@@ -105,7 +104,7 @@ class SetWriter:
             environment=dict(environment or {}),
             notes=dict(notes or {}),
         )
-        _agree(self.path, asked, locked)
+        agree(self.path, asked, locked)
         self._own = shard.block(asked.parts)
         if shard.of > asked.parts:
             raise UserError(
@@ -129,20 +128,20 @@ class SetWriter:
         """Keep other writers of the same parts away: the folder's own lock while ``folder`` is
         open, of a share only while the set is opened; the share's own lock while ``share`` is."""
         folder.enter_context(file_lock(self.path, wait=0 if shard.of == 1 else _OPENING))
-        _alone(self.path, shard)
+        check_alone(self.path, shard)
         if shard.of > 1:
             share.enter_context(file_lock(self.path, shard.name))
 
     def _open(self, asked: SetRecord, locked: bool) -> SetRecord:
         # Check again under the lock: another run may have started a set in the meantime.
-        record = _agree(self.path, asked, locked)
+        record = agree(self.path, asked, locked)
         if locked:
             for name in (RUN, CARD):
                 remove_leftovers(self.path, name)
         if record is asked and locked:
             atomic_write(self.path / RUN, record.dumps())
         elif record is asked and not put(self.path / RUN, record.dumps()):
-            record = _agree(self.path, asked, locked)
+            record = agree(self.path, asked, locked)
         self.unrecorded = record.unrecorded(asked)
         if not (self.path / CARD).exists():
             put(self.path / CARD, card(record))
@@ -254,44 +253,3 @@ class SetWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _alone(path: Path, shard: Shard) -> None:
-    """Refuse a folder where others write parts of this writer's share; call it under the folder's
-    own lock."""
-    for name in held_locks(path):
-        if shard.of == 1 or name.rpartition("-")[2] != str(shard.of):
-            raise UserError(
-                f"{path} is being written by another run, as shard{name.replace('-of-', '/')}; "
-                "expected no writer of the same parts: wait for it to end or choose another folder"
-            )
-
-
-def _agree(path: Path, asked: SetRecord, alone: bool) -> SetRecord:
-    """The record of the set in ``path``, or ``asked`` if there is no set yet; writes nothing.
-    Nobody else may be writing the set if ``alone``.
-
-    Raises:
-        UserError: if the path is neither absent, nor empty, nor a set that ``asked`` can resume.
-    """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; expected a folder for the set: choose another path")
-    if (path / RUN).exists():
-        record = SetRecord.load(path)
-        if difference := record.difference(asked):
-            # A set without parts may still change its rounding: a user whose slots did not fit into
-            # memory can try again with fewer.
-            if alone and record.rounds_otherwise(asked) and not find_parts(path, record):
-                return asked
-            raise UserError(
-                f"{path} holds a set built otherwise: {difference}; expected the same: "
-                f"choose another folder, or give what its {RUN} says"
-            )
-        return record
-    others = sorted(p.name for p in path.iterdir() if not is_ours(p.name)) if path.exists() else []
-    if others:
-        raise UserError(
-            f"{path} holds {others[0]!r} but no fine-tuning set; expected a new or empty folder: "
-            "choose another path"
-        )
-    return asked

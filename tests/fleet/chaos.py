@@ -218,7 +218,7 @@ def main() -> None:
     kinds: dict[str, int] = {}
     path = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"] = path  # for the nodes, and so for their workers
-    os.environ["RAY_worker_niceness"] = "0"  # they give way to every other process otherwise
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  they give way to others otherwise
     for number in range(given.schedules):
         with tempfile.TemporaryDirectory() as folder:
             log, seconds = check(given.seed + number, Path(folder))

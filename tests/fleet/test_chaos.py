@@ -17,11 +17,11 @@ def test_a_random_schedule_of_faults_gives_the_fault_free_set() -> None:
     root = str(script.parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(script), "--schedules", "2", "--seed", str(seed)],
+        [sys.executable, str(script), "--schedules", "1", "--seed", str(seed)],
         capture_output=True,
         text=True,
         timeout=900,
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, f"seed {seed}: {done.stdout[-1000:]}{done.stderr[-3000:]}"
-    assert "2 schedules, each set the fault-free one" in done.stdout
+    assert "1 schedules, each set the fault-free one" in done.stdout

@@ -29,7 +29,7 @@ WORKERS = Cluster(address="auto", workers=2)
 def cluster() -> Iterator[None]:
     """Two cores; workers find the modules of the tests."""
     # Workers of Ray give way to every other process, and so would wait for other tests.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     path = os.pathsep.join(p for p in sys.path if "tests" in p)
     env = {"PYTHONPATH": path + os.pathsep + os.environ.get("PYTHONPATH", "")}
     ray.init(
