@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mitune.fleet.rates import (
     JOULES,
     MFU,
-    SD2,
+    PAPER_MODEL,
     TRAINING_MFU,
     Board,
     Denoiser,
@@ -124,8 +124,8 @@ def paper_cost(job: Job) -> tuple[float, float]:
     """Hours of the authors' code for the job's set and training on an A100, from what it runs
     (``paper_seconds``). In training, products have a gradient of twice their operations, and
     convolutions, which have no adapter, of once."""
-    built = paper_seconds(SD2, job.rows, job.rows)
-    trained = paper_seconds(SD2, 3 * job.samples, 2 * job.samples)
+    built = paper_seconds(PAPER_MODEL, job.rows, job.rows)
+    trained = paper_seconds(PAPER_MODEL, 3 * job.samples, 2 * job.samples)
     return built * job.rounds / 3600, trained * job.rounds / 3600
 
 
@@ -153,7 +153,7 @@ def table(
         "",
         f"storage of the sets: {stored_bytes(job, denoiser) / 1e9:.2g} GB before compression",
     ]
-    if denoiser is SD2:
+    if denoiser is PAPER_MODEL:
         built, trained = paper_cost(job)
         lines.append(
             f"the authors' code on one A100, from float32 products at their peak and TF32 "

@@ -8,7 +8,7 @@ MFU = 0.459
 """Of peak bfloat16, generation in a CUDA graph on an H200 (docs/log.md, 2026-11-27), the one GPU
 measured so far; assumed of every other board."""
 TRAINING_MFU = 0.33
-"""Assumed of training: that of MLPerf Training 4.1's Stable Diffusion on an H100. No training of
+"""Assumed of training: that of MLPerf Training 4.1's text-to-image model on an H100. No training of
 ours was measured on a GPU."""
 JOULES = 1.53e-12
 """Board energy of a floating-point operation on that H200: 49.1 J a candidate of 20 steps."""
@@ -60,13 +60,14 @@ class Denoiser:
         return self.products + self.convolutions
 
 
-SD2 = Denoiser(
-    name="Stable Diffusion 2.1 base, 512 x 512",
+PAPER_MODEL = Denoiser(
+    name="the paper's model, 512 x 512",
     products=385.897e9,
     convolutions=418.361e9,
     latent=4 * 64 * 64,
 )
-"""Counted by torch's FlopCounterMode on diffusers' UNet with that configuration."""
+"""Counted by torch's FlopCounterMode on diffusers' UNet with the configuration of version 2.1,
+base."""
 
 _FLOAT32, _TF32, _TF32_USE = 19.5e12, 156e12, 0.6
 

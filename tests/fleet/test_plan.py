@@ -9,7 +9,7 @@ import pytest
 from mitune.cli.program import main
 from mitune.fleet.cost import Job, paper_cost, set_cost, stored_bytes, training_cost
 from mitune.fleet.measure import denoiser_of
-from mitune.fleet.rates import SD2, find_board
+from mitune.fleet.rates import PAPER_MODEL, find_board
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
@@ -28,24 +28,30 @@ def test_the_papers_hours_from_what_its_code_computes() -> None:
 
 def test_ours_on_the_board_that_was_measured() -> None:
     """docs/results.md: 14.12 candidates of 20 steps a second, the paper's set in 1.72 h."""
-    cost = set_cost(Job(), SD2, find_board("h200"), None)
+    cost = set_cost(Job(), PAPER_MODEL, find_board("h200"), None)
     assert cost.hours == pytest.approx(1.72, abs=0.01)
-    small = set_cost(Job(prompts=1, candidates=1, steps=20), SD2, find_board("H200"), None)
+    small = set_cost(Job(prompts=1, candidates=1, steps=20), PAPER_MODEL, find_board("H200"), None)
     assert 1 / (3600 * small.hours) == pytest.approx(14.12, rel=0.01)
     assert small.kilowatt_hours == pytest.approx(49.1 / 3.6e6, rel=0.01)
     assert "measured" in cost.basis
-    assert "assumed" in set_cost(Job(), SD2, find_board("A100"), None).basis
+    assert "assumed" in set_cost(Job(), PAPER_MODEL, find_board("A100"), None).basis
 
 
 def test_costs_grow_with_what_is_asked() -> None:
     board, job = find_board("H100"), Job()
-    one = set_cost(job, SD2, board, None).hours
-    assert set_cost(replace(job, rounds=2), SD2, board, None).hours == pytest.approx(2 * one)
-    assert set_cost(replace(job, draws=50), SD2, board, None).hours == pytest.approx(2 * one)
-    assert set_cost(replace(job, passes=0.5), SD2, board, None).hours == pytest.approx(one / 2)
-    trained = training_cost(job, SD2, board).hours
+    one = set_cost(job, PAPER_MODEL, board, None).hours
+    assert set_cost(replace(job, rounds=2), PAPER_MODEL, board, None).hours == pytest.approx(
+        2 * one
+    )
+    assert set_cost(replace(job, draws=50), PAPER_MODEL, board, None).hours == pytest.approx(
+        2 * one
+    )
+    assert set_cost(replace(job, passes=0.5), PAPER_MODEL, board, None).hours == pytest.approx(
+        one / 2
+    )
+    trained = training_cost(job, PAPER_MODEL, board).hours
     assert trained == pytest.approx(120_000 * 3 * 804.258e9 / (0.33 * 989e12) / 3600)
-    assert stored_bytes(job, SD2) == 35_000 * 50 * 8 + 700 * 4 * 64 * 64 * 4
+    assert stored_bytes(job, PAPER_MODEL) == 35_000 * 50 * 8 + 700 * 4 * 64 * 64 * 4
 
 
 def test_operations_are_counted(exact_model) -> None:

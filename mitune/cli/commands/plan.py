@@ -19,9 +19,7 @@ class Plan(Output):
     """Say what a set and a training will cost: hours, energy, money, storage. Says which rates were
     measured and which are assumed."""
 
-    model: Annotated[str | None, stands_for("Stable Diffusion 2.1 base, which is not loaded")] = (
-        None
-    )
+    model: Annotated[str | None, stands_for("the paper's, which is not loaded")] = None
     """A model to load, whose operations are counted."""
     gpu: Annotated[str | None, stands_for("H200, or with --measure this machine")] = None
     """The kind of GPU: A100, L40S, H100, H200 or B200."""
@@ -105,13 +103,13 @@ class Plan(Output):
 
     def _denoiser(self, job: "Job") -> "tuple[Denoiser, float | None, str]":
         """What a pass costs, the passes a second if they are known, and where from."""
-        from mitune.fleet.rates import SD2
+        from mitune.fleet.rates import PAPER_MODEL
 
         if self.rate is not None and self.measure:
             raise UserError("--rate and --measure are given: expected one of them")
         if self.measure and self.model is None:
             raise UserError("--measure is given without --model: expected a model to measure")
-        denoiser, rate, basis = SD2, None, ""
+        denoiser, rate, basis = PAPER_MODEL, None, ""
         if self.model is not None:
             from mitune.config.runtime import Runtime
             from mitune.core.progress import quiet_libraries
