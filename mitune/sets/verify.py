@@ -2,6 +2,7 @@
 the scores."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def verify(folder: Path | str) -> Verified:
     is of, its keys, and that ranks and selection follow from the stored scores.
 
     Raises:
-        UserError: there is no set, or its run.json is damaged.
+        UserError: there is no set, its run.json is damaged, or a part may not be read.
     """
     path = Path(folder)
     record = SetRecord.load(path)
@@ -53,6 +54,8 @@ def verify(folder: Path | str) -> Verified:
         try:
             table = read_part(path, record, part)
         except UserError as error:
+            if not os.access(file, os.R_OK):
+                raise  # it may be sound: nobody should remove it for that
             faults[file] = str(error)
             continue
         if wrong := _wrong(table, record, part):

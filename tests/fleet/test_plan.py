@@ -40,15 +40,9 @@ def test_ours_on_the_board_that_was_measured() -> None:
 def test_costs_grow_with_what_is_asked() -> None:
     board, job = find_board("H100"), Job()
     one = set_cost(job, PAPER_MODEL, board, None).hours
-    assert set_cost(replace(job, rounds=2), PAPER_MODEL, board, None).hours == pytest.approx(
-        2 * one
-    )
-    assert set_cost(replace(job, draws=50), PAPER_MODEL, board, None).hours == pytest.approx(
-        2 * one
-    )
-    assert set_cost(replace(job, passes=0.5), PAPER_MODEL, board, None).hours == pytest.approx(
-        one / 2
-    )
+    for change, factor in ({"rounds": 2}, 2), ({"draws": 50}, 2), ({"passes": 0.5}, 0.5):
+        changed = set_cost(replace(job, **change), PAPER_MODEL, board, None)
+        assert changed.hours == pytest.approx(factor * one)
     trained = training_cost(job, PAPER_MODEL, board).hours
     assert trained == pytest.approx(120_000 * 3 * 804.258e9 / (0.33 * 989e12) / 3600)
     assert stored_bytes(job, PAPER_MODEL) == 35_000 * 50 * 8 + 700 * 4 * 64 * 64 * 4

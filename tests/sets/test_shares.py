@@ -184,6 +184,14 @@ def test_verify_names_every_fault_and_removes_them_alone(tmp_path: Path) -> None
     assert tree(tmp_path) == whole
 
 
+def test_a_part_that_may_not_be_read_is_no_fault(tmp_path: Path, monkeypatch) -> None:
+    build(tmp_path)
+    damage(part_path(tmp_path, 1))  # what a superuser sees of it; others, that it is not theirs
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="part-00001"):
+        verify(tmp_path)
+
+
 def test_verify_sees_a_choice_that_does_not_follow_from_the_scores(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
