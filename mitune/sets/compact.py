@@ -1,5 +1,7 @@
 """Write a set again with other parts."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mitune.core.errors import UserError
-from mitune.core.files import atomic_write, file_lock, make_folder
+from mitune.core.files import atomic_write, make_folder
 from mitune.sets.data_card import card
 from mitune.sets.parts import encode_table, part_path, read_part
 from mitune.sets.reader import FineTuningSet
@@ -41,19 +43,25 @@ def compact(
     all_latents = record.all_latents and not kept_alone
     new = replace(record, prompts_per_part=prompts_per_part, all_latents=all_latents)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(
-            f"{target} is not empty: expected a new folder; remove it if a former compact left it"
-        )
-    make_folder(target / PARTS)
-    with file_lock(target):
+        raise UserError(f"{target} is not empty: expected a new folder")
+    # All or nothing: what a killed call left goes.
+    half = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(half, ignore_errors=True)
+        make_folder(half / PARTS)
         for part, table in enumerate(_gathered(path, record, new)):
             if record.all_latents and kept_alone:
                 table = _without_others(table)
-            atomic_write(part_path(target, part), encode_table(new, part, table))
+            atomic_write(part_path(half, part), encode_table(new, part, table))
         if (path / AUDIT).exists():
-            atomic_write(target / AUDIT, (path / AUDIT).read_bytes())
-        atomic_write(target / CARD, card(new))
-        atomic_write(target / RUN, new.dumps())  # the last: before it, this is no set
+            atomic_write(half / AUDIT, (path / AUDIT).read_bytes())
+        atomic_write(half / CARD, card(new))
+        atomic_write(half / RUN, new.dumps())
+        os.replace(half, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror}): expected a writable folder with free space"
+        ) from error
     return FineTuningSet.open(target)
 
 

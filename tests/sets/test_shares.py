@@ -219,6 +219,15 @@ def test_compact_keeps_every_row(tmp_path: Path, prompts: int) -> None:
     assert verify(tmp_path / "b").faults == {}
 
 
+def test_a_killed_compact_is_begun_again(tmp_path: Path) -> None:
+    build(tmp_path / "a")
+    (tmp_path / ".b.tmp" / "parts").mkdir(parents=True)
+    (tmp_path / ".b.tmp" / "parts" / "part-00000.parquet").write_bytes(b"half")
+    assert compact(tmp_path / "a", tmp_path / "b", 3).complete
+    assert verify(tmp_path / "b").faults == {}
+    assert not (tmp_path / ".b.tmp").exists()
+
+
 def test_compact_with_the_kept_latents_alone(tmp_path: Path) -> None:
     with writer(tmp_path / "a", all_latents=True) as target:
         for candidate in pool():
