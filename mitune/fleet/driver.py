@@ -24,8 +24,8 @@ _POLL = 1.0
 """Seconds after which the driver looks for new machines and stragglers."""
 _SICK = 3
 """Failures in a row after which a GPU counts as broken, if others work."""
-_PATIENCE = 60.0
-"""Seconds after which it says that no worker has started."""
+_PATIENCE = 300.0
+"""Seconds after which it says that no worker is ready."""
 
 
 @dataclass
@@ -126,7 +126,10 @@ class Driver:
             self._warned = True
             has = self._ray.cluster_resources()
             told = ", ".join(f"{name} {has[name]:g}" for name in ("GPU", "CPU") if name in has)
-            warn(f"no worker has started yet: the cluster has {told or 'no GPUs and no cores'}")
+            warn(
+                "no worker is ready yet: it still loads the model, or the cluster has no room (it "
+                f"has {told or 'no GPUs and no cores'})"
+            )
         wanted, share = self._staff()
         wanted = 1 if self._units is None else min(wanted, self._units.left)
         while sum(not worker.retired for worker in self._workers.values()) < wanted:

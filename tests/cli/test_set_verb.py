@@ -87,7 +87,8 @@ def test_a_share_that_is_none(capsys, tmp_path: Path):
         (["--ray", "local", "--model", "nowhere", "--prompts", "P"], "nowhere"),
     ],
 )
-def test_mistakes_with_a_fleet(capsys, tmp_path: Path, words, expected):
+def test_mistakes_with_a_fleet(capsys, tmp_path: Path, monkeypatch, words, expected):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # its workers give way to others otherwise
     (tmp_path / "prompts.txt").write_text("a red square\n")
     given = [str(tmp_path / "prompts.txt") if word == "P" else word for word in words]
     build = ["build", "--out", str(tmp_path / "s"), "--limit", "1", "--candidates", "2"]
