@@ -2,7 +2,7 @@
 
 Kernels that were never run on a GPU may be wrong on it. ``mitune bench step`` compares each of them
 with the reference on the device, times those that agree, and records the result here. A record
-holds for one GPU, driver, torch and build of the kernels only.
+counts for one GPU, driver, torch and build of the kernels only.
 """
 
 import ctypes

@@ -68,6 +68,7 @@ class SetBuild:
         check_run(prompts)
         self.model, self.prompts, self.adapter = model, prompts, adapter
         self.stats = EngineStats()
+        self._steering: dict[Path, Steering] = {}
         if config.rank_by and scorer is None:
             scorer = find_scorer(config.rank_by, model)
         self.scorer = scorer
@@ -178,19 +179,21 @@ class SetBuild:
         return found
 
     def steering(self, folder: Path) -> Steering:
-        """Decides which candidates go on."""
+        """Decides which candidates of the set in ``folder`` go on; the same for all its shares."""
         config = self.config
-        return Steering(
-            config.prune,
-            self.prompts,
-            self.weights,
-            config.keep,
-            config.seed,
-            folder,
-            make=self._make,
-            draft=self._draft,
-            block=20 * config.runtime.count,
-        )
+        if folder not in self._steering:
+            self._steering[folder] = Steering(
+                config.prune,
+                self.prompts,
+                self.weights,
+                config.keep,
+                config.seed,
+                folder,
+                make=self._make,
+                draft=self._draft,
+                block=20 * config.runtime.count,
+            )
+        return self._steering[folder]
 
     def candidates(self, steering: Steering, pending: set[int]) -> Iterator[Candidate]:
         """Generate all candidates that are missing, scored as the config asks."""

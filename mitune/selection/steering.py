@@ -30,7 +30,8 @@ Draft = Callable[[list[Request]], Iterator[Candidate]]
 
 
 class Steering:
-    """Decides which candidates of a set under construction go on.
+    """Decides which candidates of a set under construction go on. One object serves all shares that
+    a process makes, which have the pools for the fit in common.
 
     Args:
         prune: the pruning settings; None for the exact policy alone.
@@ -64,6 +65,7 @@ class Steering:
         self._make = make
         self._draft = draft
         self._block = block
+        self._known: dict[int, Tensor] = {}  # terms of the pools on which the policy is fitted
 
     def make(self, work: list[Request]) -> Iterator[Candidate]:
         """Generate the candidates of ``work``, which holds whole pools, prompt by prompt. The
@@ -82,28 +84,28 @@ class Steering:
 
     def _fitted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
         """Generate the pools on which the policy is fitted, fit it, and generate the others."""
-        fresh: dict[int, dict[int, Tensor]] = {}
-        first = [w for w in work if prune.calibrates(w.prompt_index)]
         rest = [w for w in work if not prune.calibrates(w.prompt_index)]
-        stored: dict[int, Tensor] = {}
+        first = [w for w in work if prune.calibrates(w.prompt_index)]
         if rest:
-            here = {w.prompt_index for w in first}
+            here = {w.prompt_index for w in first} | self._known.keys()
             others = [p for p in range(len(self.prompts)) if prune.calibrates(p) and p not in here]
-            built = FineTuningSet.open(self.path)
-            stored = built.terms(others)
-            # A process that makes a share of the set may not wait for the one that has these.
-            absent = [p for p in others if p not in stored]
-            every = [*first, *self._pools(absent, built.candidates)]
-            first = sorted(every, key=lambda w: w.prompt_index)
+            if others:
+                built = FineTuningSet.open(self.path)
+                self._known |= built.terms(others)
+                # A process that makes a share of the set may not wait for the one that has these.
+                absent = [p for p in others if p not in self._known]
+                every = [*first, *self._pools(absent, built.candidates)]
+                first = sorted(every, key=lambda w: w.prompt_index)
+        fresh: dict[int, dict[int, Tensor]] = {}
         for candidate in self._make(first, self._choose(None)):
             fresh.setdefault(candidate.prompt_index, {})[candidate.index] = candidate.terms
             yield candidate
+        self._known |= {
+            p: torch.stack([terms[c] for c in sorted(terms)]) for p, terms in fresh.items()
+        }
         if rest:
-            pools = stored | {
-                p: torch.stack([terms[c] for c in sorted(terms)]) for p, terms in fresh.items()
-            }
-            fit = fitted(prune, [pools[p] for p in sorted(pools)], self.weights, self.keep)
-            yield from self._make(rest, self._choose(fit))
+            pools = [self._known[p] for p in sorted(self._known)]
+            yield from self._make(rest, self._choose(fitted(prune, pools, self.weights, self.keep)))
 
     def _drafted(self, prune: PruneConfig, work: list[Request]) -> Iterator[Candidate]:
         """Draft whole pools and generate the best of each; generate audited pools without a

@@ -255,3 +255,19 @@ def test_a_fleets_share_without_a_finite_candidate_is_refused(exact_model, tmp_p
         with pytest.raises(UserError, match="no candidate of 2 prompts is finite"):
             build.fill(writer, finite=True)
         assert writer.pending_parts() == [0]
+
+
+def test_a_process_makes_the_pools_for_the_fit_once_for_all_its_shares(exact_model, tmp_path):
+    prune = PruneConfig(policy="threshold", calibration=4, audit=0.0)
+    config = BuildConfig.of(exact_model.preset, **SETTINGS, prune=prune)
+    build = SetBuild(exact_model, PROMPTS, config)
+    made = []
+    for number in (1, 2):  # neither has the first four prompts
+        share = Shard(number=number, of=3)
+        with build.writer(tmp_path / "s", share, locked=False) as writer:
+            steering = build.steering(writer.path)
+            pending = set(writer.pending_prompts())
+            every = build.candidates(steering, pending)
+            made.append([c.prompt_index for c in every])
+    assert {p for p in made[0] if p < 8} == {0, 1, 2, 3}
+    assert min(made[1]) == 16

@@ -1,4 +1,4 @@
-"""The verb that says beforehand what a run costs: plan."""
+"""The verb that estimates what a run will cost: plan."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
